@@ -1,0 +1,37 @@
+# `make help` lists the commands. Everything runs in .venv, which the first command makes (utils/setup.sh).
+SHELL := /bin/sh
+BIN := .venv/bin
+# A test run leaves no byte code beside the programs that go into an image.
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup labs lab test check lock clean
+
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/ready: requirements.lock pyproject.toml utils/setup.sh
+	@utils/setup.sh
+
+setup: .venv/ready  ## make .venv ready (the other commands do it by themselves)
+
+labs: .venv/ready  ## run the whole workshop on localaws; the executed labs land in build/labs as HTML
+	@$(BIN)/python -m workshop run
+
+lab: .venv/ready  ## open JupyterLab on the labs
+	@$(BIN)/jupyter lab --notebook-dir=labs
+
+test: .venv/ready  ## run all tests
+	@$(BIN)/python -m pytest
+
+check: .venv/ready  ## look at the style: ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+lock: .venv/ready  ## pin again what pyproject.toml asks for (needs uv: pip install uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+		pyproject.toml --output-file requirements.lock
+
+clean: .venv/ready  ## stop localaws and delete everything that was made here: .localaws, build, .venv
+	@$(BIN)/python -m localaws down
+	rm -rf .localaws build .venv .pytest_cache .ruff_cache .hypothesis
