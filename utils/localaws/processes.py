@@ -1,0 +1,105 @@
+"""The processes that localaws starts, recorded on disk so that none outlives it, not even after `kill -9`.
+
+A record is ``HOME/processes/PID.json`` with ``pid``, ``create_time`` (psutil's, seconds since the epoch) and
+``what`` (words for people). Pid and create time together name one process for good: a pid alone is reused.
+"""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+# psutil derives the create time from clock ticks: the same process may differ by a tick between two readings.
+SAME_TIME = 0.05
+
+
+def record(home: Path, pid: int, what: str) -> None:
+    """Note that the process `pid`, just started, is ours. Call `forget` once it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        entry = {"pid": pid, "create_time": psutil.Process(pid).create_time(), "what": what}
+        write_json(_file(home, pid), entry)
+
+
+def forget(home: Path, pid: int) -> None:
+    """Drop the record of a process that has ended."""
+    _file(home, pid).unlink(missing_ok=True)
+
+
+def find(pid: int, create_time: float) -> psutil.Process | None:
+    """Return the live process that was recorded with this pid and create time, or None."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        if abs(process.create_time() - create_time) < SAME_TIME and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
+
+
+def kill_recorded(home: Path, grace: float = 5.0) -> list[str]:
+    """Stop every recorded process with all that it started: SIGTERM, after `grace` seconds SIGKILL.
+
+    Return what was stopped, in words. A process that is not ours is never touched.
+    """
+    files = sorted((home / "processes").glob("*.json"))
+    stopped, victims = [], {}
+    for file in files:
+        entry = json.loads(file.read_text())
+        ours = _family(entry["pid"], entry["create_time"])
+        if ours:
+            stopped.append(f"{entry['what']} (pid {entry['pid']})")
+        victims.update({process.pid: process for process in ours})
+    stop(list(victims.values()), grace)
+    for file in files:
+        file.unlink(missing_ok=True)
+    return stopped
+
+
+def stop(processes: list[psutil.Process], grace: float) -> None:
+    """Send SIGTERM to all, wait up to `grace` seconds for all to end, then SIGKILL what is left."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=grace)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+def write_json(file: Path, value) -> None:
+    """Write a JSON file so that a reader, or a crash, sees the old content or the new one, never a part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(file)
+
+
+def _family(pid: int, create_time: float) -> list[psutil.Process]:
+    """Return the recorded process and its descendants, and what is left of its session if it died first.
+
+    Each recorded process leads a session of its own. While a member of a session lives the kernel gives its
+    leader's pid to nobody else, so a session without its leader, whose members are younger than the record, is ours.
+    """
+    leader = find(pid, create_time)
+    if leader:
+        with suppress(psutil.NoSuchProcess):
+            return [leader, *leader.children(recursive=True)]
+    if psutil.pid_exists(pid) and leader is None and not _is_zombie(pid):
+        return []  # the pid belongs to somebody else by now
+    members = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == pid and process.create_time() >= create_time - SAME_TIME:
+                members.append(process)
+    return members
+
+
+def _is_zombie(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return False
+
+
+def _file(home: Path, pid: int) -> Path:
+    return home / "processes" / f"{pid}.json"
