@@ -1,0 +1,31 @@
+"""What the labs import. Everything here works the same on AWS and on localaws, through the public AWS APIs."""
+
+from pathlib import Path
+
+#: The clone that this package is installed from (`pip install -e .`).
+ROOT = Path(__file__).resolve().parents[2]
+
+from .catch_up import catch_up  # noqa: E402  (the modules below need ROOT)
+from .checks import CheckFailed, check, latest_training_job, latest_transform_job  # noqa: E402
+from .cleanup import left_over  # noqa: E402
+from .preflight import preflight  # noqa: E402
+from .progress import JobFailed, follow_endpoint, follow_training_job, follow_transform_job  # noqa: E402
+from .target import Target, TargetError, connect  # noqa: E402
+
+__all__ = [
+    "ROOT",
+    "CheckFailed",
+    "JobFailed",
+    "Target",
+    "TargetError",
+    "catch_up",
+    "check",
+    "connect",
+    "follow_endpoint",
+    "follow_training_job",
+    "follow_transform_job",
+    "latest_training_job",
+    "latest_transform_job",
+    "left_over",
+    "preflight",
+]

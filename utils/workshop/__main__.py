@@ -1,0 +1,115 @@
+"""`python -m workshop run [LAB …]` executes labs and writes them as HTML; `python -m workshop preflight` looks around."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from . import ROOT, preflight
+from .catch_up import LABS, NEEDS
+
+OUTPUT = ROOT / "build" / "labs"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m workshop", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser(
+        "run", help="execute labs in order, each in a kernel of its own, and write them as HTML"
+    )
+    run.add_argument("labs", nargs="*", metavar="LAB", help=f"of {', '.join(NEEDS)}; default: all")
+    commands.add_parser("preflight", help="say what this machine has for the labs and what is missing")
+    arguments = parser.parse_args()
+    if arguments.command == "preflight":
+        return 0 if preflight() else 1
+    unknown = [lab for lab in arguments.labs if lab not in NEEDS]
+    if unknown:
+        parser.error(f"there is no lab {unknown[0]!r}; there are {', '.join(NEEDS)}")
+    return run_labs(arguments.labs or list(NEEDS))
+
+
+def run_labs(labs: list[str]) -> int:
+    """Execute the labs with a progress line each and write `build/labs/LAB.html`; return the exit status.
+
+    Unless WORKSHOP_TARGET is `aws`, they get a localaws of their own in build/, so that a learner's own walk, which
+    the last lab would delete, is left alone. It is stopped at the end.
+    """
+    import localaws
+
+    started = time.monotonic()
+    aws = os.environ.get("WORKSHOP_TARGET") == "aws"
+    if not aws:
+        os.environ["LOCALAWS_HOME"] = str(ROOT / "build" / "localaws")
+        os.environ["LOCALAWS_PORT"] = "0"
+        localaws.stop()
+        shutil.rmtree(os.environ["LOCALAWS_HOME"], ignore_errors=True)
+    # The `aws` command and the container's programs are found as in an activated environment.
+    os.environ["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    failed = []
+    try:
+        for number, lab in enumerate(labs, 1):
+            print(f"[{number}/{len(labs)}] {lab:<20}", end="", flush=True)
+            problem, seconds = _execute(lab)
+            print(f" {seconds:5.1f} s  {'FAILED' if problem else 'ok'}", flush=True)
+            if problem:
+                print(problem)
+                failed.append(lab)
+                break  # every later lab would only fail for want of this one
+    finally:
+        if not aws:
+            localaws.stop()
+    where = OUTPUT.relative_to(ROOT)
+    print(
+        f"{len(labs) - len(failed)} of {len(labs)} labs, {time.monotonic() - started:.0f} s; read them in {where}/*.html"
+        if not failed
+        else f"{failed[0]} failed; its cells and their output: {where}/{failed[0]}.html"
+    )
+    return 1 if failed else 0
+
+
+def _execute(lab: str) -> tuple[str | None, float]:
+    """Execute one notebook, write its HTML, return (what went wrong or None, seconds)."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbconvert import HTMLExporter
+
+    started = time.monotonic()
+    notebook = nbformat.read(LABS / f"{lab}.ipynb", as_version=4)
+    dots = iter("." * 10)
+    code_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    done = 0
+
+    def progress(**_):
+        # Ten dots a lab, however many cells it has.
+        nonlocal done
+        done += 1
+        if done * 10 // code_cells > (done - 1) * 10 // code_cells:
+            print(next(dots, ""), end="", flush=True)
+
+    client = NotebookClient(
+        notebook,
+        timeout=900,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(LABS)}},
+        on_cell_executed=progress,
+    )
+    problem = None
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        problem = str(error)
+    # No script or font from elsewhere: the page is complete without a network.
+    exporter = HTMLExporter(embed_images=True, mathjax_url="", require_js_url="", jquery_url="")
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lab}})
+    (OUTPUT / f"{lab}.html").write_text(page, encoding="utf-8")
+    return problem, time.monotonic() - started
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Bring about what a lab needs from earlier ones, by running those labs' own cells: nothing is written twice."""
+
+import builtins
+from pathlib import Path
+
+import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
+from IPython.core.interactiveshell import InteractiveShell
+
+from . import ROOT
+from .checks import passed
+from .errors import WorkshopError
+from .target import connect
+
+LABS = ROOT / "labs"
+
+#: What each lab needs of the labs before it, in the order in which they run.
+NEEDS = {
+    "00_setup": [],
+    "01_build": [],
+    "02_local_test": [],
+    "03_push": ["01_build"],
+    "04_train": ["00_setup", "01_build", "03_push"],
+    "05_deploy": ["00_setup", "01_build", "03_push", "04_train"],
+    "06_invoke": ["00_setup", "01_build", "03_push", "04_train", "05_deploy"],
+    "07_batch_transform": ["00_setup", "01_build", "03_push", "04_train"],
+    "99_cleanup": [],
+}
+
+
+class CatchUpFailed(WorkshopError):
+    """An earlier lab's cells did not bring about what they should."""
+
+
+def catch_up(lab: str) -> None:
+    """Bring about what `lab` needs from earlier labs; say for each what is done, and do nothing where it is there.
+
+    Runs those cells of an earlier lab's notebook that are tagged `catch-up`, in a name space of their own. Raises
+    CatchUpFailed, naming the lab to open, where that does not help, and KeyError for a lab that does not exist.
+    """
+    if lab not in NEEDS:
+        raise KeyError(f"there is no lab {lab!r}; there are {', '.join(NEEDS)}")
+    target = connect(quiet=True)
+    for needed in NEEDS[lab]:
+        # A built image is only needed on the way to a pushed one.
+        if passed(needed, target) or (
+            needed == "01_build" and lab != "03_push" and passed("03_push", target)
+        ):
+            print(f"{needed}: there already")
+            continue
+        cells = tagged_cells(LABS / f"{needed}.ipynb")
+        print(f"{needed}: not done yet, running {len(cells)} of its cells")
+        _run(needed, cells)
+        if not passed(needed, target):
+            raise CatchUpFailed(
+                f"{needed} did not bring about what {lab} needs. Open {needed}.ipynb and run it."
+            )
+
+
+def tagged_cells(notebook: Path) -> list[str]:
+    """The sources of the notebook's code cells that are tagged `catch-up`, in order."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    return [
+        cell.source
+        for cell in cells
+        if cell.cell_type == "code" and "catch-up" in cell.metadata.get("tags", [])
+    ]
+
+
+def _run(lab: str, cells: list[str]) -> None:
+    """Run cells with IPython's syntax (`!command`) in a fresh name space, away from the learner's variables."""
+    shell = InteractiveShell.instance()  # the notebook's own where there is one
+    names = {"__name__": f"lab_{lab}", "get_ipython": lambda: shell, "__builtins__": builtins}
+    transform = TransformerManager().transform_cell
+    for number, source in enumerate(cells, 1):
+        print(f"  {source.splitlines()[0]}")
+        try:
+            exec(compile(transform(source), f"<{lab}, catch-up cell {number}>", "exec"), names)
+        except WorkshopError:
+            raise
+        except Exception as error:
+            raise CatchUpFailed(
+                f"{lab}, catch-up cell {number}: {type(error).__name__}: {error}\nOpen {lab}.ipynb and run its cells."
+            ) from error

@@ -1,0 +1,194 @@
+"""What each lab must have brought about, asked of the services themselves: `check("04_train")` in the lab's last cell."""
+
+import csv
+import io
+from collections.abc import Iterator
+from urllib.parse import urlparse
+
+import boto3
+from botocore.exceptions import ClientError
+
+from . import ROOT
+from .cleanup import left_over
+from .errors import WorkshopError
+from .target import Target, connect
+
+
+class CheckFailed(WorkshopError):
+    """Something that the lab was to bring about is not there."""
+
+
+#: One finding: is it there, what it is, what to do where it is not.
+Finding = tuple[bool, str, str]
+
+
+def check(lab: str) -> None:
+    """Print what the lab was to bring about, [OK] or [FAIL] with a hint; raise CheckFailed where something is missing."""
+    missing = 0
+    for there, what, hint in findings(lab, connect(quiet=True)):
+        print(f"[OK]   {what}" if there else f"[FAIL] {what}\n       {hint}")
+        missing += not there
+    if missing:
+        raise CheckFailed(
+            f"{lab}: {missing} of its results are missing. The hints above say how to get them."
+        )
+
+
+def passed(lab: str, target: Target) -> bool:
+    """Whether everything that the lab was to bring about is there."""
+    return all(there for there, _, _ in findings(lab, target))
+
+
+def findings(lab: str, target: Target) -> Iterator[Finding]:
+    """The lab's results, one finding each. KeyError, naming the labs, for a lab that does not exist."""
+    if lab not in _CHECKS:
+        raise KeyError(f"there is no lab {lab!r}; there are {', '.join(_CHECKS)}")
+    return _CHECKS[lab](target)
+
+
+def _answers(call, **arguments):
+    """The call's answer, or None where the service says that the thing does not exist (any 4xx)."""
+    try:
+        return call(**arguments)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            raise
+        return None
+
+
+def _exists_in_s3(uri: str) -> bool:
+    place = urlparse(uri)
+    return bool(_answers(boto3.client("s3").head_object, Bucket=place.netloc, Key=place.path.lstrip("/")))
+
+
+def latest_training_job(target: Target) -> dict | None:
+    """DescribeTrainingJob of the walk's newest completed training job, or None."""
+    return _latest(target, "training", "TrainingJob")
+
+
+def latest_transform_job(target: Target) -> dict | None:
+    """DescribeTransformJob of the walk's newest completed batch transform job, or None."""
+    return _latest(target, "transform", "TransformJob")
+
+
+def _latest(target: Target, kind: str, word: str) -> dict | None:
+    client = boto3.client("sagemaker")
+    jobs = getattr(client, f"list_{kind}_jobs")(
+        NameContains=target.name,
+        StatusEquals="Completed",
+        SortBy="CreationTime",
+        SortOrder="Descending",
+        MaxResults=1,
+    )[f"{word}Summaries"]
+    return (
+        getattr(client, f"describe_{kind}_job")(**{f"{word}Name": jobs[0][f"{word}Name"]}) if jobs else None
+    )
+
+
+def _setup(target: Target) -> Iterator[Finding]:
+    bucket = _answers(boto3.client("s3").head_bucket, Bucket=target.bucket)
+    yield bool(bucket), f"bucket {target.bucket}", "Run the cell with create_bucket in 00_setup."
+
+
+def _build(target: Target) -> Iterator[Finding]:
+    yield (
+        (ROOT / "build" / "image.json").exists(),
+        f"image {target.name} is built on this machine",
+        "Run the build cell of 01_build and read what it prints.",
+    )
+
+
+def _local_test(target: Target) -> Iterator[Finding]:
+    model = ROOT / "build" / "local_test" / "model"
+    yield (
+        model.is_dir() and any(model.iterdir()),
+        "a model trained on this machine, in build/local_test/model",
+        "Run the train cell of 02_local_test; where it failed, build/local_test/output/failure says why.",
+    )
+
+
+def _push(target: Target) -> Iterator[Finding]:
+    image = {"repositoryName": target.name, "imageIds": [{"imageTag": "latest"}]}
+    yield (
+        bool(_answers(boto3.client("ecr").describe_images, **image)),
+        f"image {target.name}:latest is in ECR",
+        "Run the cells of 03_push that create the repository and push.",
+    )
+
+
+def _train(target: Target) -> Iterator[Finding]:
+    job = latest_training_job(target)
+    yield bool(job), "a completed training job", "Run the training cell of 04_train and wait for Completed."
+    if job:
+        artifact = job["ModelArtifacts"]["S3ModelArtifacts"]
+        yield (
+            _exists_in_s3(artifact),
+            f"its model artifact {artifact}",
+            "Somebody deleted it: train again (04_train).",
+        )
+
+
+def _deploy(target: Target) -> Iterator[Finding]:
+    endpoint = _answers(boto3.client("sagemaker").describe_endpoint, EndpointName=target.name)
+    status = endpoint["EndpointStatus"] if endpoint else "missing"
+    yield (
+        status == "InService",
+        f"endpoint {target.name} is InService"
+        if status == "InService"
+        else f"endpoint {target.name} is {status}",
+        "Run the deploy cells of 05_deploy; where it Failed, delete it first (99_cleanup shows how).",
+    )
+
+
+def _invoke(target: Target) -> Iterator[Finding]:
+    answer = _answers(
+        boto3.client("sagemaker-runtime").invoke_endpoint,
+        EndpointName=target.name,
+        ContentType="text/csv",
+        Body="5.1,3.5,1.4,0.2\n",
+    )
+    label = answer["Body"].read().decode().strip() if answer else "no answer"
+    yield (
+        label == "setosa",
+        f"the endpoint calls 5.1,3.5,1.4,0.2 {label}",
+        "Expected setosa: see 05_deploy's check.",
+    )
+
+
+def _batch_transform(target: Target) -> Iterator[Finding]:
+    job = latest_transform_job(target)
+    yield bool(job), "a completed batch transform job", "Run the transform cell of 07_batch_transform."
+    if not job:
+        return
+    place = urlparse(job["TransformOutput"]["S3OutputPath"])
+    output = _answers(
+        boto3.client("s3").get_object, Bucket=place.netloc, Key=f"{place.path.strip('/')}/iris.csv.out"
+    )
+    rows = list(csv.reader(io.TextIOWrapper(output["Body"], "utf-8"))) if output else []
+    yield (
+        len(rows) == 150 and all(len(row) == 6 for row in rows),
+        f"its output has {len(rows)} rows",
+        "Expected 150 rows of 6 columns: the label, four features, the prediction joined to them.",
+    )
+
+
+def _cleanup(target: Target) -> Iterator[Finding]:
+    things = left_over(target)
+    yield (
+        not things,
+        "nothing of the walk is left",
+        f"Still there: {', '.join(things)}. Run the delete cells again.",
+    )
+
+
+_CHECKS = {
+    "00_setup": _setup,
+    "01_build": _build,
+    "02_local_test": _local_test,
+    "03_push": _push,
+    "04_train": _train,
+    "05_deploy": _deploy,
+    "06_invoke": _invoke,
+    "07_batch_transform": _batch_transform,
+    "99_cleanup": _cleanup,
+}

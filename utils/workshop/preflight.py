@@ -1,0 +1,78 @@
+"""What this machine has for the labs: [OK], [--] for what they can do without, [FAIL] with the command that mends it."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from . import ROOT
+
+
+def preflight() -> bool:
+    """Print one line for each thing that the labs need or can use; return whether nothing that they need is missing."""
+    ready = True
+    for there, needed, what, mend in _findings():
+        mark = "[OK]  " if there else "[FAIL]" if needed else "[--]  "
+        print(f"{mark} {what}" + ("" if there else f": {mend}"))
+        ready &= there or not needed
+    return ready
+
+
+def _findings():
+    """(is it there, do the labs need it, what it is, what to do without it)"""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield (
+        (3, 11) <= sys.version_info < (3, 14),
+        True,
+        f"Python {version}",
+        "3.11, 3.12 or 3.13 is needed: make setup",
+    )
+    pinned = dict(
+        re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    )
+    for package in ("sagemaker", "boto3", "scikit-learn", "onnxruntime", "flask", "gunicorn", "pandas"):
+        try:
+            installed = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            yield False, True, package, "make setup"
+            continue
+        yield (
+            True,
+            True,
+            f"{package} {installed}"
+            + ("" if installed == pinned[package] else f" (tested with {pinned[package]})"),
+            "",
+        )
+    aws = shutil.which(
+        "aws", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    )
+    yield bool(aws), True, "the aws command", "make setup"
+    nginx = shutil.which(
+        "nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
+    )
+    yield (
+        bool(nginx),
+        False,
+        "nginx",
+        "gunicorn listens itself; apt-get install nginx-light, or brew install nginx",
+    )
+    yield (
+        docker_answers(),
+        False,
+        "a Docker engine",
+        "localaws runs the images' programs as processes instead",
+    )
+    free = shutil.disk_usage(ROOT).free / 1e9
+    yield free > 2, True, f"{free:.0f} GB free disk", "2 GB are needed"
+
+
+def docker_answers() -> bool:
+    """Whether a Docker engine, not only its client, answers on this machine."""
+    if not shutil.which("docker"):
+        return False
+    asked = subprocess.run(
+        ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, timeout=20
+    )
+    return asked.returncode == 0

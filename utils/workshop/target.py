@@ -1,0 +1,185 @@
+"""Where the labs run: localaws on this machine, or AWS where the learner asked for it."""
+
+import os
+import re
+from dataclasses import dataclass
+
+import boto3
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    EndpointConnectionError,
+    NoCredentialsError,
+)
+
+import localaws
+
+from .errors import WorkshopError
+
+
+class TargetError(WorkshopError):
+    """The target cannot be reached or is not fully described."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every later cell talks to. All names that the walk makes begin with `name` (the bucket: with its own)."""
+
+    kind: str  # "local" or "aws"
+    region: str
+    account: str
+    role: str  # ARN of the execution role that SageMaker assumes
+    endpoint_url: str  # "" on AWS: boto3 then finds AWS's own
+    name: str  # repository, endpoint, and the beginning of every job's and model's name
+    bucket: str
+
+    @property
+    def local(self) -> bool:
+        return self.kind == "local"
+
+    def __str__(self) -> str:
+        where = (
+            f"this machine, localaws at {self.endpoint_url}"
+            if self.local
+            else "AWS: what you start costs money"
+        )
+        rows = {
+            "Target": where,
+            "Account": self.account,
+            "Region": self.region,
+            "Role": self.role,
+            "Bucket": self.bucket,
+            "Name": self.name,
+        }
+        return "\n".join(f"{label:<8} {value}" for label, value in rows.items())
+
+
+def connect(quiet: bool = False) -> Target:
+    """Choose the target, make boto3, the SageMaker SDK and the `aws` command talk to it, print what it is.
+
+    The environment decides: `WORKSHOP_TARGET` is `local` (the default) or `aws`; `WORKSHOP_ROLE` is the execution
+    role on AWS (a name or an ARN; on a SageMaker notebook instance its own role is found); `WORKSHOP_LEARNER` sets
+    people apart who share an account (2 to 8 small letters or digits). Locally, localaws is started where it does
+    not run yet. Calling it again is cheap, and right after localaws was stopped or killed.
+
+    Raises TargetError, with what to do, where the target cannot be reached.
+    """
+    kind = os.environ.get("WORKSHOP_TARGET", "local").strip().lower()
+    if kind not in ("local", "aws"):
+        raise TargetError(f"WORKSHOP_TARGET is {kind!r}; it is 'local' (the default) or 'aws'.")
+    learner = os.environ.get("WORKSHOP_LEARNER", "").strip()
+    if learner and not re.fullmatch(r"[a-z0-9]{2,8}", learner):
+        raise TargetError(
+            f"WORKSHOP_LEARNER is {learner!r}; it is 2 to 8 small letters or digits, such as 'ana1'."
+        )
+    target = _local(learner) if kind == "local" else _aws(learner)
+    _explain_lost_connections(target)
+    if not quiet:
+        print(target)
+    return target
+
+
+def _names(learner: str, region: str, account: str) -> dict:
+    # AmazonSageMakerFullAccess reaches only repositories and buckets that have `sagemaker` in their names.
+    stem = "-".join(filter(None, ("sagemaker-byoa", learner)))
+    return {"name": f"{stem}-decision-trees", "bucket": f"{stem}-{region}-{account}"}
+
+
+#: What lets SageMaker act as a role: https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html
+TRUST = (
+    '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole",'
+    ' "Principal": {"Service": "sagemaker.amazonaws.com"}}]}'
+)
+
+
+def _local(learner: str) -> Target:
+    status = localaws.start()
+    os.environ.update(localaws.environment())
+    # A client that was made before (another port, other keys) must not be found again by boto3.client().
+    boto3.setup_default_session()
+    iam = boto3.client("iam")
+    try:
+        role = iam.get_role(RoleName="sagemaker-byoa")["Role"]["Arn"]
+    except iam.exceptions.NoSuchEntityException:
+        role = iam.create_role(RoleName="sagemaker-byoa", AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
+    return Target(
+        kind="local",
+        region=status.region,
+        account=status.account,
+        role=role,
+        endpoint_url=status.endpoint_url,
+        **_names(learner, status.region, status.account),
+    )
+
+
+def _aws(learner: str) -> Target:
+    if os.environ.get("AWS_ENDPOINT_URL"):
+        raise TargetError(
+            "WORKSHOP_TARGET is 'aws' but AWS_ENDPOINT_URL sends every call elsewhere. Remove it (restart the kernel "
+            "if a local lab ran in it): unset AWS_ENDPOINT_URL"
+        )
+    region = boto3.Session().region_name or "us-west-2"
+    os.environ["AWS_DEFAULT_REGION"] = region
+    boto3.setup_default_session()
+    try:
+        identity = boto3.client("sts").get_caller_identity()
+    except NoCredentialsError:
+        raise TargetError(
+            "WORKSHOP_TARGET is 'aws' and no credentials were found. Run `aws configure` (or `aws sso login`) in a "
+            "terminal, or leave WORKSHOP_TARGET out to stay on this machine."
+        ) from None
+    except (ClientError, BotoCoreError) as error:
+        raise TargetError(f"AWS does not accept these credentials: {error}") from None
+    account = identity["Account"]
+    return Target(
+        kind="aws",
+        region=region,
+        account=account,
+        role=_execution_role(identity["Arn"]),
+        endpoint_url="",
+        **_names(learner, region, account),
+    )
+
+
+def _execution_role(caller_arn: str) -> str:
+    """The ARN of the role for SageMaker: WORKSHOP_ROLE, else the role that this notebook instance itself runs as."""
+    named = os.environ.get("WORKSHOP_ROLE", "").strip()
+    if named.startswith("arn:"):
+        return named
+    assumed = re.search(r":assumed-role/([^/]+)/", caller_arn)
+    if not named and not assumed:
+        raise TargetError(
+            "SageMaker needs an execution role and you are not on a notebook instance that has one. Name yours: "
+            "export WORKSHOP_ROLE=ROLE_NAME_OR_ARN (README, 'On AWS', says how to make it)."
+        )
+    name = named or assumed.group(1)
+    try:
+        return boto3.client("iam").get_role(RoleName=name)["Role"]["Arn"]
+    except ClientError as error:
+        raise TargetError(
+            f"The role {name!r} cannot be looked up ({error.response['Error']['Code']}). Give the whole ARN: "
+            "export WORKSHOP_ROLE=arn:aws:iam::ACCOUNT:role/NAME"
+        ) from None
+
+
+def _explain_lost_connections(target: Target) -> None:
+    """In a notebook, say how localaws comes back where boto3 only says that an endpoint cannot be reached."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is None or not target.local:
+        return
+
+    def explain(shell, kind, error, traceback, tb_offset=None):
+        lost = TargetError(
+            f"localaws at {target.endpoint_url} does not answer: it was stopped or killed. Bring it back by running "
+            "the cell with connect() again (or `python -m localaws up` in a terminal); then run catch_up() of this "
+            "lab to bring back what was lost."
+        )
+        shell._showtraceback(TargetError, lost, lost._render_traceback_())
+        return lost._render_traceback_()
+
+    shell.set_custom_exc((EndpointConnectionError, ConnectionClosedError), explain)
