@@ -1,0 +1,74 @@
+"""A real localaws, in a folder and on a port of its own, started and stopped by its own command."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+
+
+@dataclass
+class LocalAws:
+    """A running localaws. `env` is the environment for programs that should talk to it."""
+
+    home: Path
+    env: dict
+    endpoint_url: str = ""
+
+    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run `python -m localaws …` and return what it did."""
+        done = subprocess.run(
+            [sys.executable, "-m", "localaws", *arguments],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def up(self) -> None:
+        """Start it and read the environment that it gives."""
+        self.command("up")
+        lines = self.command("env").stdout.splitlines()
+        exports = "".join(f"{line}\n" for line in lines) + "env -0"
+        shell = subprocess.run(["sh", "-c", exports], env=self.env, capture_output=True, check=True)
+        pairs = [entry.split("=", 1) for entry in shell.stdout.decode().split("\0") if entry]
+        self.env = dict(pairs)
+        self.endpoint_url = self.env["AWS_ENDPOINT_URL"]
+
+    def client(self, service: str, **options):
+        """Return a boto3 client that talks to it."""
+        return boto3.Session(
+            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
+            region_name=self.env["AWS_REGION"],
+        ).client(service, endpoint_url=self.endpoint_url, **options)
+
+
+def bare(home: Path) -> LocalAws:
+    """Return a localaws that is not started yet."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "LOCALAWS_"))}
+    return LocalAws(home, {**env, "LOCALAWS_HOME": str(home), "LOCALAWS_PORT": "0"})
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A localaws of the test's own, not started yet; whatever of it runs is stopped after the test."""
+    aws = bare(tmp_path / "localaws")
+    yield aws
+    aws.command("down")
+
+
+@pytest.fixture(scope="session")
+def localaws(tmp_path_factory):
+    """The localaws that the tests of a session share."""
+    aws = bare(tmp_path_factory.mktemp("localaws"))
+    aws.up()
+    yield aws
+    aws.command("down")

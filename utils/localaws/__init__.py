@@ -1,0 +1,218 @@
+"""AWS as far as the labs go, on this machine: one process on 127.0.0.1 that executes what it is asked.
+
+    >>> import localaws
+    >>> localaws.start().endpoint_url
+    'http://127.0.0.1:4571'
+    >>> os.environ.update(localaws.environment())   # boto3, the SDK and the `aws` command now talk to it
+
+Importing this package is quick; the server runs in a process of its own (`server.py`).
+"""
+
+import fcntl
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from . import processes
+
+ROOT = Path(__file__).resolve().parents[2]
+REGION = "us-west-2"
+ACCOUNT = "000000000000"
+PORT = 4571
+STOP_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Status:
+    """A running localaws: where it listens, its process, its folder, and how it runs containers."""
+
+    endpoint_url: str
+    pid: int
+    create_time: float
+    home: str
+    engine: str
+    region: str = REGION
+    account: str = ACCOUNT
+    note: str = ""
+    ready: bool = True
+
+
+def home() -> Path:
+    """Return the folder that holds all state: LOCALAWS_HOME, else `.localaws` in the repository."""
+    return Path(os.environ.get("LOCALAWS_HOME") or ROOT / ".localaws").resolve()
+
+
+def start(timeout: float = 30) -> Status:
+    """Start localaws unless it runs, wait until it is ready, and return where it listens.
+
+    The server outlives the caller. Two calls at once give one server. Raises RuntimeError, with the end of the
+    server's log, when it does not come up within `timeout` seconds.
+    """
+    folder = home()
+    deadline = time.monotonic() + timeout
+    with _locked(folder / "start.lock", deadline):
+        running = _running()
+        if running is None:
+            processes.kill_recorded(folder)  # what a killed server left behind
+            pid = _spawn(folder)
+        else:
+            pid = running.pid
+        while time.monotonic() < deadline:
+            if (running := _running()) and _is_ready(running):
+                return running
+            if not psutil.pid_exists(pid):
+                break
+            time.sleep(0.05)
+    log = _tail(folder / "server.log")
+    raise RuntimeError(
+        f"localaws did not start within {timeout:.0f} s. The end of {folder / 'server.log'}:\n{log}"
+    )
+
+
+def stop() -> list[str]:
+    """Stop localaws with the jobs and endpoints that it runs; return, in words, which processes were stopped."""
+    folder = home()
+    stopped = []
+    with _locked(folder / "start.lock", time.monotonic() + STOP_SECONDS):
+        if running := _running():
+            processes.stop([psutil.Process(running.pid)], grace=STOP_SECONDS)
+            stopped.append(f"localaws (pid {running.pid})")
+        stopped += processes.kill_recorded(folder)
+        (folder / "server.json").unlink(missing_ok=True)
+    return stopped
+
+
+def status() -> Status | None:
+    """Return the running localaws, or None when none runs or it does not answer."""
+    running = _running()
+    return running if running and _is_ready(running) else None
+
+
+def environment(endpoint_url: str | None = None) -> dict[str, str]:
+    """Return the environment variables that point boto3, the SDK and the `aws` command at localaws.
+
+    The keys are obviously fake and the profile files empty, so that a learner's real account can never be
+    used by mistake. Raises RuntimeError when localaws is not running (unless `endpoint_url` is given).
+    """
+    folder = home()
+    if endpoint_url is None:
+        running = _running()
+        if running is None:
+            raise RuntimeError(
+                f"localaws is not running. Start it: {Path(sys.executable).name} -m localaws up"
+            )
+        endpoint_url, folder = running.endpoint_url, Path(running.home)
+    config = _client_files(folder)
+    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1,localhost"]))
+    # A service's own variable (AWS_ENDPOINT_URL_S3, …) would win over AWS_ENDPOINT_URL.
+    services = {name: endpoint_url for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")}
+    return {
+        **services,
+        "AWS_ENDPOINT_URL": endpoint_url,
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
+        "AWS_ACCESS_KEY_ID": "localaws-not-a-key",
+        "AWS_SECRET_ACCESS_KEY": "localaws-not-a-secret",
+        "AWS_SESSION_TOKEN": "",
+        "AWS_SECURITY_TOKEN": "",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_PROFILE": "default",
+        "AWS_DEFAULT_PROFILE": "default",
+        "AWS_CONFIG_FILE": str(config / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(config / "credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_PAGER": "",
+        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config / "sagemaker.yaml"),
+        "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(config / "sagemaker.yaml"),
+        "LOCALAWS_HOME": str(folder),
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+    }
+
+
+def announce(folder: Path, running: Status) -> None:
+    """Write down, for `status` and `stop`, which process serves this folder."""
+    processes.write_json(folder / "server.json", asdict(running))
+
+
+def _client_files(folder: Path) -> Path:
+    config = folder / "aws"
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "config").write_text("[default]\n")
+    (config / "credentials").write_text("")
+    # Without it the SDK sends usage data to a bucket of AWS's.
+    telemetry = "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n"
+    (config / "sagemaker.yaml").write_text(telemetry)
+    return config
+
+
+def _running() -> Status | None:
+    with suppress(FileNotFoundError):
+        running = Status(**json.loads((home() / "server.json").read_text()))
+        if processes.find(running.pid, running.create_time):
+            return running
+    return None
+
+
+def _is_ready(running: Status) -> bool:
+    address = running.endpoint_url.removeprefix("http://")
+    connection = http.client.HTTPConnection(address, timeout=5)
+    try:
+        connection.request("GET", "/localaws/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _spawn(folder: Path) -> int:
+    """Start the server in a session of its own, as nobody's child, and return its pid.
+
+    The shell in between ends at once: the server then belongs to init, which reaps it, so it can neither die with
+    the kernel that started it nor stay behind as its zombie.
+    """
+    command = [sys.executable, "-m", "localaws.server"]
+    log = folder / "server.log"
+    result = subprocess.run(
+        ["sh", "-c", '"$@" >>"$LOCALAWS_LOG" 2>&1 & echo $!', "sh", *command],
+        env={**os.environ, "LOCALAWS_HOME": str(folder), "LOCALAWS_LOG": str(log)},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=True,
+    )
+    return int(result.stdout)
+
+
+@contextmanager
+def _locked(file: Path, deadline: float) -> Iterator[None]:
+    """Hold a lock between processes. It goes with the process that holds it, so it is never left behind."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"Another `localaws up` or `down` holds {file}. Try again") from None
+                time.sleep(0.05)
+        yield
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    with suppress(FileNotFoundError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return "(no log)"

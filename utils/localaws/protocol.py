@@ -1,0 +1,55 @@
+"""AWS's JSON 1.1 protocol: requests in, answers and errors out."""
+
+import io
+import json
+from datetime import datetime
+
+from werkzeug import Request, Response
+
+from .errors import AwsError
+
+
+def parse(request: Request) -> dict:
+    """Return the object in a request's body. Raises AwsError SerializationException when it is none."""
+    try:
+        value = json.loads(request.get_data() or b"{}")
+    except ValueError as error:
+        raise AwsError("SerializationException", f"The request's body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise AwsError("SerializationException", "The request's body is not a JSON object")
+    return value
+
+
+def peek(request: Request) -> bytes:
+    """Return a request's body and leave it to be read again by whoever the request is passed on to."""
+    body = request.get_data()
+    request.environ["wsgi.input"] = io.BytesIO(body)
+    return body
+
+
+def answer(value, status: int = 200, headers: dict | None = None) -> Response:
+    """Answer with a JSON value, in which a datetime becomes a number of seconds."""
+    body = json.dumps(value, default=_seconds)
+    return Response(body, status, headers, content_type="application/x-amz-json-1.1")
+
+
+def failure(error: AwsError) -> Response:
+    """Answer with an error in AWS's form."""
+    body = {"__type": error.code, "message": error.message, **error.fields}
+    return answer(body, error.status, {"x-amzn-errortype": error.code})
+
+
+def bound(request: Request, limit: int) -> None:
+    """Refuse a body of more than `limit` bytes."""
+    if (request.content_length or 0) > limit:
+        raise AwsError(
+            "RequestEntityTooLargeException",
+            f"The body has {request.content_length:,} bytes, localaws takes at most {limit:,} here",
+            413,
+        )
+
+
+def _seconds(value) -> float:
+    if isinstance(value, datetime):
+        return value.timestamp()
+    raise TypeError(f"{type(value).__name__} has no place in a JSON answer")

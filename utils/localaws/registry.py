@@ -1,0 +1,643 @@
+"""The image registry: the OCI distribution protocol over a folder of blobs.
+
+Spoken by `docker push` and `pull`, skopeo and `images.py`. Under ``HOME/registry``::
+
+    blobs/HEX                          every blob and manifest, named by its SHA-256
+    repositories/NAME/_blobs/HEX       empty: this repository may serve that blob
+    repositories/NAME/_manifests/HEX   {"mediaType", "pushed"}: this repository holds that image
+    repositories/NAME/_tags/TAG        the digest that the tag points to
+    repositories/NAME/_uploads/UUID    a blob on its way in
+
+A file appears under its final name by a rename, and a tag is written last, so what is half pushed is never listed.
+Names of repositories cannot begin with an underscore, so they never meet the folders.
+Specification: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
+"""
+
+import fcntl
+import gzip
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import shutil
+import tarfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from werkzeug import Request, Response
+from werkzeug.exceptions import RequestedRangeNotSatisfiable
+from werkzeug.utils import send_file
+
+NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
+TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+DIGEST = r"sha256:[0-9a-f]{64}"
+URI = re.compile(rf"(?:(?P<host>[^/]+)/)?(?P<name>{NAME})(?::(?P<tag>{TAG})|@(?P<digest>{DIGEST}))?")
+OURS = re.compile(r"(?:127\.0\.0\.1|localhost):\d+")
+UUID = r"[0-9a-f]{32}"
+ROUTES = [
+    (re.compile(rf"/v2/(?P<name>{NAME})/{tail}"), handler)
+    for tail, handler in [
+        (r"blobs/uploads/?", "_on_start_upload"),
+        (rf"blobs/uploads/(?P<upload>{UUID})", "_on_upload"),
+        (r"blobs/(?P<digest>[^/]+)", "_on_blob"),
+        (r"manifests/(?P<reference>[^/]+)", "_on_manifest"),
+        (r"tags/list", "_on_tags"),
+    ]
+]
+INDEXES = {
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+}
+MANIFESTS = {
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+}
+MAX_MANIFEST = 4 * 1024 * 1024  # the distribution specification's own bound
+MAX_NAME = 256  # ECR's
+TOKEN_SECONDS = 12 * 3600  # as long as ECR's
+ABANDONED_SECONDS = 24 * 3600  # an upload that nobody goes on with
+CHUNK = 1024 * 1024
+
+
+class RegistryError(Exception):
+    """An answer of the form ``{"errors": [{"code", "message"}]}``, with its HTTP status and headers."""
+
+    def __init__(self, code: str, message: str, status: int = 400, headers: dict | None = None):
+        super().__init__(message)
+        self.code, self.message, self.status, self.headers = code, message, status, headers
+
+
+class Registry:
+    """The images under `home`.
+
+    `describe` tells what ECR knows of a repository (its ``imageTagMutability``), None when there is none.
+    """
+
+    def __init__(
+        self, home: Path, describe: Callable[[str], dict | None] = lambda name: {}, account: str = ""
+    ):
+        self.home = Path(home)
+        self.root = self.home / "registry"
+        self.blobs = self.root / "blobs"
+        self.describe = describe
+        self.account = account
+        self._lock = threading.RLock()  # names move under it; bytes are copied and hashed outside
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        for upload in self.root.glob("repositories/**/_uploads/*"):
+            if upload.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                upload.unlink()
+
+    # What the control plane asks
+
+    def resolve(self, uri: str) -> str:
+        """Return the digest that an image URI (`HOST/NAME`, `:TAG` or `@sha256:…`) names now.
+
+        Raises KeyError, with a sentence, when this registry has no such image.
+        """
+        match = URI.fullmatch(uri)
+        if not match or (match["host"] and not OURS.fullmatch(match["host"])):
+            raise KeyError(
+                f"{uri} is not an image of this registry: its images are called 127.0.0.1:PORT/NAME:TAG"
+            )
+        digest = self._digest(match["name"], match["digest"] or match["tag"] or "latest")
+        if digest is None:
+            raise KeyError(
+                f"The image {uri} does not exist in the registry. Push it first, or check name and tag"
+            )
+        return digest
+
+    def unpack(self, digest: str) -> Path:
+        """Return a folder that holds the image's ``opt/program``, verified against every digest on the way.
+
+        Cached under ``HOME/unpacked``. Raises ValueError when the image cannot be run: an index, another
+        platform, no /opt/program, an unsafe path, or bytes that do not have their digest.
+        """
+        target = self.home / "unpacked" / _hex(digest)
+        if target.is_dir():
+            return target
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        temporary.mkdir(parents=True)
+        try:
+            layers = self._layers(digest)
+            for layer, diff_id in layers:
+                self._extract(layer, diff_id, temporary)
+            if not (temporary / "opt/program").is_dir():
+                raise ValueError(
+                    f"The image {digest} has no folder /opt/program: build it with this project's recipe"
+                )
+            with self._lock:
+                if not target.is_dir():
+                    temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return target
+
+    # What ECR's control plane asks
+
+    def images(self, name: str) -> list[dict]:
+        """Return the images of a repository: digest, tags, size in bytes, media type, seconds when pushed."""
+        folder = self._repository(name)
+        with self._lock:
+            tags = {file.name: file.read_text() for file in _files(folder / "_tags")}
+            found = [
+                ("sha256:" + file.name, json.loads(file.read_text()))
+                for file in _files(folder / "_manifests")
+            ]
+        answer = []
+        for digest, entry in found:
+            manifest = json.loads(self._blob(digest).read_bytes())
+            answer.append(
+                {
+                    "digest": digest,
+                    "tags": sorted(tag for tag, target in tags.items() if target == digest),
+                    "size": sum(part["size"] for part in _parts(manifest)),
+                    "mediaType": entry["mediaType"],
+                    "pushed": entry["pushed"],
+                }
+            )
+        return answer
+
+    def read_manifest(self, digest: str) -> bytes:
+        """Return a manifest's bytes as they were pushed."""
+        return self._blob(digest).read_bytes()
+
+    def put_manifest(self, name: str, reference: str, body: bytes, media_type: str) -> str:
+        """Take in a manifest under a tag or its digest and return the digest. Raises RegistryError."""
+        digest = "sha256:" + hashlib.sha256(body).hexdigest()
+        by_digest = reference.startswith("sha256:")
+        if by_digest and reference != digest:
+            raise RegistryError("DIGEST_INVALID", f"The manifest's digest is {digest}, not {reference}")
+        if not by_digest and not re.fullmatch(TAG, reference):
+            raise RegistryError(
+                "TAG_INVALID", f"{reference!r} is not a tag: letters, digits, `_.-`, at most 128"
+            )
+        manifest = _checked_manifest(body, media_type)
+        folder = self._repository(name)
+        with self._lock:
+            self._check_parts(name, manifest, media_type)
+            self._check_mutability(name, reference, digest)
+            self._write(self._blob(digest), body)
+            entry = folder / "_manifests" / _hex(digest)
+            if not entry.exists():
+                self._write(entry, json.dumps({"mediaType": media_type, "pushed": time.time()}).encode())
+            if not by_digest:
+                self._write(folder / "_tags" / reference, digest.encode())
+        return digest
+
+    def delete_image(self, name: str, reference: str) -> list[tuple[str, str | None]]:
+        """Delete a tag, or by digest an image with all its tags; return (digest, tag) of what went.
+
+        An image goes with its last tag, as in ECR.
+        """
+        digest = self._digest(name, reference)
+        if digest is None:
+            return []
+        folder = self._repository(name)
+        with self._lock:
+            tags = [tag for tag in _files(folder / "_tags") if tag.read_text() == digest]
+            if reference != digest and len(tags) > 1:
+                (folder / "_tags" / reference).unlink(missing_ok=True)
+                return [(digest, reference)]
+            for tag in tags:
+                tag.unlink()
+            (folder / "_manifests" / _hex(digest)).unlink(missing_ok=True)
+            self._collect()
+            return [(digest, tag.name) for tag in tags] or [(digest, None)]
+
+    def delete_repository(self, name: str) -> None:
+        """Delete a repository's images, and the blobs that no other repository shares."""
+        with self._lock:
+            folder = self._repository(name)
+            for part in ("_tags", "_manifests", "_blobs", "_uploads"):
+                shutil.rmtree(folder / part, ignore_errors=True)
+            self._collect()
+
+    def password(self) -> tuple[str, float]:
+        """Return a password for `docker login` (the user is AWS) and the time when it ends."""
+        expires = int(time.time()) + TOKEN_SECONDS
+        return f"{expires}.{self._signature(str(expires))}", expires
+
+    # The protocol
+
+    def __call__(self, request: Request) -> Response:
+        """Answer one request whose path begins with /v2/."""
+        try:
+            self._authenticate(request)
+            response = self._route(request)
+        except RegistryError as error:
+            body = json.dumps({"errors": [{"code": error.code, "message": error.message}]})
+            response = Response(body, error.status, error.headers, content_type="application/json")
+        response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+        return response
+
+    def _route(self, request: Request) -> Response:
+        if request.path in ("/v2", "/v2/"):
+            return Response("{}", content_type="application/json")
+        for pattern, handler in ROUTES:
+            if match := pattern.fullmatch(request.path):
+                arguments = match.groupdict()
+                if len(arguments["name"]) > MAX_NAME:
+                    raise RegistryError(
+                        "NAME_INVALID", f"A repository's name has at most {MAX_NAME} characters"
+                    )
+                if self.describe(arguments["name"]) is None:
+                    raise RegistryError(
+                        "NAME_UNKNOWN",
+                        f"The repository with name '{arguments['name']}' does not exist "
+                        f"in the registry with id '{self.account}'",
+                        404,
+                    )
+                return getattr(self, handler)(request, **arguments)
+        raise RegistryError("NAME_INVALID", f"{request.path} is no path of the distribution protocol", 404)
+
+    def _on_start_upload(self, request: Request, name: str) -> Response:
+        _allow(request, "POST")
+        mount = request.args.get("mount")
+        if mount and re.fullmatch(DIGEST, mount) and self._mount(name, mount, request.args.get("from", "")):
+            return self._created(f"/v2/{name}/blobs/{mount}", mount)
+        upload = self._repository(name) / "_uploads" / uuid.uuid4().hex
+        upload.parent.mkdir(parents=True, exist_ok=True)
+        upload.touch()
+        if digest := request.args.get("digest"):
+            return self._finish_upload(request, name, upload, digest)
+        return _progress(name, upload, 202)
+
+    def _on_upload(self, request: Request, name: str, upload: str) -> Response:
+        _allow(request, "GET", "PATCH", "PUT", "DELETE")
+        file = self._repository(name) / "_uploads" / upload
+        if not file.is_file():
+            raise RegistryError(
+                "BLOB_UPLOAD_UNKNOWN", f"There is no upload {upload}: begin again with POST", 404
+            )
+        if request.method == "PUT":
+            digest = request.args.get("digest")
+            if not digest:
+                raise RegistryError("DIGEST_INVALID", "PUT needs ?digest=sha256:… to end an upload")
+            return self._finish_upload(request, name, file, digest)
+        if request.method == "DELETE":
+            file.unlink(missing_ok=True)
+            return Response(status=204)
+        if request.method == "PATCH":
+            _append(request, name, file)
+        return _progress(name, file, 202 if request.method == "PATCH" else 204)
+
+    def _finish_upload(self, request: Request, name: str, file: Path, digest: str) -> Response:
+        if not re.fullmatch(DIGEST, digest):
+            raise RegistryError("DIGEST_INVALID", f"{digest!r} is not sha256: and 64 hexadecimal digits")
+        if request.content_length:
+            _append(request, name, file)
+        actual = _sha256(file)
+        if actual != digest:
+            file.unlink(missing_ok=True)
+            raise RegistryError(
+                "DIGEST_INVALID", f"The bytes that arrived have the digest {actual}, not {digest}"
+            )
+        with self._lock:
+            _sync(file)
+            file.rename(self._blob(digest))
+            self._link(name, digest)
+        return self._created(f"/v2/{name}/blobs/{digest}", digest)
+
+    def _on_blob(self, request: Request, name: str, digest: str) -> Response:
+        _allow(request, "GET", "HEAD", "DELETE")
+        link = self._repository(name) / "_blobs" / digest.removeprefix("sha256:")
+        if not re.fullmatch(DIGEST, digest) or not link.exists():
+            raise RegistryError("BLOB_UNKNOWN", f"The repository {name} has no blob {digest}", 404)
+        if request.method == "DELETE":
+            with self._lock:
+                link.unlink(missing_ok=True)
+                self._collect()
+            return Response(status=202)
+        try:
+            response = send_file(
+                self._blob(digest),
+                request.environ,
+                mimetype="application/octet-stream",
+                conditional=True,
+                etag=digest,
+                max_age=None,
+            )
+        except RequestedRangeNotSatisfiable as error:
+            raise RegistryError(
+                "RANGE_INVALID", f"{request.headers['Range']} is outside the blob", 416
+            ) from error
+        response.headers["Docker-Content-Digest"] = digest
+        return response
+
+    def _on_manifest(self, request: Request, name: str, reference: str) -> Response:
+        _allow(request, "GET", "HEAD", "PUT", "DELETE")
+        if request.method == "PUT":
+            if (request.content_length or 0) > MAX_MANIFEST:
+                raise RegistryError("MANIFEST_INVALID", f"A manifest has at most {MAX_MANIFEST:,} bytes", 413)
+            digest = self.put_manifest(name, reference, request.get_data(), request.mimetype)
+            return self._created(f"/v2/{name}/manifests/{digest}", digest)
+        digest = self._digest(name, reference)
+        if digest is None:
+            raise RegistryError("MANIFEST_UNKNOWN", f"Requested image not found: {name}, {reference}", 404)
+        if request.method == "DELETE":
+            self.delete_image(name, reference)
+            return Response(status=202)
+        entry = json.loads((self._repository(name) / "_manifests" / _hex(digest)).read_text())
+        response = Response(self.read_manifest(digest), content_type=entry["mediaType"])
+        response.headers["Docker-Content-Digest"] = digest
+        response.set_etag(digest)
+        return response
+
+    def _on_tags(self, request: Request, name: str) -> Response:
+        _allow(request, "GET")
+        tags = sorted(file.name for file in _files(self._repository(name) / "_tags"))
+        last, count = request.args.get("last", ""), request.args.get("n", "")
+        if count and not count.isdecimal():
+            raise RegistryError("PAGINATION_NUMBER_INVALID", f"n={count!r} is not a number")
+        rest = [tag for tag in tags if tag > last]
+        page = rest[: int(count)] if count else rest
+        response = Response(json.dumps({"name": name, "tags": page}), content_type="application/json")
+        if page and len(page) < len(rest):
+            response.headers["Link"] = f'</v2/{name}/tags/list?n={count}&last={page[-1]}>; rel="next"'
+        return response
+
+    def _authenticate(self, request: Request) -> None:
+        user = request.authorization
+        if user is None or user.type != "basic":
+            challenge = f'Basic realm="{request.host_url}",service="ecr.amazonaws.com"'
+            raise RegistryError("UNAUTHORIZED", "Log in first", 401, {"WWW-Authenticate": challenge})
+        expires, _, signature = (user.password or "").partition(".")
+        if user.username != "AWS" or not hmac.compare_digest(signature, self._signature(expires)):
+            raise RegistryError("DENIED", "Your authorization token is not valid. Log in again.", 403)
+        if int(expires) < time.time():
+            raise RegistryError(
+                "DENIED", "Your authorization token has expired. Reauthenticate and try again.", 403
+            )
+
+    # Files
+
+    def _repository(self, name: str) -> Path:
+        if not re.fullmatch(NAME, name):
+            raise RegistryError("NAME_INVALID", f"{name!r} is not a repository's name")
+        return self.root / "repositories" / name
+
+    def _blob(self, digest: str) -> Path:
+        return self.blobs / _hex(digest)
+
+    def _digest(self, name: str, reference: str) -> str | None:
+        """Return the digest of a tag, or the digest itself, when the repository holds that image."""
+        folder = self._repository(name)
+        digest = reference
+        if not re.fullmatch(DIGEST, reference):
+            tag = folder / "_tags" / reference
+            if not re.fullmatch(TAG, reference) or not tag.is_file():
+                return None
+            digest = tag.read_text()
+        return digest if (folder / "_manifests" / _hex(digest)).is_file() else None
+
+    def _link(self, name: str, digest: str) -> None:
+        link = self._repository(name) / "_blobs" / _hex(digest)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.touch()
+
+    def _mount(self, name: str, digest: str, source: str) -> bool:
+        with self._lock:
+            if (
+                not re.fullmatch(NAME, source)
+                or not (self._repository(source) / "_blobs" / _hex(digest)).exists()
+            ):
+                return False
+            self._link(name, digest)
+            return True
+
+    def _check_parts(self, name: str, manifest: dict, media_type: str) -> None:
+        kind = "_manifests" if media_type in INDEXES else "_blobs"
+        folder = self._repository(name) / kind
+        for part in _parts(manifest):
+            if part.get("urls"):
+                continue  # a foreign layer: by definition not in the registry
+            if not (folder / _hex(part["digest"])).exists():
+                raise RegistryError(
+                    "MANIFEST_BLOB_UNKNOWN",
+                    f"The manifest names {part['digest']}, which was not pushed to {name}",
+                )
+            actual = self._blob(part["digest"]).stat().st_size
+            if part["size"] != actual:
+                raise RegistryError(
+                    "SIZE_INVALID", f"{part['digest']} has {actual} bytes, not {part['size']}"
+                )
+
+    def _check_mutability(self, name: str, reference: str, digest: str) -> None:
+        held = self._digest(name, reference)
+        mutability = (self.describe(name) or {}).get("imageTagMutability", "MUTABLE")
+        if held not in (None, digest) and mutability.startswith("IMMUTABLE"):
+            raise RegistryError(
+                "TAG_INVALID",
+                f"The image tag '{reference}' already exists in the '{name}' repository and cannot be "
+                f"overwritten because the repository is immutable.",
+            )
+
+    def _collect(self) -> None:
+        """Remove the blobs that no repository names any more."""
+        named = {
+            file.name
+            for kind in ("_blobs", "_manifests")
+            for file in self.root.glob(f"repositories/**/{kind}/*")
+        }
+        for blob in _files(self.blobs):
+            if blob.name not in named:
+                blob.unlink()
+
+    def _write(self, file: Path, content: bytes) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.parent / f".{uuid.uuid4().hex}"
+        temporary.write_bytes(content)
+        _sync(temporary)
+        temporary.replace(file)
+
+    def _signature(self, text: str) -> str:
+        file = self.root / "secret"
+        with self._lock:
+            if not file.exists():
+                self._write(file, secrets.token_bytes(32))
+                file.chmod(0o600)
+        return hmac.new(file.read_bytes(), text.encode(), "sha256").hexdigest()
+
+    def _created(self, location: str, digest: str) -> Response:
+        response = Response(status=201, headers={"Location": location, "Docker-Content-Digest": digest})
+        response.autocorrect_location_header = False
+        return response
+
+    # Unpacking
+
+    def _layers(self, digest: str) -> list[tuple[str, str]]:
+        """Return (layer digest, digest of its content) from bottom to top, after checking all of them."""
+        manifest = json.loads(self._verified(digest).read_bytes())
+        if "manifests" in manifest:
+            raise ValueError(
+                f"The image {digest} is an image index, which SageMaker does not take: "
+                "build with `--provenance=false` and for one platform, linux/amd64"
+            )
+        config = json.loads(self._verified(manifest["config"]["digest"]).read_bytes())
+        platform = f"{config.get('os')}/{config.get('architecture')}"
+        if platform != "linux/amd64":
+            raise ValueError(
+                f"exec format error: the image {digest} is for {platform}, SageMaker runs linux/amd64"
+            )
+        layers = [layer["digest"] for layer in manifest["layers"]]
+        for layer in layers:
+            self._verified(layer)
+        return list(zip(layers, config["rootfs"]["diff_ids"], strict=True))
+
+    def _verified(self, digest: str) -> Path:
+        file = self._blob(digest)
+        if not file.is_file() or _sha256(file) != digest:
+            raise ValueError(f"The blob {digest} is missing or damaged in {self.blobs}: push the image again")
+        return file
+
+    def _extract(self, layer: str, diff_id: str, target: Path) -> None:
+        """Extract what lies under /opt/program, the only part that the process engine runs."""
+        with _uncompressed(self._blob(layer)) as content:
+            if "sha256:" + hashlib.file_digest(content, "sha256").hexdigest() != diff_id:
+                raise ValueError(
+                    f"The content of layer {layer} is not the {diff_id} that the image's config names"
+                )
+            content.seek(0)
+            with tarfile.open(fileobj=content, mode="r:") as archive:
+                for member in archive:
+                    path = PurePosixPath("/", member.name).relative_to("/")
+                    if path.parts[:2] != ("opt", "program"):
+                        continue
+                    if path.name.startswith(".wh."):
+                        _white_out(target / path)
+                        continue
+                    try:
+                        archive.extract(member, target, filter="data")
+                    except tarfile.FilterError as error:
+                        raise ValueError(f"The image holds an unsafe path: {error}") from error
+
+
+def _parts(manifest: dict) -> list[dict]:
+    """Return the descriptors that a manifest or an index refers to."""
+    config = [manifest["config"]] if "config" in manifest else []
+    return config + manifest.get("layers", []) + manifest.get("manifests", [])
+
+
+def _checked_manifest(body: bytes, media_type: str) -> dict:
+    if media_type not in MANIFESTS | INDEXES:
+        raise RegistryError(
+            "MANIFEST_INVALID",
+            f"The media type {media_type!r} is not a manifest's: {sorted(MANIFESTS | INDEXES)}",
+        )
+    try:
+        manifest = json.loads(body)
+        inner = manifest.get("mediaType", media_type)
+        parts = _parts(manifest)
+        well_formed = manifest["schemaVersion"] == 2 and (
+            bool(parts) if media_type in INDEXES else "config" in manifest
+        )
+        for part in parts:
+            well_formed &= bool(re.fullmatch(DIGEST, part["digest"])) and isinstance(part["size"], int)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RegistryError(
+            "MANIFEST_INVALID", f"The manifest is not what its media type says: {error!r}"
+        ) from error
+    if inner != media_type:
+        raise RegistryError(
+            "MANIFEST_INVALID", f"Content-Type is {media_type}, the manifest's mediaType {inner}"
+        )
+    if not well_formed:
+        raise RegistryError(
+            "MANIFEST_INVALID", "A manifest has schemaVersion 2 and descriptors with digest and size"
+        )
+    return manifest
+
+
+def _append(request: Request, name: str, file: Path) -> None:
+    """Add the request's body to an upload; a Content-Range must begin where the upload ends."""
+    with file.open("ab") as out:
+        fcntl.flock(out, fcntl.LOCK_EX)
+        size = out.seek(0, os.SEEK_END)
+        if stated := request.headers.get("Content-Range"):
+            match = re.fullmatch(r"(?:bytes[ =])?(\d+)-(\d+)(?:/.*)?", stated)
+            length = request.content_length or 0
+            if not match or int(match[1]) != size or int(match[2]) - int(match[1]) + 1 != length:
+                headers = dict(_progress(name, file, 416).headers)
+                raise RegistryError(
+                    "BLOB_UPLOAD_INVALID",
+                    f"Content-Range {stated} does not follow the {size} bytes here",
+                    416,
+                    headers,
+                )
+        shutil.copyfileobj(request.stream, out, CHUNK)
+
+
+def _progress(name: str, upload: Path, status: int) -> Response:
+    size = upload.stat().st_size
+    headers = {
+        "Location": f"/v2/{name}/blobs/uploads/{upload.name}",
+        "Docker-Upload-UUID": upload.name,
+        "Range": f"0-{max(size - 1, 0)}",
+        "Content-Length": "0",
+    }
+    response = Response(status=status, headers=headers)
+    response.autocorrect_location_header = False
+    return response
+
+
+def _allow(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        raise RegistryError(
+            "UNSUPPORTED", f"{request.method} is not allowed here", 405, {"Allow": ", ".join(methods)}
+        )
+
+
+def _hex(digest: str) -> str:
+    """Return the hexadecimal part of a digest, which is safe as a file's name."""
+    if not re.fullmatch(DIGEST, digest):
+        raise ValueError(f"{digest!r} is not a digest of the form sha256: and 64 hexadecimal digits")
+    return digest.removeprefix("sha256:")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (file for file in sorted(folder.glob("*")) if not file.name.startswith("."))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def _uncompressed(layer: Path):
+    with layer.open("rb") as stream:
+        magic = stream.read(4)
+        stream.seek(0)
+        if magic[:2] == b"\x1f\x8b":
+            with gzip.open(stream) as content:
+                yield content
+        elif magic == b"\x28\xb5\x2f\xfd":
+            raise ValueError(
+                "A layer is compressed with zstd, which SageMaker does not take: build with gzip"
+            )
+        else:
+            yield stream
+
+
+def _white_out(marker: Path) -> None:
+    """Apply a layer's whiteout file: delete one name of the layers below, or all of its folder."""
+    if marker.name == ".wh..wh..opq":
+        shutil.rmtree(marker.parent, ignore_errors=True)
+        marker.parent.mkdir(parents=True)
+        return
+    hidden = marker.with_name(marker.name.removeprefix(".wh."))
+    if hidden.is_dir() and not hidden.is_symlink():
+        shutil.rmtree(hidden)
+    else:
+        hidden.unlink(missing_ok=True)

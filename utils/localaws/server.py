@@ -1,0 +1,208 @@
+"""The front: one WSGI app on 127.0.0.1 that sends each request to who can answer it.
+
+    /localaws/health                    ready or not
+    /v2/...                             the image registry                              registry.py
+    X-Amz-Target: SageMaker.OPERATION   our executing control plane                     sagemaker.py
+    /endpoints/NAME/invocations         the same
+    ECR's images and login; IAM's SimulatePrincipalPolicy: what moto lacks              gaps.py
+    the rest                            moto: S3, STS, IAM, ECR, CloudWatch, Logs       backend.py
+
+Started by `python -m localaws up` as `python -m localaws.server`.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import waitress
+from werkzeug import Request, Response
+
+import localaws
+
+from . import protocol
+from .backend import Backend
+from .errors import AwsError
+from .gaps import Gaps
+from .registry import Registry
+
+try:
+    from .sagemaker import ControlPlane
+except ModuleNotFoundError:  # being written
+
+    class ControlPlane:
+        def __init__(self, *_):
+            pass
+
+        def handle(self, operation, request):
+            raise AwsError("UnknownOperationException", f"localaws does not serve {operation}")
+
+        def recover(self):
+            pass
+
+        close = recover
+
+
+log = logging.getLogger("localaws")
+
+# 200 clients at once, each of whose requests may make one more over loopback while it waits.
+THREADS = 416
+CONNECTIONS = 2000
+MB = 1024 * 1024
+MAX_OBJECT = 5 * 1024 * MB  # a layer of an image, or an object: S3's own bound for one PUT
+MAX_INVOCATION = 100 * MB
+MAX_CALL = 16 * MB
+SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "sagemaker"}
+INVOCATION = re.compile(r"/endpoints/([^/]+)/(.+)")
+SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
+
+
+class Front:
+    """The WSGI app. `port` is where it listens; nothing else may call itself so (see `_refusal`)."""
+
+    def __init__(self, home: Path, port: int):
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.ready = False
+        self.backend = Backend(home)
+        self.registry = Registry(home, lambda name: self.gaps.describe_repository(name), localaws.ACCOUNT)
+        self.gaps = Gaps(self.registry, self.backend, self.url, localaws.REGION, localaws.ACCOUNT)
+        self.control = ControlPlane(home, self.url, self.registry, localaws.REGION, localaws.ACCOUNT)
+
+    def __call__(self, environ, start_response):
+        request = Request(environ)
+        try:
+            response = self._refusal(request) or self._answer(request)
+        except AwsError as error:
+            response = protocol.failure(error)
+        except Exception:
+            log.exception("%s %s", request.method, request.path)
+            response = protocol.failure(
+                AwsError("InternalFailure", "localaws failed: `python -m localaws logs` says why", 500)
+            )
+        return response(environ, start_response)
+
+    def _refusal(self, request: Request) -> Response | None:
+        """Refuse what a web page open in the learner's browser could send.
+
+        A page's own requests carry its Origin, or come from a name that its owner pointed at 127.0.0.1.
+        """
+        names = {f"127.0.0.1:{self.port}", f"localhost:{self.port}"}
+        origin = request.headers.get("Origin")
+        if request.headers.get("Host") not in names:
+            reason = f"Host {request.headers.get('Host')!r} is not localaws: use {self.url}"
+        elif origin is not None and origin.removeprefix("http://") not in names:
+            reason = f"Origin {origin!r} may not use localaws"
+        elif request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            reason = "Another site's page may not use localaws"
+        else:
+            return None
+        return protocol.failure(AwsError("AccessDeniedException", reason, 403))
+
+    def _answer(self, request: Request) -> Response:
+        if request.path == "/localaws/health":
+            return Response(
+                json.dumps({"ready": self.ready}), 200 if self.ready else 503, content_type="application/json"
+            )
+        if request.path.startswith("/v2/") or request.path == "/v2":
+            return self.registry(request)
+        scope = SCOPE.search(request.headers.get("Authorization", ""))
+        region, service = (scope[1], scope[2]) if scope else (None, None)
+        target, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
+        if target == "SageMaker":
+            protocol.bound(request, MAX_CALL)
+            return protocol.answer(self.control.handle(operation, protocol.parse(request)))
+        if service != "s3" and request.method == "POST" and (match := INVOCATION.fullmatch(request.path)):
+            return self._invoke(request, match[1], match[2])
+        if service == "sagemaker" or (service is not None and service not in SERVICES):
+            raise AwsError("UnknownOperationException", f"localaws does not serve {service}: {request.path}")
+        protocol.bound(request, MAX_OBJECT if service in ("s3", None) else MAX_CALL)
+        return self.gaps.answer(request, region) or self.backend(request)
+
+    def _invoke(self, request: Request, endpoint: str, verb: str) -> Response:
+        if verb != "invocations":
+            raise AwsError("UnknownOperationException", f"localaws does not serve {verb} of an endpoint")
+        protocol.bound(request, MAX_INVOCATION)
+        status, headers, body = self.control.invoke(endpoint, dict(request.headers), request.get_data())
+        return Response(body, status, headers)
+
+
+def _listen(home: Path) -> tuple[socket.socket, str]:
+    """Bind LOCALAWS_PORT (4571), else the port used last time, else a free one; return the socket and a note."""
+    wanted = int(os.environ.get("LOCALAWS_PORT") or localaws.PORT)
+    memory = home / "port"
+    last = [int(memory.read_text())] if memory.exists() else []
+    for port in [wanted, *last, 0]:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            listener.close()
+            continue
+        got = listener.getsockname()[1]
+        memory.write_text(str(got))
+        note = (
+            ""
+            if wanted in (0, got)
+            else f"port {wanted} is taken by another program, so localaws listens on {got}"
+        )
+        return listener, note
+    raise RuntimeError("No free port on 127.0.0.1")
+
+
+def main() -> None:
+    """Serve until SIGTERM. One server for each folder: a second one ends with a message."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    home = localaws.home()
+    lock = (home / "server.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"Another localaws serves {home}")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))  # macOS begins with 256
+
+    listener, note = _listen(home)
+    port = listener.getsockname()[1]
+    # What this process asks of AWS goes to itself, whatever the learner's own profile says.
+    os.environ.update(localaws.environment(f"http://127.0.0.1:{port}"))
+    front = Front(home, port)
+    server = waitress.create_server(
+        front,
+        sockets=[listener],
+        threads=THREADS,
+        connection_limit=CONNECTIONS,
+        backlog=1024,
+        max_request_body_size=MAX_OBJECT,
+        asyncore_use_poll=True,
+        ident=None,
+        clear_untrusted_proxy_headers=True,
+    )
+    me = psutil.Process()
+    engine = getattr(front.control, "engine_name", "process")
+    running = localaws.Status(front.url, me.pid, me.create_time(), str(home), engine, note=note)
+    localaws.announce(home, running)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    threading.Thread(target=server.run, daemon=True).start()
+    try:
+        front.control.recover()
+        front.ready = True
+        log.info("localaws listens on %s", front.url)
+        threading.Event().wait()
+    finally:
+        front.control.close()
+        (home / "server.json").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
