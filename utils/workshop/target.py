@@ -15,7 +15,11 @@ from botocore.exceptions import (
 
 import localaws
 
+from . import ROOT
 from .errors import WorkshopError
+
+#: What lets SageMaker assume a role; README uses the same file on AWS.
+TRUST = ROOT / "utils" / "iam" / "trust-policy.json"
 
 
 class TargetError(WorkshopError):
@@ -86,13 +90,6 @@ def _names(learner: str, region: str, account: str) -> dict:
     return {"name": f"{stem}-decision-trees", "bucket": f"{stem}-{region}-{account}"}
 
 
-#: What lets SageMaker act as a role: https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html
-TRUST = (
-    '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole",'
-    ' "Principal": {"Service": "sagemaker.amazonaws.com"}}]}'
-)
-
-
 def _local(learner: str) -> Target:
     status = localaws.start()
     os.environ.update(localaws.environment())
@@ -102,7 +99,7 @@ def _local(learner: str) -> Target:
     try:
         role = iam.get_role(RoleName="sagemaker-byoa")["Role"]["Arn"]
     except iam.exceptions.NoSuchEntityException:
-        role = iam.create_role(RoleName="sagemaker-byoa", AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
+        role = iam.create_role(RoleName="sagemaker-byoa", AssumeRolePolicyDocument=TRUST.read_text())["Role"]["Arn"]
     return Target(
         kind="local",
         region=status.region,

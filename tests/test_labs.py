@@ -1,0 +1,150 @@
+"""The labs: that they run, with no way out of this machine, and that each has the shape that a learner relies on."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from workshop import ROOT
+from workshop.catch_up import LABS, NEEDS, tagged_cells
+
+OFFLINE = Path(__file__).parent / "offline"
+FILES = sorted(LABS.glob("*.ipynb"))
+each_lab = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def isolated_environment(tmp_path: Path) -> dict:
+    """This environment with a localaws of its own and every Python process watched for calls that leave the machine."""
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "WORKSHOP_"))},
+        "LOCALAWS_HOME": str(tmp_path / "localaws"),
+        "LOCALAWS_PORT": "0",
+        "OFFLINE_LOG": str(tmp_path / "left-the-machine.log"),
+        "PYTHONPATH": str(OFFLINE),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+
+
+def run_offline(command: list[str], environment: dict, timeout: float = 900) -> subprocess.CompletedProcess:
+    """Run the command where there is only loopback, and stop that localaws afterwards, from inside, by its own `down`."""
+    script = f'"$@"; status=$?; "{sys.executable}" -m localaws down >/dev/null; exit $status'
+    return subprocess.run(
+        [sys.executable, str(OFFLINE / "run.py"), "sh", "-c", script, "sh", *command],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def validate(labs: list[str], tmp_path: Path) -> str:
+    """Run the labs under nbval, each in a kernel of its own, offline; return what nbval printed."""
+    environment = isolated_environment(tmp_path)
+    nbval = [
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "--timeout=0",
+        "--nbval-lax",
+        "--nbval-cell-timeout=300",
+    ]
+    run = run_offline([sys.executable, *nbval, *(str(LABS / f"{lab}.ipynb") for lab in labs)], environment)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    cells = sum(len(cells_of(LABS / f"{lab}.ipynb", "code")) for lab in labs)
+    assert f"{cells} passed" in run.stdout, run.stdout[-2000:]
+    left = Path(environment["OFFLINE_LOG"])
+    assert not left.exists(), "something tried to leave this machine:\n" + left.read_text()
+    return run.stdout
+
+
+@pytest.mark.timeout(900)
+def test_the_labs_run_in_order_and_never_leave_this_machine(tmp_path):
+    validate(list(NEEDS), tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_a_lab_runs_alone_because_it_catches_up(tmp_path):
+    validate(["06_invoke"], tmp_path)
+
+
+def test_every_lab_is_known_to_catch_up():
+    assert [path.stem for path in FILES] == list(NEEDS)
+
+
+def cells_of(path: Path, kind: str) -> list:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+@each_lab
+def test_shape(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    first, last = notebook.cells[0].source, notebook.cells[-1].source
+    assert first.startswith(f"# {path.stem.split('_')[0]} · ")
+    for word in ("**Goal:**", "**Minutes:**", "**Cost on AWS:**", "**Before:**"):
+        assert word in first, f"{path.name}: the first cell lacks {word}"
+    prose = "\n".join(cell.source for cell in cells_of(path, "markdown"))
+    assert prose.count("\n# ") == 0, "the title is the only H1"
+    for part in ("**Predict:**", "### Break it", "### Your turn", "<summary>Solution</summary>", "### Check"):
+        assert part in prose, f"{path.name}: no {part}"
+    assert f'check("{path.stem}")' in cells_of(path, "code")[-1].source
+    assert "[Home](../README.md)" in last
+
+
+def test_previous_and_next():
+    for before, after in pairwise(FILES):
+        assert re.search(rf"next: \[[^]]+\]\({after.name}\)$", last_cell(before)), (
+            f"{before.name} does not lead on"
+        )
+        assert re.match(rf"Previous: \[[^]]+\]\({before.name}\)", nav(after)), (
+            f"{after.name} does not lead back"
+        )
+    assert "Previous" not in last_cell(FILES[0])
+    assert "next:" not in last_cell(FILES[-1])
+
+
+def last_cell(path: Path) -> str:
+    return cells_of(path, "markdown")[-1].source
+
+
+def nav(path: Path) -> str:
+    return last_cell(path).split("\n\n")[-1]
+
+
+@each_lab
+def test_cells_are_short(path):
+    for cell in cells_of(path, "code"):
+        assert len(cell.source.splitlines()) <= 12, f"{path.name}: a long cell:\n{cell.source}"
+    for cell in cells_of(path, "markdown"):
+        shown = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL)
+        assert len(shown.split()) <= 120, f"{path.name}: a wall of text:\n{cell.source}"
+
+
+@each_lab
+def test_only_compared_outputs_are_stored(path):
+    for cell in cells_of(path, "code"):
+        compared = "# NBVAL_CHECK_OUTPUT" in cell.source
+        assert bool(cell.outputs) == compared, (
+            f"{path.name}: outputs and NBVAL_CHECK_OUTPUT do not match:\n{cell.source}"
+        )
+        stored = json.dumps(cell.outputs)
+        assert not re.search(r"\b\d{12}\b", stored), "an account number is stored"
+        assert not re.search(r"/(home|Users|root|tmp|work)/", stored), "a path of some machine is stored"
+        assert "Traceback" not in stored
+        assert cell.execution_count is None
+
+
+@each_lab
+def test_cells_for_catching_up_stand_alone(path):
+    for source in tagged_cells(path):
+        assert "catch_up(" not in source and "check(" not in source

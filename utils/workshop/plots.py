@@ -1,0 +1,23 @@
+"""Pictures: colours and marks that a colour-blind reader tells apart, and alternative texts for who cannot see them."""
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+from IPython.display import display
+
+#: Okabe and Ito's colours, each with a shape of its own: https://jfly.uni-koeln.de/color/
+MARKERS = {
+    "setosa": {"color": "#0072B2", "marker": "o"},
+    "versicolor": {"color": "#E69F00", "marker": "^"},
+    "virginica": {"color": "#009E73", "marker": "s"},
+}
+
+
+def show(figure, alt: str) -> None:
+    """Display a matplotlib figure as a PNG with `alt` as its alternative text, and close it."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=100, bbox_inches="tight")
+    plt.close(figure)
+    picture = base64.b64encode(drawn.getvalue()).decode()
+    display({"image/png": picture, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
