@@ -1,0 +1,299 @@
+"""Build an algorithm's image without Docker, and push it: what the `process` engine runs.
+
+The image is a real OCI image with one layer, /opt/program, laid out as the Dockerfile lays it out. It has no
+operating system in it, so it runs only here. Images are kept in an OCI image layout under ``HOME/images``, which
+skopeo reads as well (``oci:HOME/images:NAME:TAG``).
+Specification: https://github.com/opencontainers/image-spec/blob/main/spec.md
+"""
+
+import fcntl
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import re
+import tarfile
+from base64 import b64encode
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import localaws
+
+from .processes import write_json
+from .registry import NAME, OURS, TAG, URI, Registry
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+PROGRAM = "opt/program"
+REF_NAME = "org.opencontainers.image.ref.name"
+CREATED = "1970-01-01T00:00:00Z"  # the same files give the same image
+PATH = "/opt/program:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A local image: `name` with its tag, the manifest's digest, bytes of config and layers, files in /opt/program."""
+
+    name: str
+    digest: str
+    size: int
+    files: tuple[str, ...]
+
+
+def build(algorithm: str, name: str) -> Image:
+    """Build container/stack and container/ALGORITHM into the image NAME[:TAG]; replace what had that name.
+
+    The same files give the same digest. Raises ValueError when a folder, `train` or `serve` is missing, a file is
+    in both folders, or a script has CRLF line ends.
+    """
+    name = _tagged(name)
+    sources = _sources(algorithm)
+    plain = _layer(sources)
+    layer = gzip.compress(plain, mtime=0)
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": CREATED,
+        "config": {
+            "Env": [f"PATH={PATH}", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"],
+            "WorkingDir": f"/{PROGRAM}",
+            "Labels": {
+                "org.opencontainers.image.title": algorithm,
+                "org.opencontainers.image.description": "One layer, /opt/program, for localaws' process engine",
+                "com.amazonaws.sagemaker.capabilities.accept-bind-to-port": "true",
+            },
+        },
+        "rootfs": {"type": "layers", "diff_ids": [_digest(plain)]},
+        "history": [{"created": CREATED, "created_by": f"localaws build {algorithm}"}],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": _store(CONFIG, _json(config)),
+        "layers": [_store(LAYER, layer)],
+    }
+    body = _json(manifest)
+    descriptor = {**_store(MANIFEST, body), "annotations": {REF_NAME: name}}
+    with _index() as entries:
+        entries[:] = [entry for entry in entries if entry["annotations"][REF_NAME] != name] + [descriptor]
+    return inspect(name)
+
+
+def inspect(name: str) -> Image:
+    """Return a local image. Raises ValueError when it was not built."""
+    name = _tagged(name)
+    with _index() as entries:
+        found = [entry for entry in entries if entry["annotations"][REF_NAME] == name]
+        known = sorted(entry["annotations"][REF_NAME] for entry in entries)
+    if not found:
+        raise ValueError(
+            f"There is no local image {name} (there are: {', '.join(known) or 'none'}). "
+            f"Build it: python -m localaws build ALGORITHM -t {name}"
+        )
+    manifest = _read_json(found[0]["digest"])
+    with tarfile.open(_blob(manifest["layers"][0]["digest"])) as archive:
+        files = tuple(member.name.removeprefix(f"{PROGRAM}/") for member in archive if member.isfile())
+    size = sum(part["size"] for part in [manifest["config"], *manifest["layers"]])
+    return Image(name, found[0]["digest"], size, files)
+
+
+def listed() -> list[Image]:
+    """Return the local images, by name."""
+    with _index() as entries:
+        names = sorted(entry["annotations"][REF_NAME] for entry in entries)
+    return [inspect(name) for name in names]
+
+
+def push(name: str, uri: str, progress: Callable[[str], None] = lambda line: None) -> str:
+    """Push a local image to `uri`, a repositoryUri with or without :TAG (default: the image's own), return its digest.
+
+    `progress` is told a line for each blob. Blobs that the repository has are skipped. Raises ValueError when the
+    URI is not one of localaws' registry, RuntimeError when the registry refuses.
+    """
+    image = inspect(name)
+    match = URI.fullmatch(uri)
+    if not match or not OURS.fullmatch(match["host"] or "") or match["digest"]:
+        raise ValueError(
+            f"{uri} is not in localaws' registry (127.0.0.1:PORT/NAME[:TAG]). An image built here has no operating "
+            "system in it: for AWS build with Docker"
+        )
+    tag = match["tag"] or image.name.rpartition(":")[2]
+    manifest = _read_json(image.digest)
+    with _Client(match["host"], match["name"]) as client:
+        for part in [manifest["config"], *manifest["layers"]]:
+            short = f"{part['digest'][7:19]}: {part['size']:>9,} bytes "
+            progress(short + ("pushed" if client.push_blob(part, _blob(part["digest"])) else "already there"))
+        client.send(
+            "PUT", f"manifests/{tag}", _blob(image.digest).read_bytes(), {"Content-Type": MANIFEST}, {201}
+        )
+    progress(f"{tag}: digest {image.digest}")
+    return image.digest
+
+
+class _Client:
+    """Pushes to one repository, logged in as `docker login` would be."""
+
+    def __init__(self, host: str, repository: str):
+        self.base = f"/v2/{repository}/"
+        self.host = host
+        password, _ = Registry(localaws.home()).password()
+        self.login = {"Authorization": "Basic " + b64encode(f"AWS:{password}".encode()).decode()}
+        self.connection = http.client.HTTPConnection(host, timeout=60)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.connection.close()
+
+    def push_blob(self, part: dict, file: Path) -> bool:
+        """Push a blob unless the repository has it; return whether it was pushed."""
+        status, _ = self.send("HEAD", f"blobs/{part['digest']}", expected={200, 404})
+        if status == 200:
+            return False
+        _, headers = self.send("POST", "blobs/uploads/", expected={202})
+        parts = urlsplit(headers["Location"])
+        query = f"{parts.query}&" if parts.query else ""
+        with file.open("rb") as body:
+            headers = {"Content-Length": str(part["size"]), "Content-Type": "application/octet-stream"}
+            self.send("PUT", f"{parts.path}?{query}digest={part['digest']}", body, headers, {201})
+        return True
+
+    def send(self, method: str, path: str, body=None, headers=None, expected=frozenset()) -> tuple[int, dict]:
+        """Send one request; raise RuntimeError with the registry's own words when its answer is not `expected`."""
+        try:
+            self.connection.request(method, urljoin(self.base, path), body, {**self.login, **(headers or {})})
+            response = self.connection.getresponse()
+        except OSError as error:
+            raise RuntimeError(
+                f"{self.host} does not answer ({error}). Start it: python -m localaws up"
+            ) from error
+        text = response.read().decode("utf-8", "replace")
+        if response.status not in expected:
+            raise RuntimeError(f"{method} {urljoin(self.base, path)}: {response.status} {_reason(text)}")
+        return response.status, dict(response.getheaders())
+
+
+def _reason(text: str) -> str:
+    try:
+        error = json.loads(text)["errors"][0]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return text
+    mend = ""
+    if error["code"] == "NAME_UNKNOWN":
+        mend = ". Create it: aws ecr create-repository --repository-name NAME"
+    return f"{error['code']}: {error['message']}{mend}"
+
+
+def _sources(algorithm: str) -> dict[str, Path]:
+    """Return what goes into /opt/program: the path there -> the file here."""
+    container = localaws.ROOT / "container"
+    folders = [container / "stack", container / algorithm]
+    if Path(algorithm).name != algorithm or algorithm == "stack" or not folders[1].is_dir():
+        known = sorted(
+            folder.name
+            for folder in container.iterdir()
+            if (folder / "training.py").exists() and folder != folders[0]
+        )
+        raise ValueError(f"container/{algorithm} is not an algorithm's folder; there are: {', '.join(known)}")
+    sources: dict[str, Path] = {}
+    for folder in folders:
+        for file in sorted(folder.rglob("*")):
+            path = file.relative_to(folder)
+            if not file.is_file() or file.suffix == ".pyc" or any(_skipped(part) for part in path.parts):
+                continue
+            if path.as_posix() in sources:
+                raise ValueError(f"{path} is in container/stack and in container/{algorithm}: rename one")
+            sources[path.as_posix()] = file
+    for program in ("train", "serve"):
+        if program not in sources:
+            raise ValueError(
+                f"container/stack/{program} is missing: SageMaker starts a container with that command"
+            )
+    return dict(sorted(sources.items()))
+
+
+def _skipped(part: str) -> bool:
+    return part.startswith(".") or part == "__pycache__"
+
+
+def _layer(sources: dict[str, Path]) -> bytes:
+    """Return a tar of the files, whose bytes depend on nothing but their names and contents."""
+    folders = {parent.as_posix() for path in sources for parent in Path(PROGRAM, path).parents} - {"."}
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for folder in sorted(folders):
+            member = tarfile.TarInfo(folder)
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(member)
+        for path, file in sources.items():
+            content = file.read_bytes()
+            script = content.startswith(b"#!")
+            if script and b"\r\n" in content:
+                raise ValueError(f"{file} has CRLF line ends, so Linux cannot start it: save it with LF")
+            member = tarfile.TarInfo(f"{PROGRAM}/{path}")
+            member.mode, member.size = (0o755 if script else 0o644), len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def _tagged(name: str) -> str:
+    base, _, tag = name.partition(":")
+    tag = tag or "latest"
+    if not re.fullmatch(NAME, base) or not re.fullmatch(TAG, tag):
+        raise ValueError(
+            f"{name!r} is not NAME[:TAG]: lower-case letters, digits, `._-/`, as in sagemaker-trees:latest"
+        )
+    return f"{base}:{tag}"
+
+
+def _folder() -> Path:
+    return localaws.home() / "images"
+
+
+def _blob(digest: str) -> Path:
+    return _folder() / "blobs/sha256" / digest.removeprefix("sha256:")
+
+
+def _store(media_type: str, content: bytes) -> dict:
+    """Keep a blob and return its descriptor."""
+    digest = _digest(content)
+    file = _blob(digest)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}")
+    temporary.write_bytes(content)
+    temporary.replace(file)
+    return {"mediaType": media_type, "digest": digest, "size": len(content)}
+
+
+@contextmanager
+def _index():
+    """Give the layout's list of manifests, to read or to change in place, while no other program changes it."""
+    folder = _folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "index.json"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = json.loads(file.read_text()) if file.exists() else {"schemaVersion": 2, "manifests": []}
+        entries = list(before["manifests"])
+        yield entries
+        if entries != before["manifests"]:
+            write_json(folder / "oci-layout", {"imageLayoutVersion": "1.0.0"})
+            write_json(file, {**before, "manifests": entries})
+
+
+def _read_json(digest: str) -> dict:
+    return json.loads(_blob(digest).read_bytes())
+
+
+def _json(value: dict) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
