@@ -1,0 +1,174 @@
+"""What every part of the control plane shares: the clients, the store, the engine, and the checks that the service
+makes beyond the request's shape (image, role, data)."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+import localaws
+
+from .engine import ProcessEngine, StartError
+from .errors import AwsError
+from .storage import DataError, list_keys, parse_uri
+from .store import Store
+
+# The resource part of an ARN, by kind.
+ARN_PARTS = {
+    "TrainingJob": "training-job",
+    "Model": "model",
+    "EndpointConfig": "endpoint-config",
+    "Endpoint": "endpoint",
+    "TransformJob": "transform-job",
+}
+
+
+class Context:
+    """Clients are boto3's, over loopback: jobs use S3, IAM, Logs and CloudWatch as any client does."""
+
+    def __init__(self, home: Path, endpoint_url: str, registry, region: str, account: str):
+        self.home, self.registry, self.region, self.account = home, registry, region, account
+        self.store = Store(home / "sagemaker")
+        session = boto3.Session("localaws", "localaws", region_name=region)
+        config = Config(
+            proxies={},  # never by way of a proxy: the other end is on this machine
+            max_pool_connections=64,
+            retries={"mode": "standard", "max_attempts": 3},
+            s3={"addressing_style": "path"},
+        )
+
+        def client(service):
+            return session.client(service, endpoint_url=endpoint_url, config=config)
+
+        self.s3, self.iam, self.logs, self.cloudwatch = map(client, ("s3", "iam", "logs", "cloudwatch"))
+        # What a program in a container may use to call AWS: this server, with keys that are obviously fake.
+        self.engine = ProcessEngine(home, localaws.environment(endpoint_url))
+
+    def arn(self, kind: str, name: str) -> str:
+        """The ARN of a resource; like the service, in lower case."""
+        return f"arn:aws:sagemaker:{self.region}:{self.account}:{ARN_PARTS[kind]}/{name.lower()}"
+
+    def require(self, kind: str, name: str) -> dict:
+        """The record of a resource. Raises AwsError in the words of the service if there is none."""
+        record = self.store.get(kind, name)
+        if record is None:
+            raise self.not_found(kind, name)
+        return record
+
+    def not_found(self, kind: str, name: str) -> AwsError:
+        if kind.endswith("Job"):
+            return AwsError("ValidationException", "Requested resource not found.")
+        words = re.sub(r"(?<!^)([A-Z])", r" \1", kind).lower().replace("config", "configuration")
+        return AwsError("ValidationException", f'Could not find {words} "{self.arn(kind, name)}".')
+
+    def insert(self, kind: str, name: str, record: dict) -> None:
+        """Add a resource. Raises AwsError in the words of the service if the name is taken."""
+        now = time.time()
+        if self.store.insert(kind, name, record | {"CreationTime": now, "LastModifiedTime": now}):
+            return
+        arn = self.arn(kind, name)
+        if kind == "TrainingJob":
+            message = (
+                "Training job names must be unique within an AWS account and region, "
+                f"and a training job with this name already exists ({arn})"
+            )
+            raise AwsError("ResourceInUse", message)
+        if kind.endswith("Job"):
+            message = (
+                "Job name must be unique within an AWS account and region, "
+                f"and a job with this name already exists ({arn})"
+            )
+            raise AwsError("ResourceInUse", message)
+        words = re.sub(r"(?<!^)([A-Z])", r" \1", kind).lower().replace("config", "configuration")
+        raise AwsError("ValidationException", f'Cannot create already existing {words} "{arn}".')
+
+    def check_role(self, arn: str) -> None:
+        """The role must exist in IAM and let SageMaker assume it."""
+        name = arn.split(":role/", 1)[-1].rsplit("/", 1)[-1]
+        try:
+            policy = self.iam.get_role(RoleName=name)["Role"]
+        except self.iam.exceptions.NoSuchEntityException:
+            policy = {"Arn": None}
+        if policy["Arn"] != arn or not _trusts_sagemaker(policy["AssumeRolePolicyDocument"]):
+            raise AwsError(
+                "ValidationException",
+                f"Could not assume role {arn}. Please ensure that the role exists and allows principal "
+                "'sagemaker.amazonaws.com' to assume the role.",
+            )
+
+    def check_data(self, uri: str, role: str | None) -> None:
+        """At least one object must be at or below `uri`."""
+        try:
+            bucket, _ = parse_uri(uri)
+        except DataError as error:
+            raise AwsError("ValidationException", f"{error}.") from error
+        try:
+            found = bool(list_keys(self.s3, uri))
+        except DataError:
+            found = False
+        if not found:
+            raise AwsError(
+                "ValidationException",
+                f'No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure that the bucket '
+                f"exists in the selected region ({self.region}), that objects exist under that S3 prefix, and that "
+                f'the role "{role}" has "s3:ListBucket" permissions on bucket "{bucket}".',
+            )
+
+    def check_model_data(self, uri: str, role: str, prefix: bool) -> None:
+        """A model's archive, or at least one object below its prefix, must be there."""
+        try:
+            key = parse_uri(uri)[1]
+            keys = list_keys(self.s3, uri)
+        except DataError:
+            keys, key = [], None
+        if not (keys if prefix else key in keys):
+            raise AwsError(
+                "ValidationException",
+                f'Could not access model data at {uri}. Please ensure that the role "{role}" exists and that its trust '
+                'relationship policy allows the action "sts:AssumeRole" for the service principal '
+                '"sagemaker.amazonaws.com". Also ensure that the role has "s3:GetObject" permissions and that the '
+                f"object is located in {self.region}.",
+            )
+
+    def check_bucket(self, uri: str) -> None:
+        """The bucket that a job is to write to must exist."""
+        try:
+            bucket, _ = parse_uri(uri)
+            self.s3.head_bucket(Bucket=bucket)
+        except DataError as error:
+            raise AwsError("ValidationException", f"{error}.") from error
+        except ClientError as error:
+            raise AwsError(
+                "ValidationException",
+                f'The S3 bucket of "{uri}" cannot be written to: bucket "{bucket}" does not exist. Create it first.',
+            ) from error
+
+    def pin(self, image: str) -> str:
+        """The image's URI by digest, so that a later push changes nothing that runs. Raises KeyError."""
+        digest = self.registry.resolve(image)
+        host, _, rest = image.partition("/")
+        return f"{host}/{rest.split('@')[0].split(':')[0]}@{digest}"
+
+    def unpack(self, image: str) -> Path:
+        """The root folder of an image. Raises StartError if it is not there or cannot be run."""
+        try:
+            return self.registry.unpack(self.registry.resolve(image))
+        except (KeyError, ValueError) as error:
+            raise StartError(error.args[0]) from error
+
+
+def _trusts_sagemaker(document) -> bool:
+    if isinstance(document, str):
+        document = json.loads(document)
+    statements = document.get("Statement", [])
+    for statement in [statements] if isinstance(statements, dict) else statements:
+        principal = statement.get("Principal")
+        services = principal.get("Service", []) if isinstance(principal, dict) else []
+        services = [services] if isinstance(services, str) else services
+        if statement.get("Effect") == "Allow" and (principal == "*" or "sagemaker.amazonaws.com" in services):
+            return True
+    return False

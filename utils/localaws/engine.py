@@ -1,0 +1,183 @@
+"""Running an image's `train` and `serve`.
+
+The `process` engine runs them from the unpacked layer of the image as ordinary processes of this machine. It isolates
+nothing and says so in the first line of each log; what was pushed, by digest, is still what runs.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from . import processes
+
+ISOLATION_NOTICE = (
+    "[localaws] engine: process. The program runs as an ordinary process of this machine, with your rights and this "
+    "machine's Python: nothing is isolated."
+)
+# What programs of any kind need of the server's own environment; nothing else of it reaches a container.
+INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER")
+MAX_LINE = 200_000  # bytes; a CloudWatch event holds 256 KiB
+
+
+class StartError(Exception):
+    """The image's program cannot be started; the message says why."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to run: `command` (train or serve) of the image unpacked at `root`, with `base_dir` as its /opt/ml."""
+
+    what: str
+    root: Path
+    command: str
+    base_dir: Path
+    environment: dict[str, str]
+
+
+class Container:
+    """A running program. `on_line` gets each line of its output, `on_exit` the exit status once all of it has ended."""
+
+    def __init__(self, process: subprocess.Popen, home: Path, on_line: Callable, on_exit: Callable | None):
+        self.exit_code: int | None = None
+        self._process = process
+        self._home = home
+        self._ended = threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(on_line,), daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._reap, args=(on_exit,), daemon=True).start()
+
+    @property
+    def running(self) -> bool:
+        return not self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end, at most `timeout` seconds; whether it has ended."""
+        return self._ended.wait(timeout)
+
+    def terminate(self) -> None:
+        """SIGTERM to the program alone, as `docker stop` does: it must pass it on itself."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the program and all that it started."""
+        if self.running:
+            kill_tree(self._process.pid)
+
+    def stop(self, grace: float) -> None:
+        """SIGTERM, then SIGKILL `grace` seconds later; returns once it has ended."""
+        self.terminate()
+        if not self.wait(grace):
+            self.kill()
+            self.wait()
+
+    def _read(self, on_line):
+        with self._process.stdout as stream:
+            while line := stream.readline(MAX_LINE):
+                on_line(line.decode("utf-8", "replace").rstrip("\r\n"))
+
+    def _reap(self, on_exit):
+        status = self._process.wait()
+        # The end of its first process ends a container; without this a child left behind would hold the pipe open.
+        kill_tree(self._process.pid)
+        self._reader.join()
+        processes.forget(self._home, self._process.pid)
+        self.exit_code = (
+            status if status >= 0 else 128 - status
+        )  # a shell's and Docker's way to tell of a signal
+        self._ended.set()
+        if on_exit:
+            on_exit(self)
+
+
+class ProcessEngine:
+    """Starts programs of unpacked images; remembers each in `home/processes` until it has ended."""
+
+    def __init__(self, home: Path, environment: dict[str, str]):
+        self._home = home
+        self._environment = environment
+        self._running: set[Container] = set()
+        self.closed = False
+
+    def start(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None = None) -> Container:
+        """Start a program. Raises StartError, naming the program and what is wrong with it."""
+        programs = spec.root / "opt" / "program"
+        program = programs / spec.command
+        if not program.is_file():
+            raise StartError(f'"{spec.command}": executable file not found in /opt/program of the image')
+        if not os.access(program, os.X_OK):
+            raise StartError(
+                f'"{spec.command}" in /opt/program of the image is not executable: chmod +x, build, push'
+            )
+        path = os.pathsep.join(
+            [str(programs), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        )
+        inherited = {
+            name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("SSL_")
+        }
+        if self.closed:
+            raise StartError("localaws is being stopped")
+        on_line(ISOLATION_NOTICE)
+        try:
+            process = subprocess.Popen(
+                [program],
+                cwd=programs,
+                env=inherited
+                | self._environment
+                | spec.environment
+                | {"PATH": path, "SAGEMAKER_BASE_DIR": str(spec.base_dir)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise StartError(
+                f'"{spec.command}" in /opt/program of the image cannot be executed: {error.strerror}. '
+                "Its first line must name an interpreter and end with LF, not CRLF."
+            ) from error
+        processes.record(self._home, process.pid, spec.what)
+        container = Container(process, self._home, on_line, lambda ended: self._ended(ended, on_exit))
+        self._running.add(container)
+        if not container.running:  # it was quicker than the line above
+            self._running.discard(container)
+        if self.closed:
+            container.kill()
+        return container
+
+    def _ended(self, container, on_exit):
+        self._running.discard(container)
+        if on_exit:
+            on_exit(container)
+
+    def close(self, grace: float = 3) -> None:
+        """Start nothing more and end all that runs: SIGTERM, `grace` seconds later SIGKILL."""
+        self.closed = True
+        running = list(self._running)
+        for container in running:
+            container.terminate()
+        deadline = time.monotonic() + grace
+        for container in running:
+            container.stop(max(0, deadline - time.monotonic()))
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL to a process that leads a session, its descendants and its process group."""
+    try:
+        tree = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        tree = []
+    with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
+        os.killpg(pid, signal.SIGKILL)
+    for process in tree:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()

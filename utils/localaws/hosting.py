@@ -1,0 +1,395 @@
+"""Endpoints: fleets of serving instances, invoked through weighted variants, replaced without a lost request."""
+
+import random
+import shutil
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+import urllib3
+
+from .context import Context
+from .errors import AwsError
+from .serving import Instance, ServeError, container_definition
+
+LOG_GROUP = "/aws/sagemaker/Endpoints/{}"
+START_SECONDS = 240  # to the first 200 of /ping, unless ContainerStartupHealthCheckTimeoutInSeconds says else
+INVOCATION_SECONDS = 60
+PAYLOAD_BYTES = 6_291_456
+ORIGINAL_MESSAGE_CHARACTERS = 2048
+PINNED = "ResolvedImage"  # in a variant's configuration: the image to use instead of the model's
+# Request headers that reach the container.
+FORWARDED = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id")
+
+
+class Variant:
+    """The instances of one production variant. The weight counts relative to the other variants'."""
+
+    def __init__(self, context: Context, endpoint: str, config: dict):
+        self.name = config["VariantName"]
+        self.weight = config.get("InitialVariantWeight", 1.0)
+        self.config = config
+        self.instances: list[Instance] = []
+        self._created = time.time()
+        self._context, self._endpoint = context, endpoint
+        self._least = config.get("RoutingConfig", {}).get("RoutingStrategy") == "LEAST_OUTSTANDING_REQUESTS"
+        self._definition = container_definition(context.require("Model", config["ModelName"]))
+        try:
+            self._resolved = config.get(PINNED) or context.pin(self._definition["Image"])
+        except KeyError as error:
+            raise ServeError(
+                f"The image of the model for production variant {self.name} does not exist. {error.args[0]}"
+            ) from error
+
+    def launch(self, count: int) -> list[Instance]:
+        """Start `count` more instances; raises ServeError (all of them stopped again) unless all become healthy."""
+        started = [
+            Instance(
+                self._context,
+                f"endpoint {self._endpoint} variant {self.name}",
+                self._definition | {"Image": self._resolved},
+                {},
+                self._context.home / "jobs" / "endpoints",
+                (LOG_GROUP.format(self._endpoint), f"{self.name}/{{id}}"),
+            )
+            for _ in range(count)
+        ]
+        deadline = time.monotonic() + self.config.get(
+            "ContainerStartupHealthCheckTimeoutInSeconds", START_SECONDS
+        )
+        try:
+            for instance in started:
+                instance.wait_healthy(max(0, deadline - time.monotonic()))
+        except ServeError as error:
+            for instance in started:
+                instance.kill()
+                instance.stop()
+            raise ServeError(
+                f"The primary container for production variant {self.name} did not pass the ping health check. "
+                f"Please check CloudWatch logs for this endpoint. {error}"
+            ) from error
+        return started
+
+    def summary(self) -> dict:
+        """As DescribeEndpoint shows it."""
+        image = {
+            "SpecifiedImage": self._definition["Image"],
+            "ResolvedImage": self._resolved,
+            "ResolutionTime": self._created,
+        }
+        return {
+            "VariantName": self.name,
+            "DeployedImages": [image],
+            "CurrentWeight": self.weight,
+            "DesiredWeight": self.weight,
+            "CurrentInstanceCount": len(self.instances),
+            "DesiredInstanceCount": len(self.instances),
+        }
+
+    def claim(self) -> Instance | None:
+        """An instance, entered for one request: a random one, or the least busy if RoutingConfig says so."""
+        candidates = random.sample(self.instances, len(self.instances))
+        if self._least:
+            candidates.sort(key=lambda instance: instance.in_flight)
+        return next((instance for instance in candidates if instance.enter()), None)
+
+
+class Fleet:
+    """What an endpoint configuration describes, running."""
+
+    def __init__(self, context: Context, endpoint: str, config: dict):
+        self.variants = {
+            item["VariantName"]: Variant(context, endpoint, item) for item in config["ProductionVariants"]
+        }
+
+    def start(self) -> None:
+        """Start all variants at once. Raises ServeError, nothing left running, if one does not come up."""
+        variants = list(self.variants.values())
+        with ThreadPoolExecutor(len(variants)) as pool:
+            launches = [
+                pool.submit(variant.launch, variant.config["InitialInstanceCount"]) for variant in variants
+            ]
+        failures = []
+        for variant, launch in zip(variants, launches, strict=True):
+            if error := launch.exception():
+                failures.append(error)
+            else:
+                variant.instances = launch.result()
+        if failures:
+            self.stop()
+            raise failures[0]
+
+    def choose(self, target: str | None) -> Variant:
+        """The variant that a request goes to: the one it names, else by weight."""
+        if target is not None:
+            if target not in self.variants:
+                raise AwsError(
+                    "ValidationError", f"Variant {target} not found: expected {', '.join(self.variants)}."
+                )
+            return self.variants[target]
+        variants = list(self.variants.values())
+        weights = [variant.weight for variant in variants]
+        return random.choices(variants, weights if any(weights) else None)[0]
+
+    def stop(self, drain: float = 0) -> None:
+        stop_all([instance for variant in self.variants.values() for instance in variant.instances], drain)
+
+
+def stop_all(instances: list[Instance], drain: float) -> None:
+    if instances:
+        with ThreadPoolExecutor(len(instances)) as pool:
+            list(pool.map(lambda instance: instance.stop(drain), instances))
+
+
+class Hosting:
+    """CreateEndpoint and what follows from it. Deployments run on threads of their own."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        self._fleets: dict[str, Fleet] = {}
+
+    def create(self, request: dict) -> dict:
+        context, name = self.context, request["EndpointName"]
+        config = context.require("EndpointConfig", request["EndpointConfigName"])
+        arn = context.arn("Endpoint", name)
+        context.insert("Endpoint", name, request | {"EndpointArn": arn, "EndpointStatus": "Creating"})
+        self._spawn(self._create, name, config)
+        return {"EndpointArn": arn}
+
+    def update(self, request: dict) -> dict:
+        """UpdateEndpoint: the new fleet starts beside the old one, takes its place, then the old one is drained."""
+        name = request["EndpointName"]
+        config = self.context.require("EndpointConfig", request["EndpointConfigName"])
+        record = self._begin(name, "Updating")
+        if request.get("RetainAllVariantProperties"):
+            config = _with_state(config, record)
+        self._spawn(self._update, name, config)
+        return {"EndpointArn": record["EndpointArn"]}
+
+    def update_weights(self, request: dict) -> dict:
+        """UpdateEndpointWeightsAndCapacities: new weights, instances added or drained."""
+        name, desired = request["EndpointName"], request["DesiredWeightsAndCapacities"]
+        record = self.context.require("Endpoint", name)
+        known = {variant["VariantName"] for variant in record.get("ProductionVariants", ())}
+        for item in desired:
+            if item["VariantName"] not in known:
+                raise AwsError(
+                    "ValidationException",
+                    f"The variant name(s) {item['VariantName']} is/are not present within endpoint configuration "
+                    f'"{record["EndpointConfigName"]}": expected {", ".join(sorted(known))}.',
+                )
+        self._begin(name, "Updating")
+        self._spawn(self._rescale, name, desired)
+        return {"EndpointArn": record["EndpointArn"]}
+
+    def delete(self, request: dict) -> dict:
+        name = request["EndpointName"]
+        self._begin(name, "Deleting", ("InService", "Failed"))
+        self._spawn(self._delete, name, self._fleets.pop(name.lower(), None))
+        return {}
+
+    def recover(self) -> None:
+        """Bring the endpoints that were in service back up; what was half done is failed or finished."""
+        shutil.rmtree(self.context.home / "jobs" / "endpoints", ignore_errors=True)
+        for record in self.context.store.list("Endpoint"):
+            name, status = record["EndpointName"], record["EndpointStatus"]
+            if status == "Deleting":
+                self.context.store.delete("Endpoint", name)
+            elif status == "Creating":
+                reason = "InternalServerError: localaws was stopped while this endpoint was created. Delete it, create it again."
+                self.context.store.update("Endpoint", name, EndpointStatus="Failed", FailureReason=reason)
+            elif status != "Failed":
+                self.context.store.update("Endpoint", name, EndpointStatus="SystemUpdating")
+                self._spawn(self._restart, name, record)
+
+    def _begin(self, name: str, status: str, allowed: tuple = ("InService",)) -> dict:
+        """Enter a status that only one deployment may hold."""
+
+        def change(record):
+            if record["EndpointStatus"] == "Failed" not in allowed:
+                raise AwsError(
+                    "ValidationException", f'Cannot update failed endpoint "{record["EndpointArn"]}".'
+                )
+            if record["EndpointStatus"] not in allowed:
+                raise AwsError(
+                    "ValidationException", f'Cannot update in-progress endpoint "{record["EndpointArn"]}".'
+                )
+            record["EndpointStatus"] = status
+
+        record = self.context.store.update("Endpoint", name, change)
+        if record is None:
+            raise self.context.not_found("Endpoint", name)
+        return record
+
+    def _spawn(self, work, name: str, *arguments):
+        def guarded():
+            try:
+                work(name, *arguments)
+            except Exception as error:
+                # Nobody is above a thread: the record must tell, and the server's log has the traceback.
+                traceback.print_exc(file=sys.stderr)
+                reason = f"InternalServerError: {type(error).__name__}: {error}"
+                self.context.store.update(
+                    "Endpoint", name, EndpointStatus="Failed", FailureReason=reason[:1024]
+                )
+
+        threading.Thread(target=guarded, name=f"endpoint-{name}", daemon=True).start()
+
+    def _create(self, name: str, config: dict):
+        try:
+            fleet = self._start(name, config)
+        except ServeError as error:
+            self._failed(name, "Failed", error)
+            return
+        self._fleets[name.lower()] = fleet
+        self._in_service(name, fleet, config)
+
+    def _update(self, name: str, config: dict):
+        try:
+            fleet = self._start(name, config)
+        except ServeError as error:
+            self._failed(name, "InService", error)
+            return
+        old, self._fleets[name.lower()] = self._fleets[name.lower()], fleet
+        old.stop(drain=INVOCATION_SECONDS)
+        self._in_service(name, fleet, config)
+
+    def _restart(self, name: str, record: dict):
+        config = self.context.store.get("EndpointConfig", record["EndpointConfigName"])
+        if config is None:
+            raise LookupError(f'endpoint configuration "{record["EndpointConfigName"]}" was deleted')
+        self._create(name, _with_state(config, record, same_images=True))
+
+    def _start(self, name: str, config: dict) -> Fleet:
+        try:
+            fleet = Fleet(self.context, name, config)
+        except AwsError as error:  # its model was deleted since
+            raise ServeError(error.message) from error
+        fleet.start()
+        return fleet
+
+    def _rescale(self, name: str, desired: list[dict]):
+        fleet = self._fleets[name.lower()]
+        try:
+            for item in desired:
+                variant = fleet.variants[item["VariantName"]]
+                count = item.get("DesiredInstanceCount", len(variant.instances))
+                if count > len(variant.instances):
+                    variant.instances = variant.instances + variant.launch(count - len(variant.instances))
+                surplus, variant.instances = variant.instances[count:], variant.instances[:count]
+                stop_all(surplus, drain=INVOCATION_SECONDS)
+                variant.weight = item.get("DesiredWeight", variant.weight)
+        except ServeError as error:
+            self._failed(name, "InService", error)
+            return
+        self._in_service(name, fleet, None)
+
+    def _delete(self, name: str, fleet: Fleet | None):
+        if fleet:
+            fleet.stop(drain=INVOCATION_SECONDS)
+        self.context.store.delete("Endpoint", name)
+
+    def _failed(self, name: str, status: str, error: ServeError):
+        if not self.context.engine.closed:  # else it is as it was, for the next start
+            self.context.store.update(
+                "Endpoint", name, EndpointStatus=status, FailureReason=str(error)[:1024]
+            )
+
+    def _in_service(self, name: str, fleet: Fleet, config: dict | None):
+        def change(record):
+            record["EndpointStatus"] = "InService"
+            record.pop("FailureReason", None)
+            record["ProductionVariants"] = [variant.summary() for variant in fleet.variants.values()]
+            if config:
+                record["EndpointConfigName"] = config["EndpointConfigName"]
+
+        self.context.store.update("Endpoint", name, change)
+
+    def invoke(self, name: str, headers: dict, body: bytes) -> tuple[int, dict, bytes]:
+        """InvokeEndpoint: (status, headers, body) of the answer. Raises AwsError, ModelError among them."""
+        headers = {key.lower(): value for key, value in headers.items()}
+        if len(body) > PAYLOAD_BYTES:
+            raise AwsError("413", f"HTTP content length exceeded {PAYLOAD_BYTES} bytes.", 413)
+        for field in ("target-model", "target-container-hostname", "inference-component", "session-id"):
+            if f"x-amzn-sagemaker-{field}" in headers:
+                header = f"X-Amzn-SageMaker-{field.title()}"
+                raise AwsError(
+                    "NotServedByLocalaws", f"localaws does not serve the header {header}: leave it out.", 501
+                )
+        forwarded = {key: value for key, value in headers.items() if key in FORWARDED}
+        target = headers.get("x-amzn-sagemaker-target-variant")
+        variant, instance = self._claim(name, target)
+        try:
+            response = instance.request("POST", "/invocations", body, forwarded, INVOCATION_SECONDS)
+        except urllib3.exceptions.ReadTimeoutError:
+            raise self._model_error(
+                name,
+                0,
+                "Your invocation timed out while waiting for a response from container primary. Review the latency "
+                "metrics for each container in Amazon CloudWatch, resolve the issue, and try again.",
+            ) from None
+        except urllib3.exceptions.HTTPError as error:
+            message = f"The container ended the connection without an answer ({type(error).__name__})."
+            raise self._model_error(name, 0, message) from error
+        finally:
+            instance.leave()
+        if not 200 <= response.status < 300:
+            raise self._model_error(name, response.status, response.data.decode("utf-8", "replace"))
+        answer = {
+            "Content-Type": response.headers.get("Content-Type", "application/octet-stream"),
+            "x-Amzn-Invoked-Production-Variant": variant.name,
+        }
+        if attributes := response.headers.get("X-Amzn-SageMaker-Custom-Attributes"):
+            answer["X-Amzn-SageMaker-Custom-Attributes"] = attributes
+        if inference_id := headers.get("x-amzn-sagemaker-inference-id"):
+            answer["X-Amzn-SageMaker-Inference-Id"] = inference_id
+        return response.status, answer, response.data
+
+    def _claim(self, name: str, target: str | None) -> tuple[Variant, Instance]:
+        """An instance to send one request to. A fleet that is replaced between two looks is looked up again."""
+        for _ in range(3):
+            fleet = self._fleets.get(name.lower())
+            if fleet is None:
+                message = f"Endpoint {name} of account {self.context.account} not found."
+                raise AwsError("ValidationError", message)
+            variant = fleet.choose(target)
+            if instance := variant.claim():
+                return variant, instance
+        raise AwsError(
+            "ServiceUnavailable",
+            f"No container of variant {variant.name} is healthy at the moment. Try again.",
+            503,
+        )
+
+    def _model_error(self, name: str, status: int, message: str) -> AwsError:
+        region, group = self.context.region, LOG_GROUP.format(name)
+        side = "client" if 400 <= status < 500 else "server"
+        message = message[:ORIGINAL_MESSAGE_CHARACTERS]
+        return AwsError(
+            "ModelError",
+            f'Received {side} error ({status}) from primary with message "{message}". See '
+            f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#logEventViewer:group={group} "
+            f"in account {self.context.account} for more information.",
+            424,
+            OriginalStatusCode=status,
+            OriginalMessage=message,
+            LogStreamArn=f"arn:aws:logs:{region}:{self.context.account}:log-group:{group}",
+        )
+
+
+def _with_state(config: dict, record: dict, same_images: bool = False) -> dict:
+    """The configuration with the weights and instance counts (and images) that the endpoint had come to."""
+    state = {variant["VariantName"]: variant for variant in record.get("ProductionVariants", ())}
+    variants = []
+    for variant in config["ProductionVariants"]:
+        if now := state.get(variant["VariantName"]):
+            variant = variant | {
+                "InitialVariantWeight": now["DesiredWeight"],
+                "InitialInstanceCount": now["DesiredInstanceCount"],
+            }
+            if same_images:
+                variant[PINNED] = now["DeployedImages"][0]["ResolvedImage"]
+        variants.append(variant)
+    return config | {"ProductionVariants": variants}

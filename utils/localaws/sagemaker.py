@@ -1,0 +1,294 @@
+"""The SageMaker control plane: one method an operation, each request checked first, each answer cut to its shape.
+
+`SERVED` says what we take: an operation or a field that is not in it is refused by name, never ignored.
+"""
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .context import ARN_PARTS, Context
+from .errors import AwsError
+from .hosting import Hosting
+from .serving import container_definition
+from .training import Training
+from .transform import Transform
+from .validation import parse_served, prune, refuse_unserved, service_model, validate
+
+_CONTAINER = """{0}.Image {0}.ModelDataUrl {0}.Environment {0}.ContainerHostname {0}.Mode=SingleModel
+    {0}.ImageConfig.RepositoryAccessMode=Platform
+    {0}.ModelDataSource.S3DataSource.S3Uri {0}.ModelDataSource.S3DataSource.S3DataType=S3Prefix|S3Object
+    {0}.ModelDataSource.S3DataSource.CompressionType"""
+_LIST = "NextToken MaxResults NameContains CreationTimeAfter CreationTimeBefore SortBy SortOrder"
+_LIST_STATUS = _LIST + " StatusEquals LastModifiedTimeAfter LastModifiedTimeBefore"
+
+# Operation -> the paths of its request that we serve, with `=value|value` where we do not serve all values.
+SERVED = {
+    operation: parse_served(paths)
+    for operation, paths in {
+        "CreateTrainingJob": """TrainingJobName HyperParameters RoleArn Tags Environment
+            AlgorithmSpecification.TrainingImage AlgorithmSpecification.TrainingInputMode
+            AlgorithmSpecification.MetricDefinitions AlgorithmSpecification.EnableSageMakerMetricsTimeSeries
+            InputDataConfig.ChannelName InputDataConfig.ContentType InputDataConfig.InputMode
+            InputDataConfig.CompressionType InputDataConfig.RecordWrapperType=None
+            InputDataConfig.DataSource.S3DataSource.S3DataType=S3Prefix|ManifestFile
+            InputDataConfig.DataSource.S3DataSource.S3Uri
+            InputDataConfig.DataSource.S3DataSource.S3DataDistributionType
+            OutputDataConfig.S3OutputPath OutputDataConfig.CompressionType
+            ResourceConfig.InstanceType ResourceConfig.InstanceCount ResourceConfig.VolumeSizeInGB
+            StoppingCondition.MaxRuntimeInSeconds""",
+        "DescribeTrainingJob": "TrainingJobName",
+        "ListTrainingJobs": _LIST_STATUS,
+        "StopTrainingJob": "TrainingJobName",
+        "DeleteTrainingJob": "TrainingJobName",
+        "CreateModel": "ModelName ExecutionRoleArn Tags "
+        + _CONTAINER.format("PrimaryContainer")
+        + " "
+        + _CONTAINER.format("Containers"),
+        "DescribeModel": "ModelName",
+        "ListModels": _LIST,
+        "DeleteModel": "ModelName",
+        "CreateEndpointConfig": "EndpointConfigName Tags ExecutionRoleArn "
+        + """ProductionVariants.VariantName ProductionVariants.ModelName ProductionVariants.InitialInstanceCount
+            ProductionVariants.InstanceType ProductionVariants.InitialVariantWeight ProductionVariants.VolumeSizeInGB
+            ProductionVariants.ModelDataDownloadTimeoutInSeconds
+            ProductionVariants.ContainerStartupHealthCheckTimeoutInSeconds
+            ProductionVariants.RoutingConfig.RoutingStrategy=RANDOM|LEAST_OUTSTANDING_REQUESTS""",
+        "DescribeEndpointConfig": "EndpointConfigName",
+        "ListEndpointConfigs": _LIST,
+        "DeleteEndpointConfig": "EndpointConfigName",
+        "CreateEndpoint": "EndpointName EndpointConfigName Tags",
+        "DescribeEndpoint": "EndpointName",
+        "ListEndpoints": _LIST_STATUS,
+        "UpdateEndpoint": "EndpointName EndpointConfigName RetainAllVariantProperties",
+        "UpdateEndpointWeightsAndCapacities": "EndpointName DesiredWeightsAndCapacities.VariantName "
+        "DesiredWeightsAndCapacities.DesiredWeight DesiredWeightsAndCapacities.DesiredInstanceCount",
+        "DeleteEndpoint": "EndpointName",
+        "CreateTransformJob": """TransformJobName ModelName MaxConcurrentTransforms MaxPayloadInMB BatchStrategy
+            ModelClientConfig Environment Tags DataProcessing
+            TransformInput.DataSource.S3DataSource.S3DataType=S3Prefix|ManifestFile
+            TransformInput.DataSource.S3DataSource.S3Uri TransformInput.ContentType TransformInput.CompressionType
+            TransformInput.SplitType=None|Line
+            TransformOutput.S3OutputPath TransformOutput.Accept TransformOutput.AssembleWith
+            TransformResources.InstanceType TransformResources.InstanceCount""",
+        "DescribeTransformJob": "TransformJobName",
+        "ListTransformJobs": _LIST_STATUS,
+        "StopTransformJob": "TransformJobName",
+        "AddTags": "ResourceArn Tags",
+        "ListTags": "ResourceArn NextToken MaxResults",
+        "DeleteTags": "ResourceArn TagKeys",
+    }.items()
+}
+
+PAGE = 10  # MaxResults, where a request does not say
+
+
+class ControlPlane:
+    """SageMaker's API and runtime, executed on this machine.
+
+    home:         folder of all state
+    endpoint_url: where S3, IAM, Logs and CloudWatch answer (localaws itself, over loopback)
+    registry:     `resolve(uri) -> digest` and `unpack(digest) -> root` of images
+    """
+
+    engine = "process"
+
+    def __init__(self, home: Path, endpoint_url: str, registry, region: str, account: str):
+        self._context = Context(Path(home), endpoint_url, registry, region, account)
+        self._training = Training(self._context)
+        self._hosting = Hosting(self._context)
+        self._transform = Transform(self._context)
+        self._operations: dict[str, Callable[[dict], dict]] = {
+            "CreateTrainingJob": self._training.create,
+            "StopTrainingJob": self._training.stop,
+            "DeleteTrainingJob": self._training.delete,
+            "CreateModel": self._create_model,
+            "CreateEndpointConfig": self._create_endpoint_config,
+            "CreateEndpoint": self._hosting.create,
+            "UpdateEndpoint": self._hosting.update,
+            "UpdateEndpointWeightsAndCapacities": self._hosting.update_weights,
+            "DeleteEndpoint": self._hosting.delete,
+            "CreateTransformJob": self._transform.create,
+            "StopTransformJob": self._transform.stop,
+            "DeleteModel": lambda request: self._delete("Model", request),
+            "DeleteEndpointConfig": lambda request: self._delete("EndpointConfig", request),
+            "AddTags": self._add_tags,
+            "ListTags": self._list_tags,
+            "DeleteTags": self._delete_tags,
+        }
+        for kind in ARN_PARTS:
+            self._operations[f"Describe{kind}"] = self._describer(kind)
+            self._operations[f"List{kind}s"] = self._lister(kind)
+
+    def handle(self, operation: str, request: dict) -> dict:
+        """Answer one API call. Times are epoch seconds. Raises AwsError."""
+        if operation not in SERVED:
+            if operation in service_model().operation_names:
+                raise AwsError(
+                    "NotServedByLocalaws", f"localaws does not serve {operation}: run it against AWS.", 501
+                )
+            raise AwsError("UnknownOperationException", f"SageMaker has no operation {operation}.")
+        validate(operation, request)
+        request = {name: value for name, value in request.items() if value is not None}
+        refuse_unserved(operation, request, SERVED[operation])
+        return prune(operation, self._operations[operation](request))
+
+    def invoke(self, endpoint_name: str, headers: dict, body: bytes) -> tuple[int, dict, bytes]:
+        """InvokeEndpoint: (status, headers, body). Raises AwsError."""
+        return self._hosting.invoke(endpoint_name, headers, body)
+
+    def recover(self) -> None:
+        """After a start: settle what an earlier server left. Call it once the endpoint answers."""
+        self._training.recover()
+        self._transform.recover()
+        self._hosting.recover()
+
+    def close(self) -> None:
+        """End all that runs. Jobs are recorded as failed; endpoints come back with the next start."""
+        self._training.close()
+        self._transform.close()
+        self._context.engine.close()
+        self._training.join(5)
+        self._transform.join(5)
+
+    def _create_model(self, request: dict) -> dict:
+        context, name = self._context, request["ModelName"]
+        if len(request.get("Containers", [])) > 1:
+            raise AwsError(
+                "NotServedByLocalaws",
+                "localaws does not serve models of several containers: give PrimaryContainer, or one of Containers.",
+                501,
+            )
+        if bool(request.get("Containers")) == ("PrimaryContainer" in request):
+            raise AwsError(
+                "ValidationException", "Give either PrimaryContainer or Containers, with one container."
+            )
+        definition = container_definition(request)
+        if "Image" not in definition:
+            raise AwsError("ValidationException", "The container of a model needs Image: an image's URI.")
+        if "ExecutionRoleArn" not in request:
+            raise AwsError("ValidationException", "ExecutionRoleArn is required: the ARN of a role.")
+        context.check_role(request["ExecutionRoleArn"])
+        try:
+            context.pin(definition["Image"])
+        except KeyError as error:
+            message = f"Requested image {definition['Image']} not found. {error.args[0]}"
+            raise AwsError("ValidationException", message) from error
+        source = definition.get("ModelDataSource", {}).get("S3DataSource", {})
+        if uri := definition.get("ModelDataUrl") or source.get("S3Uri"):
+            context.check_model_data(uri, request["ExecutionRoleArn"], prefix=bool(source))
+        arn = context.arn("Model", name)
+        context.insert("Model", name, request | {"ModelArn": arn, "EnableNetworkIsolation": False})
+        return {"ModelArn": arn}
+
+    def _create_endpoint_config(self, request: dict) -> dict:
+        context, name = self._context, request["EndpointConfigName"]
+        variants = request["ProductionVariants"]
+        names = [variant["VariantName"] for variant in variants]
+        if len(set(names)) < len(names):
+            raise AwsError("ValidationException", f"Variant names must be unique, got {', '.join(names)}.")
+        for variant in variants:
+            for field in ("ModelName", "InstanceType", "InitialInstanceCount"):
+                if field not in variant:
+                    message = f'{field} is required for production variant "{variant["VariantName"]}".'
+                    raise AwsError("ValidationException", message)
+            context.require("Model", variant["ModelName"])
+            variant.setdefault("InitialVariantWeight", 1.0)
+        if not any(variant["InitialVariantWeight"] for variant in variants):
+            raise AwsError("ValidationException", "At least one InitialVariantWeight must be above 0.")
+        arn = context.arn("EndpointConfig", name)
+        context.insert(
+            "EndpointConfig", name, request | {"EndpointConfigArn": arn, "EnableNetworkIsolation": False}
+        )
+        return {"EndpointConfigArn": arn}
+
+    def _delete(self, kind: str, request: dict) -> dict:
+        name = request[f"{kind}Name"]
+        if not self._context.store.delete(kind, name):
+            raise self._context.not_found(kind, name)
+        return {}
+
+    def _describer(self, kind: str) -> Callable[[dict], dict]:
+        return lambda request: self._context.require(kind, request[f"{kind}Name"])
+
+    def _lister(self, kind: str) -> Callable[[dict], dict]:
+        output = service_model().operation_model(f"List{kind}s").output_shape.members
+        key = next(name for name in output if name != "NextToken")
+        order = "Ascending" if kind == "TrainingJob" else "Descending"
+
+        def answer(request):
+            records = self._context.store.list(kind)
+            page, token = _page(kind, records, request, request.get("SortOrder", order) == "Descending")
+            return {key: page, "NextToken": token}
+
+        return answer
+
+    def _tagged(self, arn: str) -> tuple[str, str]:
+        """The kind and name of the resource that an ARN names. Raises AwsError if there is none."""
+        part, _, name = arn.split(":", 5)[-1].partition("/")
+        kind = next((kind for kind, text in ARN_PARTS.items() if text == part), None)
+        if kind is None:
+            raise AwsError("ValidationException", f'"{arn}" names no resource that localaws serves.')
+        self._context.require(kind, name)
+        return kind, name
+
+    def _add_tags(self, request: dict) -> dict:
+        def change(record):
+            tags = {tag["Key"]: tag for tag in record.get("Tags", [])} | {
+                tag["Key"]: tag for tag in request["Tags"]
+            }
+            if len(tags) > 50:
+                raise AwsError(
+                    "ResourceLimitExceeded", f"A resource may have 50 tags, this one would have {len(tags)}."
+                )
+            record["Tags"] = list(tags.values())
+
+        return {"Tags": self._context.store.update(*self._tagged(request["ResourceArn"]), change)["Tags"]}
+
+    def _list_tags(self, request: dict) -> dict:
+        return {"Tags": self._context.require(*self._tagged(request["ResourceArn"])).get("Tags", [])}
+
+    def _delete_tags(self, request: dict) -> dict:
+        def change(record):
+            record["Tags"] = [tag for tag in record.get("Tags", []) if tag["Key"] not in request["TagKeys"]]
+
+        self._context.store.update(*self._tagged(request["ResourceArn"]), change)
+        return {}
+
+
+def _page(kind: str, records: list[dict], request: dict, descending: bool) -> tuple[list[dict], str | None]:
+    """One page of a List operation, and the token of the next: filtered, sorted, cut.
+
+    The token holds the place of the last record, so that what is created or deleted meanwhile moves nothing.
+    """
+    name, status = f"{kind}Name", f"{kind}Status"
+    after, before = "{}After", "{}Before"
+    for field in ("CreationTime", "LastModifiedTime"):
+        low, high = request.get(after.format(field), 0), request.get(before.format(field), time.time() + 1e9)
+        records = [record for record in records if low <= record[field] <= high]
+    contains, wanted = request.get("NameContains", "").lower(), request.get("StatusEquals")
+    records = [
+        record
+        for record in records
+        if contains in record[name].lower() and wanted in (None, record.get(status))
+    ]
+    sort = {"Name": name, "Status": status}.get(request.get("SortBy"), "CreationTime")
+
+    def place(record):
+        return [record[sort], record[name]]
+
+    records.sort(key=place, reverse=descending)
+    if token := request.get("NextToken"):
+        try:
+            last = json.loads(base64.urlsafe_b64decode(token))
+            records = [r for r in records if (place(r) < last if descending else place(r) > last)]
+        except (ValueError, TypeError) as error:
+            raise AwsError(
+                "ValidationException", "NextToken is not one that a List call has answered."
+            ) from error
+    size = request.get("MaxResults", PAGE)
+    if len(records) <= size:
+        return records, None
+    return records[:size], base64.urlsafe_b64encode(json.dumps(place(records[size - 1])).encode()).decode()

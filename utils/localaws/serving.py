@@ -1,0 +1,209 @@
+"""One instance that serves a model: `serve` of the image with the model's files, kept alive, spoken to over HTTP."""
+
+import collections
+import shutil
+import socket
+import threading
+import time
+import uuid
+from contextlib import closing
+from pathlib import Path
+
+import urllib3
+
+from . import storage
+from .context import Context
+from .engine import Container, Spec, StartError
+from .logs import LogStream
+
+PING_SECONDS = 2  # how long a container may take to answer /ping
+PING_INTERVAL = 5
+PING_FAILURES = 6  # in a row, then the container is replaced
+START_ATTEMPTS = 3
+STOP_SECONDS = 30  # between SIGTERM and SIGKILL
+LAST_LINES = 10
+
+
+class ServeError(Exception):
+    """A model that does not come to serve; the message says why and what its container said last."""
+
+
+def container_definition(model: dict) -> dict:
+    """The one container of a model's record."""
+    return model.get("PrimaryContainer") or model["Containers"][0]
+
+
+class Instance:
+    """A `serve` that is started again whenever it ends, until `stop`. The model is fetched once.
+
+    `definition` is a model's container: image (by digest), model data, environment. `log` is (group, stream); `{id}` in the stream's name is the instance's id.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        what: str,
+        definition: dict,
+        environment: dict,
+        folder: Path,
+        log: tuple[str, str],
+    ):
+        self.id = f"i-{uuid.uuid4().hex[:17]}"
+        self.in_flight = 0
+        self._context, self._what, self._definition = context, what, definition
+        self._environment = self._definition.get("Environment", {}) | environment
+        self._folder = folder / self.id
+        self._log = LogStream(context.logs, log[0], log[1].format(id=self.id))
+        self._last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+        self._changed = threading.Condition()
+        self._wake = threading.Event()
+        self._draining = self._stopping = False
+        self._failure: str | None = None
+        self._container: Container | None = None
+        self._pool: urllib3.HTTPConnectionPool | None = None  # there is one while the container is healthy
+        self._thread = threading.Thread(target=self._supervise, name=what, daemon=True)
+        self._thread.start()
+
+    @property
+    def healthy(self) -> bool:
+        return self._pool is not None
+
+    def wait_healthy(self, seconds: float, cancelled: threading.Event | None = None) -> None:
+        """Wait for the first 200 of /ping. Raises ServeError after `seconds`, or at once when there is no hope."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while not (self.healthy or self._failure or self._stopping or (cancelled and cancelled.is_set())):
+                if (left := deadline - time.monotonic()) <= 0:
+                    break
+                self._changed.wait(min(left, 0.2))
+        if not self.healthy:
+            reason = self._failure or f"/ping was not answered with 200 within {seconds:.0f} s"
+            raise ServeError(f"{reason}. Its last lines: {' | '.join(self._last)}" if self._last else reason)
+
+    def enter(self) -> bool:
+        """Claim the instance for one request; False if it is not to be used. Pair with `leave`."""
+        with self._changed:
+            if not self.healthy or self._draining:
+                return False
+            self.in_flight += 1
+            return True
+
+    def leave(self) -> None:
+        with self._changed:
+            self.in_flight -= 1
+            self._changed.notify_all()
+
+    def request(self, method: str, path: str, body=None, headers=None, timeout: float = 60):
+        """One HTTP exchange with the container, on a kept-alive connection. Raises urllib3's errors."""
+        if (pool := self._pool) is None:
+            raise urllib3.exceptions.HTTPError("the container is not in service")
+        return _exchange(pool, method, path, body, headers, timeout)
+
+    def stop(self, drain: float = 0) -> None:
+        """Take no more requests, wait up to `drain` s for those that run, end the container, clear its folder."""
+        with self._changed:
+            self._draining = True
+            self._changed.wait_for(lambda: not self.in_flight, drain)
+            self._stopping = True
+            self._changed.notify_all()
+        self._wake.set()
+        self._thread.join()
+        self._log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the container at once; `stop` then has nothing to wait for."""
+        self._stopping = self._draining = True
+        if container := self._container:
+            container.kill()
+        self._wake.set()
+
+    def _supervise(self):
+        try:
+            root = self._fetch()
+            failures, was_healthy = 0, False
+            while not self._stopping:
+                if self._serve_once(root):
+                    failures, was_healthy = 0, True
+                else:
+                    failures += 1
+                if failures >= START_ATTEMPTS and not was_healthy:
+                    raise StartError(
+                        f"it ended {failures} times without answering /ping, exit code {self._container.exit_code}"
+                    )
+                if not self._stopping:
+                    self._say(
+                        f"the container ended, exit code {self._container.exit_code}: starting it again"
+                    )
+                    self._wake.wait(min(0.1 * 2**failures, 10))
+        except (storage.DataError, StartError) as error:
+            with self._changed:
+                self._failure = str(error)
+                self._changed.notify_all()
+
+    def _fetch(self) -> Path:
+        """The image's root, with the model's files in place beside it."""
+        model = self._folder / "ml" / "model"
+        model.mkdir(parents=True)
+        source = self._definition.get("ModelDataSource", {}).get("S3DataSource", {})
+        archive = source.get("S3Uri") if source.get("CompressionType") == "Gzip" else None
+        if uri := self._definition.get("ModelDataUrl") or archive:
+            storage.extract_model(self._context.s3, uri, model)
+        elif source:
+            objects = storage.list_objects(self._context.s3, "S3Prefix", source["S3Uri"])
+            storage.download(self._context.s3, objects, model)
+        return self._context.unpack(self._definition["Image"])
+
+    def _serve_once(self, root: Path) -> bool:
+        """One life of the container; whether it ever answered /ping."""
+        port = _free_port()
+        environment = self._environment | {"SAGEMAKER_BIND_TO_PORT": str(port)}
+        spec = Spec(self._what, root, "serve", self._folder / "ml", environment)
+        self._wake.clear()
+        if self._stopping:
+            return False
+        container = self._container = self._context.engine.start(spec, self._line, lambda _: self._wake.set())
+        with closing(urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=64)) as pool:
+            while not (answered := _ping(pool)) and container.running and not self._stopping:
+                container.wait(0.05)
+            if answered:
+                self._set_pool(pool)
+            misses = 0
+            while answered and container.running and not self._stopping and misses < PING_FAILURES:
+                if not self._wake.wait(PING_INTERVAL):
+                    misses = 0 if _ping(pool) else misses + 1
+            self._set_pool(None)
+            if misses >= PING_FAILURES:
+                self._say(f"/ping failed {misses} times in a row: the container is replaced")
+            container.stop(STOP_SECONDS if self._stopping else 0)
+        return answered
+
+    def _set_pool(self, pool):
+        with self._changed:
+            self._pool = pool
+            self._changed.notify_all()
+
+    def _line(self, line):
+        self._last.append(line)
+        self._log.write(line)
+
+    def _say(self, text):
+        self._log.write(f"[localaws] {text}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _exchange(pool, method, path, body, headers, timeout):
+    limits = urllib3.Timeout(connect=PING_SECONDS, read=timeout)
+    return pool.urlopen(method, path, body, headers or {}, retries=False, redirect=False, timeout=limits)
+
+
+def _ping(pool) -> bool:
+    try:
+        return _exchange(pool, "GET", "/ping", None, None, PING_SECONDS).status == 200
+    except urllib3.exceptions.HTTPError:
+        return False

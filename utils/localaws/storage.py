@@ -1,0 +1,147 @@
+"""S3 over loopback and the folders of a job: inputs in, artifacts out."""
+
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from botocore.exceptions import ClientError
+
+PARALLEL = 8
+
+
+class DataError(Exception):
+    """Input or output in S3 that a job cannot use; the message names the object and the cause."""
+
+
+def parse_uri(uri: str) -> tuple[str, str]:
+    """`s3://bucket/key` -> (bucket, key). Raises DataError for another scheme."""
+    parts = urlsplit(uri, allow_fragments=False)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise DataError(f'"{uri}" is not an S3 URI: expected s3://BUCKET/KEY')
+    query = f"?{parts.query}" if parts.query else ""  # a key may hold a question mark
+    return parts.netloc, (parts.path + query).removeprefix("/")
+
+
+def list_keys(s3, uri: str) -> list[str]:
+    """Keys below an S3 prefix, sorted, without the empty "folder" objects that consoles make.
+
+    Raises DataError if the bucket does not exist.
+    """
+    bucket, prefix = parse_uri(uri)
+    keys = []
+    try:
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            keys += [item["Key"] for item in page.get("Contents", ()) if not item["Key"].endswith("/")]
+    except ClientError as error:
+        raise DataError(f'Cannot list "{uri}": {error.response["Error"]["Message"]}') from error
+    return sorted(keys)
+
+
+def relative_name(prefix: str, key: str) -> str:
+    """Where a key lands below the folder that stands for `prefix`: a prefix may be a folder, a key or a part of names."""
+    if prefix.endswith("/") or not prefix:
+        return key[len(prefix) :]
+    if key.startswith(prefix + "/"):
+        return key[len(prefix) + 1 :]
+    return key[prefix.rfind("/") + 1 :]
+
+
+def list_objects(s3, data_type: str, uri: str) -> list[tuple[str, str, str]]:
+    """(bucket, key, relative name) of each object of an S3DataSource, S3Prefix or ManifestFile, in order.
+
+    A manifest is `[{"prefix": "s3://bucket/some/"}, "relative/name", ...]`. Raises DataError.
+    """
+    bucket, prefix = parse_uri(uri)
+    if data_type == "S3Prefix":
+        return [(bucket, key, relative_name(prefix, key)) for key in list_keys(s3, uri)]
+    try:
+        first, *names = json.loads(read(s3, bucket, prefix))
+        base = first["prefix"]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("names must be strings")
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f'"{uri}" is not a manifest: expected [{{"prefix": "s3://BUCKET/PREFIX"}}, "name", ...] ({error})'
+        ) from error
+    bucket, prefix = parse_uri(base)
+    return [(bucket, prefix + name, name) for name in names]
+
+
+def read(s3, bucket: str, key: str) -> bytes:
+    """An object's bytes. Raises DataError, naming it, if it cannot be read."""
+    try:
+        return s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        raise DataError(f'Cannot read "s3://{bucket}/{key}": {error.response["Error"]["Message"]}') from error
+
+
+def download(s3, objects: list[tuple[str, str, str]], folder: Path) -> None:
+    """Fetch (bucket, key, relative name) into `folder`. Raises DataError for a name that would leave the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def fetch(item):
+        bucket, key, name = item
+        target = (folder / name).resolve()
+        if not target.is_relative_to(folder.resolve()) or not name:
+            raise DataError(f'"s3://{bucket}/{key}" would be written outside its folder: rename the object')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with s3.get_object(Bucket=bucket, Key=key)["Body"] as body, open(target, "wb") as file:
+                shutil.copyfileobj(body, file, 1 << 20)
+        except ClientError as error:
+            raise DataError(
+                f'Cannot read "s3://{bucket}/{key}": {error.response["Error"]["Message"]}'
+            ) from error
+        except OSError as error:
+            raise DataError(f'Cannot write "{name}" from "s3://{bucket}/{key}": {error.strerror}') from error
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        list(pool.map(fetch, objects))
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """(path, relative POSIX name) of each file below `folder`, sorted; links that lead out of it are left alone."""
+    root = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.resolve().is_relative_to(root):
+            yield path, path.relative_to(folder).as_posix()
+
+
+def upload(s3, folder: Path, uri: str) -> None:
+    """Put each file below `folder` under the S3 prefix `uri`."""
+    bucket, prefix = parse_uri(uri)
+    for path, name in files_below(folder):
+        s3.upload_file(str(path), bucket, f"{prefix.rstrip('/')}/{name}".lstrip("/"))
+
+
+def upload_archive(s3, folder: Path, uri: str, archive: Path) -> None:
+    """Pack what is below `folder` as a .tar.gz (written to `archive` first) and put it at `uri`."""
+    with tarfile.open(archive, "w:gz", compresslevel=6) as tar:
+        for path, name in files_below(folder):
+            tar.add(path.resolve(), name, recursive=False)
+    bucket, key = parse_uri(uri)
+    s3.upload_file(str(archive), bucket, key)
+    archive.unlink()
+
+
+def extract_model(s3, uri: str, folder: Path) -> None:
+    """Fetch a model.tar.gz and unpack it into `folder`, refusing members that would land outside it (tarfile's
+    "data" filter). Raises DataError in the service's words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    bucket, key = parse_uri(uri)
+    archive = folder.parent / "model.tar.gz"
+    download(s3, [(bucket, key, archive.name)], archive.parent)
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f'Failed to extract model data archive from URL "{uri}". Please ensure that the object located at the '
+            f"URL is a valid tar.gz archive. ({error})"
+        ) from error
+    finally:
+        archive.unlink(missing_ok=True)

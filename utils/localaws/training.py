@@ -1,0 +1,486 @@
+"""Training jobs, executed: data from S3, `train` of the image on each host, artifacts to S3."""
+
+import gzip
+import math
+import os
+import re
+import shutil
+import stat
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from . import storage
+from .context import Context
+from .engine import Container, Spec, StartError
+from .errors import AwsError
+from .logs import LogStream
+from .processes import write_json
+
+LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+STOP_SECONDS = 120  # between SIGTERM and SIGKILL
+DEFAULT_RUNTIME = 86_400
+FAILURE_CHARACTERS = 1024
+
+MESSAGES = {
+    "Starting": "Preparing the instances for training",
+    "Downloading": "Downloading input data",
+    "Training": "Training image download completed. Training in progress.",
+    "Stopping": "Stopping the training job",
+    "Uploading": "Uploading generated training model",
+    "Completed": "Training job completed",
+    "MaxRuntimeExceeded": "Training job runtime exceeded MaxRuntimeInSeconds provided",
+    "Stopped": "Training job stopped",
+}
+
+
+class JobError(Exception):
+    """The job has failed; the message is its FailureReason."""
+
+
+class Training:
+    """CreateTrainingJob and what follows from it. Each job has a thread of its own."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        self._running: dict[str, _Job] = {}
+
+    def create(self, request: dict) -> dict:
+        context, name = self.context, request["TrainingJobName"]
+        specification = request.get("AlgorithmSpecification", {})
+        if "TrainingImage" not in specification:
+            raise AwsError(
+                "ValidationException", "AlgorithmSpecification.TrainingImage is required: an image's URI."
+            )
+        resources = request.get("ResourceConfig", {})
+        if "InstanceType" not in resources or resources.get("InstanceCount", 0) < 1:
+            raise AwsError(
+                "ValidationException", "ResourceConfig needs InstanceType and an InstanceCount of 1 or more."
+            )
+        for definition in specification.get("MetricDefinitions", ()):
+            _compile(definition)
+        for channel in request.get("InputDataConfig", ()):
+            _check_channel(channel, specification["TrainingInputMode"])
+        names = [channel["ChannelName"] for channel in request.get("InputDataConfig", ())]
+        if len(set(names)) < len(names):
+            raise AwsError("ValidationException", f"Channel names must be unique, got {', '.join(names)}.")
+        context.check_role(request["RoleArn"])
+        try:
+            image = context.pin(specification["TrainingImage"])
+        except KeyError as error:
+            message = f"Cannot find the requested image: {specification['TrainingImage']}. {error.args[0]}"
+            raise AwsError("ValidationException", message) from error
+        for channel in request.get("InputDataConfig", ()):
+            context.check_data(channel["DataSource"]["S3DataSource"]["S3Uri"], request["RoleArn"])
+        output = request["OutputDataConfig"]["S3OutputPath"]
+        context.check_bucket(output)
+
+        arn = context.arn("TrainingJob", name)
+        suffix = "" if request["OutputDataConfig"].get("CompressionType") == "NONE" else ".tar.gz"
+        record = request | {
+            "TrainingJobArn": arn,
+            "TrainingJobStatus": "InProgress",
+            "SecondaryStatus": "Starting",
+            "SecondaryStatusTransitions": [
+                {"Status": "Starting", "StartTime": time.time(), "StatusMessage": MESSAGES["Starting"]}
+            ],
+            "StoppingCondition": {"MaxRuntimeInSeconds": DEFAULT_RUNTIME}
+            | request.get("StoppingCondition", {}),
+            "ModelArtifacts": {"S3ModelArtifacts": f"{output.rstrip('/')}/{name}/output/model{suffix}"},
+            "EnableNetworkIsolation": False,
+            "EnableInterContainerTrafficEncryption": False,
+            "EnableManagedSpotTraining": False,
+        }
+        context.insert("TrainingJob", name, record)
+        job = self._running[name.lower()] = _Job(context, record, image)
+        threading.Thread(target=self._run, args=(name, job), name=f"training-{name}", daemon=True).start()
+        return {"TrainingJobArn": arn}
+
+    def _run(self, name, job):
+        try:
+            job.run()
+        finally:
+            self._running.pop(name.lower(), None)
+
+    def stop(self, request: dict) -> dict:
+        name = request["TrainingJobName"]
+        self.context.require("TrainingJob", name)
+
+        def stopping(record):
+            if record["TrainingJobStatus"] != "InProgress":
+                status = record["TrainingJobStatus"]
+                raise AwsError(
+                    "ValidationException",
+                    f"The request was rejected because the training job is in status {status}.",
+                )
+            record["TrainingJobStatus"] = "Stopping"
+            transition(record, "Stopping")
+
+        self.context.store.update("TrainingJob", name, stopping)
+        if job := self._running.get(name.lower()):
+            job.stop_requested.set()
+        return {}
+
+    def delete(self, request: dict) -> dict:
+        name = request["TrainingJobName"]
+        record = self.context.require("TrainingJob", name)
+        if record["TrainingJobStatus"] in ("InProgress", "Stopping"):
+            raise AwsError(
+                "ValidationException",
+                f"The request was rejected because the training job is in status {record['TrainingJobStatus']}.",
+            )
+        self.context.store.delete("TrainingJob", name)
+        return {}
+
+    def recover(self) -> None:
+        """Mark the jobs that an earlier server left unfinished; a training job cannot be taken up again."""
+        for record in self.context.store.list("TrainingJob"):
+            if record["TrainingJobStatus"] not in ("InProgress", "Stopping"):
+                continue
+
+            def failed(record):
+                record["TrainingJobStatus"] = "Failed"
+                record["FailureReason"] = (
+                    "InternalServerError: localaws was stopped while this job ran. Create it again."
+                )
+                finish_times(record)
+                transition(record, "Failed", record["FailureReason"])
+
+            self.context.store.update("TrainingJob", record["TrainingJobName"], failed)
+        shutil.rmtree(self.context.home / "jobs" / "training", ignore_errors=True)
+
+    def close(self) -> None:
+        """Record what runs as failed once the engine, which is closed next, has ended it."""
+        for job in list(self._running.values()):
+            job.server_closing.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait until no job's thread is left, at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        while self._running and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def transition(record: dict, status: str, message: str | None = None) -> None:
+    """Enter a secondary status: the one before it ends now."""
+    now = time.time()
+    transitions = record["SecondaryStatusTransitions"]
+    transitions[-1].setdefault("EndTime", now)
+    record["SecondaryStatus"] = status
+    entry = {"Status": status, "StartTime": now, "StatusMessage": message or MESSAGES[status]}
+    if status in ("Completed", "Failed", "Stopped", "MaxRuntimeExceeded"):
+        entry["EndTime"] = now
+    transitions.append(entry)
+
+
+def finish_times(record: dict) -> None:
+    """TrainingEndTime and the seconds that AWS would bill, an instance."""
+    record["TrainingEndTime"] = time.time()
+    seconds = math.ceil(
+        record["TrainingEndTime"] - record.get("TrainingStartTime", record["TrainingEndTime"])
+    )
+    record["TrainingTimeInSeconds"] = record["BillableTimeInSeconds"] = seconds
+
+
+def _compile(definition: dict) -> re.Pattern:
+    try:
+        return re.compile(definition["Regex"])
+    except re.error as error:
+        raise AwsError(
+            "ValidationException",
+            f'Metric "{definition["Name"]}": invalid regex "{definition["Regex"]}": {error}.',
+        ) from error
+
+
+def _check_channel(channel: dict, default_mode: str) -> None:
+    name, source = channel["ChannelName"], channel["DataSource"].get("S3DataSource")
+    if source is None:
+        raise AwsError("ValidationException", f'Channel "{name}" needs DataSource.S3DataSource.')
+    mode = channel.get("InputMode", default_mode)
+    if channel.get("CompressionType") == "Gzip" and mode != "Pipe":
+        raise AwsError(
+            "ValidationException",
+            f'Channel "{name}": CompressionType Gzip is supported in Pipe mode only, not in {mode}.',
+        )
+
+
+class _Job:
+    """One training job from Starting to its end, on the thread that calls `run`."""
+
+    def __init__(self, context: Context, record: dict, image: str):
+        self.context, self.record, self.name = context, record, record["TrainingJobName"]
+        self._image = image
+        self.stop_requested = threading.Event()
+        self.server_closing = threading.Event()
+        self.containers: list[Container] = []
+        self._folder = context.home / "jobs" / "training" / self.name
+        count = record["ResourceConfig"]["InstanceCount"]
+        self._hosts = sorted(f"algo-{number}" for number in range(1, count + 1))
+        self._metrics = [
+            (definition["Name"], re.compile(definition["Regex"]))
+            for definition in record["AlgorithmSpecification"].get("MetricDefinitions", ())
+        ]
+        self._final: dict[str, tuple[float, float]] = {}
+        self._pipes: list[_Pipe] = []
+
+    def run(self) -> None:
+        """Run to an end; whatever happens, the record says how it ended and nothing is left behind."""
+        reason = None
+        outcome = "Completed"
+        try:
+            outcome = self._execute()
+        except JobError as error:
+            outcome, reason = "Failed", str(error)
+        except storage.DataError as error:
+            outcome, reason = "Failed", f"ClientError: {error}"
+        except StartError as error:
+            outcome, reason = "Failed", f"ClientError: Unable to start the training container: {error}"
+        except Exception as error:
+            # The thread has nobody above it: the record must tell, and the server's log has the traceback.
+            traceback.print_exc(file=sys.stderr)
+            outcome, reason = "Failed", f"InternalServerError: {type(error).__name__}: {error}"
+        if self.server_closing.is_set():
+            outcome, reason = (
+                "Failed",
+                "InternalServerError: localaws was stopped while this job ran. Create it again.",
+            )
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+        def finish(record):
+            record["TrainingJobStatus"] = {"MaxRuntimeExceeded": "Stopped"}.get(outcome, outcome)
+            if reason:
+                record["FailureReason"] = reason[:FAILURE_CHARACTERS]
+            elif outcome == "MaxRuntimeExceeded":
+                record["FailureReason"] = MESSAGES[outcome]
+            if self._final:
+                record["FinalMetricDataList"] = [
+                    {"MetricName": name, "Value": value, "Timestamp": when}
+                    for name, (value, when) in self._final.items()
+                ]
+            finish_times(record)
+            transition(record, outcome, reason and reason[:FAILURE_CHARACTERS])
+
+        self.context.store.update("TrainingJob", self.name, finish)
+
+    def _enter(self, status: str, **fields) -> None:
+        self.context.store.update(
+            "TrainingJob", self.name, lambda record: transition(record, status), **fields
+        )
+
+    def _execute(self) -> str:
+        self._enter("Downloading", TrainingStartTime=time.time())
+        root = self.context.unpack(self._image)
+        bases = {host: self._prepare(host) for host in self._hosts}
+        if self.stop_requested.is_set():
+            return "Stopped"
+        self._enter("Training")
+        exit_codes, outcome = self._train(root, bases)
+        if self.server_closing.is_set():
+            return "Failed"
+        failed = outcome == "Completed" and any(exit_codes.values())
+        if not failed:
+            self._enter("Uploading")
+            self._upload_model(bases)
+        self._upload_output(bases)
+        if failed:
+            raise JobError(_failure_reason(exit_codes, bases))
+        self._publish_metrics()
+        return outcome
+
+    def _prepare(self, host: str) -> Path:
+        """The host's /opt/ml: configuration and data, as the container contract has them."""
+        record, base = self.record, self._folder / host / "ml"
+        for folder in ("input/config", "input/data", "model", "output/data", "checkpoints"):
+            (base / folder).mkdir(parents=True)
+        config = base / "input" / "config"
+        write_json(config / "hyperparameters.json", record.get("HyperParameters", {}))
+        resources = {
+            "current_host": host,
+            "current_instance_type": record["ResourceConfig"]["InstanceType"],
+            "current_group_name": "homogeneousCluster",
+            "hosts": self._hosts,
+            "instance_groups": [
+                {
+                    "instance_group_name": "homogeneousCluster",
+                    "instance_type": record["ResourceConfig"]["InstanceType"],
+                    "hosts": self._hosts,
+                }
+            ],
+            "network_interface_name": "lo",
+        }
+        write_json(config / "resourceconfig.json", resources)
+        channels = {}
+        for channel in record.get("InputDataConfig", ()):
+            source = channel["DataSource"]["S3DataSource"]
+            mode = channel.get("InputMode") or record["AlgorithmSpecification"]["TrainingInputMode"]
+            channels[channel["ChannelName"]] = {
+                "ContentType": channel.get("ContentType", ""),
+                "TrainingInputMode": mode,
+                "S3DistributionType": source.get("S3DataDistributionType", "FullyReplicated"),
+                "RecordWrapperType": channel.get("RecordWrapperType", "None"),
+            }
+            self._fill(channel, mode, base / "input" / "data", self._hosts.index(host))
+        write_json(config / "inputdataconfig.json", channels)
+        return base
+
+    def _fill(self, channel: dict, mode: str, data: Path, index: int) -> None:
+        source, s3 = channel["DataSource"]["S3DataSource"], self.context.s3
+        objects = storage.list_objects(s3, source["S3DataType"], source["S3Uri"])
+        if source.get("S3DataDistributionType") == "ShardedByS3Key":
+            objects = objects[index :: len(self._hosts)]
+        if mode == "Pipe":
+            unzip = channel.get("CompressionType") == "Gzip"
+            self._pipes.append(_Pipe(s3, objects, data / channel["ChannelName"], unzip))
+            return
+        folder = data / channel["ChannelName"]
+        try:
+            storage.download(s3, objects, folder)
+        except storage.DataError as error:
+            raise JobError(f"ClientError: Data download failed:{error}") from error
+        if mode == "FastFile":
+            for path, _ in storage.files_below(folder):
+                path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+
+    def _train(self, root: Path, bases: dict[str, Path]) -> tuple[dict[str, int], str]:
+        """Run `train` on every host; the exit codes, and how it ended: Completed, Stopped or MaxRuntimeExceeded."""
+        record, epoch = self.record, int(time.time() * 1000)
+        environment = record.get("Environment", {}) | {
+            "TRAINING_JOB_NAME": self.name,
+            "TRAINING_JOB_ARN": record["TrainingJobArn"],
+        }
+        streams = {}
+        try:
+            for host in self._hosts:
+                streams[host] = stream = LogStream(
+                    self.context.logs, LOG_GROUP, f"{self.name}/{host}-{epoch}"
+                )
+                spec = Spec(f"training job {self.name} {host}", root, "train", bases[host], environment)
+                self.containers.append(
+                    self.context.engine.start(spec, lambda line, to=stream: self._line(line, to))
+                )
+            outcome = self._await(record["StoppingCondition"]["MaxRuntimeInSeconds"])
+            return dict(
+                zip(self._hosts, (container.exit_code for container in self.containers), strict=True)
+            ), outcome
+        finally:
+            for container in self.containers:
+                container.kill()
+                container.wait()
+            for pipe in self._pipes:
+                pipe.close()
+            for stream in streams.values():
+                stream.close()
+
+    def _line(self, line: str, stream: LogStream) -> None:
+        stream.write(line)
+        for name, pattern in self._metrics:
+            if match := pattern.search(line):
+                with suppress(
+                    ValueError, IndexError
+                ):  # not a number, or no group: AWS passes it over as well
+                    self._final[name] = (float(match[1]), time.time())
+
+    def _await(self, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while any(container.running for container in self.containers):
+            if self.stop_requested.is_set() or time.monotonic() > deadline:
+                outcome = "Stopped" if self.stop_requested.is_set() else "MaxRuntimeExceeded"
+                for container in self.containers:
+                    container.terminate()
+                end = time.monotonic() + STOP_SECONDS
+                for container in self.containers:
+                    container.wait(max(0, end - time.monotonic()))
+                return self._killed(outcome)
+            if any(container.exit_code for container in self.containers):
+                # One host has failed: the job has, and the others would wait for it for ever.
+                return self._killed("Completed")
+            next(container for container in self.containers if container.running).wait(0.05)
+        return "Completed"
+
+    def _killed(self, outcome: str) -> str:
+        for container in self.containers:
+            container.kill()
+            container.wait()
+        return outcome
+
+    def _upload_model(self, bases: dict[str, Path]) -> None:
+        uri = self.record["ModelArtifacts"]["S3ModelArtifacts"]
+        merged = self._folder / "model"
+        for host in reversed(self._hosts):  # the first host's files win
+            shutil.copytree(bases[host] / "model", merged, dirs_exist_ok=True, symlinks=False)
+        if self.record["OutputDataConfig"].get("CompressionType") == "NONE":
+            storage.upload(self.context.s3, merged, uri)
+        else:
+            storage.upload_archive(self.context.s3, merged, uri, self._folder / "model.tar.gz")
+
+    def _upload_output(self, bases: dict[str, Path]) -> None:
+        merged = self._folder / "data"
+        for host in reversed(self._hosts):
+            shutil.copytree(bases[host] / "output" / "data", merged, dirs_exist_ok=True, symlinks=False)
+        if any(storage.files_below(merged)):
+            output = self.record["OutputDataConfig"]["S3OutputPath"].rstrip("/")
+            uri = f"{output}/{self.name}/output/output.tar.gz"
+            storage.upload_archive(self.context.s3, merged, uri, self._folder / "output.tar.gz")
+
+    def _publish_metrics(self) -> None:
+        if self._final:
+            self.context.cloudwatch.put_metric_data(
+                Namespace=LOG_GROUP,
+                MetricData=[
+                    {
+                        "MetricName": name,
+                        "Dimensions": [{"Name": "TrainingJobName", "Value": self.name}],
+                        "Timestamp": when,
+                        "Value": value,
+                    }
+                    for name, (value, when) in self._final.items()
+                ],
+            )
+
+
+def _failure_reason(exit_codes: dict[str, int], bases: dict[str, Path]) -> str:
+    """AWS's form, `AlgorithmError: CAUSE, exit code: N`, with the start of output/failure as the cause."""
+    host = next(host for host, code in exit_codes.items() if code)
+    file = bases[host] / "output" / "failure"
+    cause = file.read_text("utf-8", "replace").strip() if file.is_file() else ""
+    ending = f", exit code: {exit_codes[host]}"
+    return "AlgorithmError: " + cause[: FAILURE_CHARACTERS - len("AlgorithmError: ") - len(ending)] + ending
+
+
+class _Pipe:
+    """Pipe mode: the channel's objects, one after another, through a FIFO `CHANNEL_EPOCH`, a new one each epoch."""
+
+    def __init__(self, s3, objects, path: Path, unzip: bool):
+        self._s3, self._objects, self._path, self._unzip = s3, objects, path, unzip
+        self._closed = False
+        os.mkfifo(self._fifo(0))
+        threading.Thread(target=self._feed, daemon=True).start()
+
+    def _fifo(self, epoch: int) -> str:
+        return f"{self._path}_{epoch}"
+
+    def _feed(self):
+        epoch = 0
+        while not self._closed:
+            with suppress(BrokenPipeError), open(self._fifo(epoch), "wb") as fifo:  # waits for a reader
+                os.mkfifo(self._fifo(epoch + 1))
+                self._send(fifo)
+            epoch += 1
+
+    def _send(self, fifo):
+        for bucket, key, _ in self._objects:
+            if self._closed:
+                return
+            with self._s3.get_object(Bucket=bucket, Key=key)["Body"] as body:
+                source = gzip.GzipFile(fileobj=body) if self._unzip else body
+                shutil.copyfileobj(source, fifo, 1 << 16)
+
+    def close(self):
+        """End the feeding thread, which may be waiting for a reader that will never come."""
+        self._closed = True
+        for fifo in self._path.parent.glob(f"{self._path.name}_*"):
+            with suppress(OSError):
+                os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))

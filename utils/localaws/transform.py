@@ -1,0 +1,386 @@
+"""Batch transform jobs, executed: each object through the model's `serve`, its answers to S3 as NAME.out."""
+
+import gzip
+import json
+import shutil
+import sys
+import threading
+import time
+import traceback
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import urllib3
+
+from . import storage
+from .context import Context
+from .errors import AwsError
+from .logs import LogStream
+from .records import Filter, RecordError, decode, encode, join, record_format
+from .serving import Instance, ServeError, container_definition
+
+LOG_GROUP = "/aws/sagemaker/TransformJobs"
+START_SECONDS = 240
+INVOCATION_SECONDS = 600
+MAX_RETRIES = 3
+MAX_PAYLOAD_IN_MB = 6
+MB = 1024 * 1024
+
+
+class ObjectError(Exception):
+    """An input object that has failed: `side` is ClientError (the data) or AlgorithmError (the container)."""
+
+    def __init__(self, side: str, code: str, message: str = ""):
+        super().__init__(message)
+        self.side, self.code = side, code
+
+
+class Transform:
+    """CreateTransformJob and what follows from it. Each job has a thread of its own."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        self._running: dict[str, _Job] = {}
+
+    def create(self, request: dict) -> dict:
+        context, name = self.context, request["TransformJobName"]
+        model = context.require("Model", request["ModelName"])
+        _check(request)
+        context.check_role(model["ExecutionRoleArn"])
+        source = request["TransformInput"]["DataSource"]["S3DataSource"]
+        context.check_data(source["S3Uri"], model["ExecutionRoleArn"])
+        context.check_bucket(request["TransformOutput"]["S3OutputPath"])
+        definition = container_definition(model)
+        try:
+            definition = definition | {"Image": context.pin(definition["Image"])}
+        except KeyError as error:
+            raise AwsError("ValidationException", f"Requested image not found. {error.args[0]}") from error
+        arn = context.arn("TransformJob", name)
+        context.insert(
+            "TransformJob", name, request | {"TransformJobArn": arn, "TransformJobStatus": "InProgress"}
+        )
+        job = self._running[name.lower()] = _Job(context, request, definition)
+        threading.Thread(target=self._run, args=(name, job), name=f"transform-{name}", daemon=True).start()
+        return {"TransformJobArn": arn}
+
+    def _run(self, name, job):
+        try:
+            job.run()
+        finally:
+            self._running.pop(name.lower(), None)
+
+    def stop(self, request: dict) -> dict:
+        name = request["TransformJobName"]
+
+        def stopping(record):
+            if record["TransformJobStatus"] != "InProgress":
+                raise AwsError(
+                    "ValidationException",
+                    "The request was rejected because the transform job is in status "
+                    f"{record['TransformJobStatus']}.",
+                )
+            record["TransformJobStatus"] = "Stopping"
+
+        if self.context.store.update("TransformJob", name, stopping) is None:
+            raise self.context.not_found("TransformJob", name)
+        if job := self._running.get(name.lower()):
+            job.stop_requested.set()
+        return {}
+
+    def recover(self) -> None:
+        """Mark the jobs that an earlier server left unfinished."""
+        for record in self.context.store.list("TransformJob"):
+            if record["TransformJobStatus"] in ("InProgress", "Stopping"):
+                self.context.store.update(
+                    "TransformJob",
+                    record["TransformJobName"],
+                    TransformJobStatus="Failed",
+                    FailureReason="InternalServerError: localaws was stopped while this job ran. Create it again.",
+                    TransformEndTime=time.time(),
+                )
+        shutil.rmtree(self.context.home / "jobs" / "transform", ignore_errors=True)
+
+    def close(self) -> None:
+        for job in list(self._running.values()):
+            job.server_closing.set()
+            job.stop_requested.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait until no job's thread is left, at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        while self._running and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def _check(request: dict) -> None:
+    """What the service refuses beyond the shapes."""
+    source, output = request["TransformInput"], request["TransformOutput"]
+    processing = request.get("DataProcessing", {})
+    split, assemble = source.get("SplitType", "None"), output.get("AssembleWith", "None")
+
+    def refuse(message):
+        raise AwsError("ValidationException", message)
+
+    payload = request.get("MaxPayloadInMB", MAX_PAYLOAD_IN_MB)
+    if payload > 100 or payload * max(1, request.get("MaxConcurrentTransforms", 1)) > 100:
+        refuse(
+            f"MaxPayloadInMB ({payload}) times MaxConcurrentTransforms "
+            f"({request.get('MaxConcurrentTransforms', 1)}) must not exceed 100 MB."
+        )
+    if request.get("BatchStrategy") == "MultiRecord" and split == "None":
+        refuse("BatchStrategy MultiRecord needs a SplitType: set TransformInput.SplitType to Line.")
+    filters = {name: processing.get(name, "$") for name in ("InputFilter", "OutputFilter")}
+    for name, expression in filters.items():
+        try:
+            Filter(expression)
+        except ValueError as error:
+            refuse(f"DataProcessing.{name}: {error}.")
+    joined = processing.get("JoinSource") == "Input"
+    input_format, output_format = (
+        record_format(source.get("ContentType")),
+        record_format(output.get("Accept")),
+    )
+    readable = "expected text/csv, application/json or application/jsonlines"
+    if (joined or filters["InputFilter"] != "$") and input_format is None:
+        refuse(f'DataProcessing cannot read ContentType "{source.get("ContentType")}": {readable}.')
+    if (joined or filters["OutputFilter"] != "$") and output_format is None:
+        refuse(f'DataProcessing cannot read Accept "{output.get("Accept")}": {readable}.')
+    if joined and input_format != output_format:
+        refuse(
+            "JoinSource Input needs the same format in TransformInput.ContentType and TransformOutput.Accept."
+        )
+    if joined and split != assemble:
+        refuse("JoinSource Input needs the same SplitType and AssembleWith: set both to Line.")
+
+
+class _Job:
+    """One transform job, on the thread that calls `run`."""
+
+    def __init__(self, context: Context, request: dict, definition: dict):
+        self.context, self.request, self.name = context, request, request["TransformJobName"]
+        self.stop_requested = threading.Event()
+        self.server_closing = threading.Event()
+        self._definition = definition
+        source, output = request["TransformInput"], request["TransformOutput"]
+        processing = request.get("DataProcessing", {})
+        self._lines = source.get("SplitType", "None") == "Line"
+        self._assemble_lines = output.get("AssembleWith", "None") == "Line"
+        self._input_filter = Filter(processing.get("InputFilter", "$"))
+        self._output_filter = Filter(processing.get("OutputFilter", "$"))
+        self._join = processing.get("JoinSource") == "Input"
+        self._formats = record_format(source.get("ContentType")), record_format(output.get("Accept"))
+        client = request.get("ModelClientConfig", {})
+        self._timeout = client.get("InvocationsTimeoutInSeconds", INVOCATION_SECONDS)
+        self._retries = client.get("InvocationsMaxRetries", MAX_RETRIES)
+        self._headers = {
+            name: value
+            for name, value in (("Content-Type", source.get("ContentType")), ("Accept", output.get("Accept")))
+            if value
+        }
+
+    def run(self) -> None:
+        """Run to an end; whatever happens, the record says how it ended and nothing is left behind."""
+        status, reason = "Completed", None
+        instances: list[Instance] = []
+        try:
+            self.context.store.update("TransformJob", self.name, TransformStartTime=time.time())
+            reason = self._execute(instances)
+        except ServeError as error:
+            reason = f"AlgorithmError: the model's container did not come to serve: {error}"
+        except storage.DataError as error:
+            reason = f"ClientError: {error}"
+        except Exception as error:
+            # The thread has nobody above it: the record must tell, and the server's log has the traceback.
+            traceback.print_exc(file=sys.stderr)
+            reason = f"InternalServerError: {type(error).__name__}: {error}"
+        finally:
+            for instance in instances:
+                instance.stop()
+        if self.server_closing.is_set():
+            reason = "InternalServerError: localaws was stopped while this job ran. Create it again."
+        elif self.stop_requested.is_set():
+            status, reason = "Stopped", None
+        fields = {"FailureReason": reason[:1024]} if reason else {}
+        self.context.store.update(
+            "TransformJob",
+            self.name,
+            TransformJobStatus="Failed" if reason else status,
+            TransformEndTime=time.time(),
+            **fields,
+        )
+
+    def _execute(self, instances: list[Instance]) -> str | None:
+        """Transform every object; the FailureReason if one has failed."""
+        request, context = self.request, self.context
+        source = request["TransformInput"]["DataSource"]["S3DataSource"]
+        objects = storage.list_objects(context.s3, source["S3DataType"], source["S3Uri"])
+        environment = request.get("Environment", {}) | {
+            "SAGEMAKER_BATCH": "true",
+            "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(request.get("MaxPayloadInMB", MAX_PAYLOAD_IN_MB)),
+            "SAGEMAKER_BATCH_STRATEGY": (
+                "SINGLE_RECORD" if request.get("BatchStrategy") == "SingleRecord" else "MULTI_RECORD"
+            ),
+            "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(request.get("MaxConcurrentTransforms") or 1),
+        }
+        for _ in range(min(request["TransformResources"]["InstanceCount"], len(objects))):
+            what, folder = f"transform job {self.name}", context.home / "jobs" / "transform"
+            log = (LOG_GROUP, f"{self.name}/{{id}}")
+            instances.append(Instance(context, what, self._definition, environment, folder, log))
+        for instance in instances:
+            instance.wait_healthy(START_SECONDS, self.stop_requested)
+        with ThreadPoolExecutor(max(1, len(instances))) as pool:
+            shares = [objects[number :: len(instances)] for number in range(len(instances))]
+            failures = [side for share in pool.map(self._share, instances, shares) for side in share]
+        if not failures:
+            return None
+        side = "ClientError" if "ClientError" in failures else "AlgorithmError"
+        return f"{side}: See job logs for more information"
+
+    def _share(self, instance: Instance, objects: list) -> list[str]:
+        """Transform one instance's objects, going on after one that fails; the sides to blame."""
+        settings = self._settings(instance)
+        log = LogStream(self.context.logs, LOG_GROUP, f"{self.name}/{instance.id}/data-log")
+        prefix = "[sagemaker logs]:"
+        log.write(
+            f"{prefix} MaxConcurrentTransforms={settings['MaxConcurrentTransforms']}, "
+            f"MaxPayloadInMB={settings['MaxPayloadInMB']}, BatchStrategy={settings['BatchStrategy']}"
+        )
+        failures = []
+        try:
+            with ThreadPoolExecutor(settings["MaxConcurrentTransforms"]) as pool:
+                for bucket, key, name in objects:
+                    if self.stop_requested.is_set():
+                        break
+                    try:
+                        self._transform(instance, pool, settings, bucket, key, name)
+                    except ObjectError as error:
+                        failures.append(error.side)
+                        log.write(f"{prefix} {bucket}/{key}: {error.side}: {error.code}")
+                        log.write(f"{prefix} {bucket}/{key}: Message: {error}")
+        finally:
+            log.close()
+        return failures
+
+    def _settings(self, instance: Instance) -> dict:
+        """What the request says; else what the container says at /execution-parameters; else the defaults."""
+        known = {
+            "MaxConcurrentTransforms": 1,
+            "MaxPayloadInMB": MAX_PAYLOAD_IN_MB,
+            "BatchStrategy": "MULTI_RECORD" if self._lines else "SINGLE_RECORD",
+        }
+        try:
+            response = instance.request("GET", "/execution-parameters", timeout=10)
+            offered = json.loads(response.data) if response.status == 200 else {}
+        except (urllib3.exceptions.HTTPError, ValueError):
+            offered = {}  # it is optional
+        known |= {name: offered[name] for name in known if isinstance(offered, dict) and name in offered}
+        strategy = {"MultiRecord": "MULTI_RECORD", "SingleRecord": "SINGLE_RECORD"}
+        asked = {name: self.request[name] for name in known if self.request.get(name) is not None}
+        known |= {name: strategy.get(value, value) for name, value in asked.items()}
+        known["MaxConcurrentTransforms"] = max(1, known["MaxConcurrentTransforms"])
+        return known
+
+    def _transform(self, instance, pool, settings, bucket, key, name) -> None:
+        """One object: split, filter, send, join, assemble, store. Raises ObjectError."""
+        try:
+            data = storage.read(self.context.s3, bucket, key)
+            if self.request["TransformInput"].get("CompressionType") == "Gzip":
+                data = gzip.decompress(data)
+        except (storage.DataError, OSError, EOFError, zlib.error) as error:
+            raise ObjectError("ClientError", "InvalidInput", str(error)) from error
+        records = (
+            [line for line in data.replace(b"\r\n", b"\n").split(b"\n") if line] if self._lines else [data]
+        )
+        try:
+            batches = self._batches(records, settings)
+            answers = list(pool.map(lambda batch: self._invoke(instance, batch[1], settings), batches))
+            parts = [self._finish(batch[0], answer) for batch, answer in zip(batches, answers, strict=True)]
+        except (RecordError, UnicodeDecodeError) as error:
+            raise ObjectError("ClientError", "BadRecord", str(error)) from error
+        if self.stop_requested.is_set():
+            return
+        if self._assemble_lines:
+            parts = [part.removesuffix(b"\n") + b"\n" for part in parts]
+        output, target = storage.parse_uri(self.request["TransformOutput"]["S3OutputPath"])
+        target = f"{target.rstrip('/')}/{name}.out".lstrip("/")
+        self.context.s3.put_object(Bucket=output, Key=target, Body=b"".join(parts))
+
+    def _batches(self, records: list[bytes], settings: dict) -> list[tuple[list[bytes], bytes]]:
+        """(the records as they were, the payload to send), each payload within MaxPayloadInMB."""
+        limit = settings["MaxPayloadInMB"] * MB or sys.maxsize
+        several = self._lines and settings["BatchStrategy"] == "MULTI_RECORD"
+        end = b"\n" if self._lines else b""
+        batches, size = [], 0
+        for record in records:
+            payload = self._filtered(record) + end
+            if len(payload) > limit:
+                raise ObjectError(
+                    "ClientError",
+                    "RecordTooLarge",
+                    f"A record of {len(payload)} bytes is over MaxPayloadInMB={settings['MaxPayloadInMB']}. "
+                    "Split the data by line, or raise MaxPayloadInMB.",
+                )
+            if not (several and batches and size + len(payload) <= limit):
+                batches.append(([], []))
+                size = 0
+            batches[-1][0].append(record)
+            batches[-1][1].append(payload)
+            size += len(payload)
+        return [(originals, b"".join(payloads)) for originals, payloads in batches]
+
+    def _filtered(self, record: bytes) -> bytes:
+        if self._input_filter.is_identity:
+            return record
+        kind = self._formats[0]
+        rows = _rows(record, kind)
+        return "\n".join(encode(self._input_filter(decode(row, kind)), kind) for row in rows).encode()
+
+    def _finish(self, records: list[bytes], answer: bytes) -> bytes:
+        """The answer to one payload, joined to its records and filtered."""
+        if not self._join and self._output_filter.is_identity:
+            return answer
+        kind = self._formats[1]
+        outputs = [decode(row, kind) for row in _rows(answer, kind)]
+        if self._join:
+            sources = [decode(row, kind) for record in records for row in _rows(record, kind)]
+            if len(sources) != len(outputs):
+                raise RecordError(
+                    "Fail to join data: mismatched line count between the input and the output "
+                    f"({len(sources)} and {len(outputs)})"
+                )
+            outputs = [join(*pair, kind) for pair in zip(sources, outputs, strict=True)]
+        return "".join(encode(self._output_filter(value), kind) + "\n" for value in outputs).encode()
+
+    def _invoke(self, instance: Instance, payload: bytes, settings: dict) -> bytes:
+        body = payload if settings["MaxPayloadInMB"] else iter([payload])  # 0 asks for a chunked body
+        for attempt in range(self._retries + 1):
+            if self.stop_requested.is_set():
+                return b""
+            try:
+                response = instance.request("POST", "/invocations", body, self._headers, self._timeout)
+            except urllib3.exceptions.HTTPError as error:
+                failure = ObjectError(
+                    "AlgorithmError", "InternalServerError", f"no answer ({type(error).__name__})"
+                )
+            else:
+                if 200 <= response.status < 300:
+                    return response.data
+                message = response.data.decode("utf-8", "replace")
+                side = "ClientError" if response.status < 500 else "AlgorithmError"
+                failure = ObjectError(side, str(response.status), message)
+                if side == "ClientError":
+                    raise failure
+            self.stop_requested.wait(0.2 * 2**attempt)
+        raise failure
+
+
+def _rows(data: bytes, kind: str) -> list[str]:
+    """The records in a body: lines that are not blank; a JSON body that is one document counts as one record."""
+    text = data.decode("utf-8-sig")
+    if kind == "json":
+        try:
+            json.loads(text)
+        except ValueError:
+            return [line for line in text.splitlines() if line.strip()]
+        return [text]
+    return [line for line in text.splitlines() if line.strip()]
