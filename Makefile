@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab test check lock clean
+.PHONY: help setup labs lab test check lock picture clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ check: .venv/ready  ## look at the style: ruff
 lock: .venv/ready  ## pin again what pyproject.toml asks for (needs uv: pip install uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		pyproject.toml --output-file requirements.lock
+
+picture: .venv/ready  ## draw README's picture from the executed lab (after `make labs`; needs chromium)
+	@$(BIN)/python -m workshop.picture
 
 clean: .venv/ready  ## stop localaws and delete everything that was made here: .localaws, build, .venv
 	@$(BIN)/python -m localaws down

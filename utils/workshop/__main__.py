@@ -96,18 +96,24 @@ def _execute(lab: str) -> tuple[str | None, float]:
         notebook,
         timeout=900,
         kernel_name="python3",
+        # A kernel warns that its own connection is not encrypted; that would stand in the middle of the progress.
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(LABS)}},
         on_cell_executed=progress,
     )
     problem = None
     try:
         client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+    except CellExecutionError as error:
+        # Its own text is the whole traceback, which the page has; the terminal gets the last words.
+        problem = f"{error.ename}: {error.evalue}"
+    except (CellTimeoutError, DeadKernelError) as error:
         problem = str(error)
     # No script or font from elsewhere: the page is complete without a network.
     exporter = HTMLExporter(embed_images=True, mathjax_url="", require_js_url="", jquery_url="")
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lab}})
     (OUTPUT / f"{lab}.html").write_text(page, encoding="utf-8")
+    nbformat.write(notebook, OUTPUT / f"{lab}.ipynb")  # picture.py cuts README's picture out of it
     return problem, time.monotonic() - started
 
 

@@ -8,6 +8,8 @@ from urllib.parse import urlparse
 import boto3
 from botocore.exceptions import ClientError
 
+from localaws import images
+
 from . import ROOT
 from .cleanup import left_over
 from .errors import WorkshopError
@@ -92,7 +94,7 @@ def _setup(target: Target) -> Iterator[Finding]:
 
 def _build(target: Target) -> Iterator[Finding]:
     yield (
-        (ROOT / "build" / "image.json").exists(),
+        any(image.name == f"{target.name}:latest" for image in images.listed()),
         f"image {target.name} is built on this machine",
         "Run the build cell of 01_build and read what it prints.",
     )

@@ -99,7 +99,9 @@ def _local(learner: str) -> Target:
     try:
         role = iam.get_role(RoleName="sagemaker-byoa")["Role"]["Arn"]
     except iam.exceptions.NoSuchEntityException:
-        role = iam.create_role(RoleName="sagemaker-byoa", AssumeRolePolicyDocument=TRUST.read_text())["Role"]["Arn"]
+        role = iam.create_role(RoleName="sagemaker-byoa", AssumeRolePolicyDocument=TRUST.read_text())["Role"][
+            "Arn"
+        ]
     return Target(
         kind="local",
         region=status.region,
