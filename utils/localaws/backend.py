@@ -1,18 +1,65 @@
-"""moto behind the front."""
+"""moto behind the front, made durable: what it acknowledged is there again after a kill -9.
 
+moto keeps everything in memory. So each request that changed something is written to a journal before its answer
+goes out, and the journal is replayed at start. What moto makes up (identifiers, times) comes out the same in the
+replay, because each recorded request runs with a seed and a time of its own, which are recorded with it.
+"""
+
+import datetime
+import io
+import logging
 import os
+import re
+import secrets
+import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import parse_qs
 
 from werkzeug import Request, Response
 
 import localaws
 
-os.environ["MOTO_ACCOUNT_ID"] = localaws.ACCOUNT
-os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = (
-    "true"  # AmazonSageMakerFullAccess and its like can be attached
-)
+from . import protocol
+from .journal import Journal
 
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+os.environ["MOTO_ACCOUNT_ID"] = localaws.ACCOUNT
+os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"  # so that AmazonSageMakerFullAccess can be attached
+
+import moto.core.utils
+
+log = logging.getLogger("localaws")
+
+
+class _Clock(datetime.datetime):
+    """The time that moto sees: that of the recorded request that runs, else the real one."""
+
+    at: float | None = None
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.datetime.fromtimestamp(time.time() if cls.at is None else cls.at, tz)
+
+
+# Before the services' modules are imported, because they import the function by name.
+moto.core.utils.utcnow = lambda: _Clock.now(datetime.UTC).replace(tzinfo=None)
+
+import moto.s3.models  # noqa: E402
+from moto.moto_api._internal import mock_random  # noqa: E402
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: E402
+
+# S3 alone goes round moto's own random numbers (upload ids) and clock (a bucket's creation date).
+moto.s3.models.os = SimpleNamespace(urandom=mock_random.randbytes, environ=os.environ)
+moto.s3.models.datetime = SimpleNamespace(**{**vars(datetime), "datetime": _Clock})
+
+READS = re.compile(
+    r"(Batch)?(Get|List|Describe|Filter|Head|Simulate|Lookup|Query|Search|Test)[A-Z]|GenerateCredential"
+)
+# Enough for moto to take a recorded request for the same one.
+RECORDED = {"REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "RAW_URI", "CONTENT_TYPE", "CONTENT_LENGTH"}
+NOT_RECORDED = {"HTTP_USER_AGENT", "HTTP_CONNECTION", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT", "HTTP_EXPECT"}
 
 
 class Backend:
@@ -20,11 +67,97 @@ class Backend:
 
     def __init__(self, home: Path):
         self.app = DomainDispatcherApplication(create_backend_app)
+        self.journal = Journal(home / "moto")
+        # moto is not made for threads, and the journal must have the order in which things happened.
+        self._lock = threading.Lock()
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, request: Request, region: str | None, service: str | None) -> Response:
+        """Let moto answer; what changed something is on disk before this returns.
+
+        Region and service are those that the request was signed for; unsigned requests are S3's.
+        """
         # moto tells an encoded slash in a key from a plain one by the raw path, under gunicorn's name for it.
-        request.environ["RAW_URI"] = request.environ.get("REQUEST_URI", "")
-        response = Response.from_app(self.app, request.environ)
+        environ = request.environ
+        environ["RAW_URI"] = environ.get("REQUEST_URI", "")
+        body = protocol.peek(request)
+        if not _changes(request, service, body):
+            with self._lock:
+                return self._run(environ)
+        entry = {
+            "at": time.time(),
+            "seed": secrets.randbits(63),
+            "region": region,
+            "service": service or "s3",
+            "environ": {
+                name: value
+                for name, value in environ.items()
+                if name in RECORDED or (name.startswith("HTTP_") and name not in NOT_RECORDED)
+            },
+        }
+        kept = self.journal.keep(body)
+        with self._lock:
+            response = self._run(environ, entry["at"], entry["seed"])
+            if response.status_code < 400:
+                self.journal.append({**entry, **kept, **_upload_id(response)})
+        return response
+
+    def replay(self) -> int:
+        """Run what the journal holds and return the number of requests."""
+        began, count = time.monotonic(), 0
+        for entry, body in self.journal.compacted():
+            environ = {
+                **entry["environ"],
+                "SCRIPT_NAME": "",
+                "SERVER_NAME": "127.0.0.1",
+                "SERVER_PORT": "80",
+                "SERVER_PROTOCOL": "HTTP/1.1",
+                "wsgi.url_scheme": "http",
+                "CONTENT_LENGTH": str(len(body)),
+                "wsgi.input": io.BytesIO(body),
+                "wsgi.errors": sys.stderr,
+            }
+            with self._lock:
+                response = self._run(environ, entry["at"], entry["seed"])
+            count += 1
+            if response.status_code >= 400:
+                what = (
+                    f"{environ['REQUEST_METHOD']} {environ['RAW_URI']} {environ.get('HTTP_X_AMZ_TARGET', '')}"
+                )
+                log.warning("Not brought back: %s: %d %s", what, response.status_code, response.get_data())
+        if count:
+            log.info("Brought back %d requests in %.1f s", count, time.monotonic() - began)
+        return count
+
+    def _run(self, environ: dict, at: float | None = None, seed: int | None = None) -> Response:
+        if seed is not None:
+            mock_random.seed(seed)
+        _Clock.at = at
+        try:
+            response = Response.from_app(self.app, environ)
+            response.get_data()
+        finally:
+            _Clock.at = None
         for name in [name for name, _ in response.headers if name.lower().startswith("access-control-")]:
             del response.headers[name]
         return response
+
+
+def _changes(request: Request, service: str | None, body: bytes) -> bool:
+    """Tell whether a request may change moto's state."""
+    if service in ("s3", None):
+        return request.method not in ("GET", "HEAD", "OPTIONS")
+    if service == "sts":
+        return False  # sessions end with the server
+    # The three protocols name the operation in a header, in the path, or in a form.
+    operation = (
+        request.headers.get("X-Amz-Target", "").rpartition(".")[2]
+        or request.path.rpartition("/operation/")[2]
+        or parse_qs(body.decode("utf-8", "replace")).get("Action", [""])[0]
+    )
+    return not READS.match(operation)
+
+
+def _upload_id(response: Response) -> dict:
+    """Return the id of a multipart upload that just began: its parts name it."""
+    match = re.search(rb"<InitiateMultipartUploadResult.*<UploadId>([^<]+)<", response.get_data(), re.DOTALL)
+    return {"upload": match[1].decode()} if match else {}

@@ -81,10 +81,10 @@ class Gaps:
             )
         # The registry is that of one region; moto keeps other regions' repositories to itself.
         if region == self.region and operation == "DeleteRepository":
-            return self._delete_repository(request)
+            return self._delete_repository(request, region)
         if region == self.region and operation in OPERATIONS:
             return protocol.answer(getattr(self, f"_{_snake(operation)}")(protocol.parse(request)))
-        response = self.backend(request)
+        response = self.backend(request, region, "ecr")
         host = self.url.removeprefix("http://").encode()
         response.set_data(ECR_HOST.sub(host, response.get_data().replace(b'"https://', b'"http://')))
         return response
@@ -98,7 +98,7 @@ class Gaps:
             ]
         }
 
-    def _delete_repository(self, request: Request) -> Response:
+    def _delete_repository(self, request: Request, region: str) -> Response:
         parameters = json.loads(protocol.peek(request))
         name = self._known(parameters)
         if self.registry.images(name) and not parameters.get("force"):
@@ -107,7 +107,7 @@ class Gaps:
                 f"The repository with name '{name}' in registry with id '{self.account}' cannot be deleted "
                 "because it still contains images",
             )
-        response = self.backend(request)
+        response = self.backend(request, region, "ecr")
         if response.status_code == 200:
             self.registry.delete_repository(name)
         return response

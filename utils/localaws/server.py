@@ -125,7 +125,7 @@ class Front:
         if service == "sagemaker" or (service is not None and service not in SERVICES):
             raise AwsError("UnknownOperationException", f"localaws does not serve {service}: {request.path}")
         protocol.bound(request, MAX_OBJECT if service in ("s3", None) else MAX_CALL)
-        return self.gaps.answer(request, region) or self.backend(request)
+        return self.gaps.answer(request, region) or self.backend(request, region, service)
 
     def _invoke(self, request: Request, endpoint: str, verb: str) -> Response:
         if verb != "invocations":
@@ -195,6 +195,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=server.run, daemon=True).start()
     try:
+        front.backend.replay()
         front.control.recover()
         front.ready = True
         log.info("localaws listens on %s", front.url)
