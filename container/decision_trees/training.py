@@ -1,0 +1,282 @@
+"""Trains scikit-learn's decision tree on CSV files, label first, and writes it as model.onnx."""
+
+import json
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numeric
+import numpy as np
+import predictor
+from errors import InputError, shown
+
+# Those of DecisionTreeClassifier that a string can say; scikit-learn checks their values itself.
+HYPERPARAMETERS = ["ccp_alpha", "class_weight", "criterion", "max_depth", "max_features", "max_leaf_nodes", "min_impurity_decrease", "min_samples_leaf", "min_samples_split", "min_weight_fraction_leaf", "random_state", "splitter"]
+PIECE = 1 << 20  # bytes read at a time
+# A label, quoted or not, a comma and the features; or a line that is not so.
+RECORD = re.compile(rb'[ \t]*(?:"((?:[^"\n]|"")*)"[ \t]*|([^",\n]*)),([^\n]*)\n|([^\n]*)\n')
+
+
+def train(hyperparameters: dict, channels: dict, model_dir: Path) -> dict[str, float]:
+    """Fits a tree to channel `training`, writes model_dir/model.onnx and returns the metrics.
+
+    Accuracies are fractions of the rows of `training` and, where there is one, of `validation`.
+    Raises InputError for what the user can mend.
+    """
+    if "training" not in channels or set(channels) - {"training", "validation"}:
+        found = ", ".join(channels) or "none"
+        raise InputError(f"expected a channel 'training' and, if wanted, one 'validation'; found: {found}")
+    check_hyperparameters(hyperparameters)
+    labels = Labels()
+    features, codes = read_table(channels["training"], labels)
+    classes = check_labels(labels, codes)
+    held_out = None
+    if "validation" in channels:
+        held_out = read_table(channels["validation"], labels, features.shape[1])
+    # scikit-learn numbers classes in the order of their labels; a label that only validation has is no class.
+    rank = {label: i for i, label in enumerate(classes)}
+    ranks = np.array([rank.get(label, -1) for label in labels.codes], np.int32)
+
+    tree = fit(features, ranks[codes], {"random_state": 0} | hyperparameters)
+    metrics = {
+        "training_accuracy": accuracy(tree, features, ranks[codes]),
+        "tree_depth": int(tree.get_depth()),
+        "tree_leaves": int(tree.get_n_leaves()),
+        "training_rows": len(features),
+        "features": features.shape[1],
+        "classes": len(classes),
+    }
+    if held_out:
+        metrics["validation_accuracy"] = accuracy(tree, held_out[0], ranks[held_out[1]])
+        metrics["validation_rows"] = len(held_out[0])
+    (model_dir / predictor.FILE).write_bytes(to_onnx(tree, classes, hyperparameters, metrics))
+    compare(tree, features, np.array(classes, object), model_dir)
+    return metrics
+
+
+def check_hyperparameters(hyperparameters: dict) -> None:
+    for name, value in hyperparameters.items():
+        if name not in HYPERPARAMETERS:
+            raise InputError(f"hyperparameter {name!r} is unknown; allowed are {', '.join(HYPERPARAMETERS)}")
+        if not isinstance(value, int | float | str | None) or isinstance(value, bool):
+            raise InputError(f"hyperparameter {name}={json.dumps(value)} must be a number, a word or null")
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise InputError(f"hyperparameter {name}={value} is too large; at most 2147483647")
+        if name == "random_state" and value is None:
+            raise InputError("hyperparameter random_state=null would make each model another; give a number")
+
+
+class Labels(dict):
+    """Labels as written in the files to codes from 0; `codes` has them clean, in order of appearance."""
+
+    def __init__(self):
+        super().__init__()
+        self.codes: dict[str, int] = {}
+
+    def __missing__(self, raw: bytes) -> int:
+        try:
+            label = raw.strip(b" \t").replace(b'""', b'"').decode()
+        except UnicodeDecodeError:
+            raise InputError("the label is not UTF-8 text", value=raw) from None
+        if not label:
+            raise InputError("the label is missing; the first column holds it", value=raw)
+        if not label.isprintable():
+            raise InputError(f"the label {shown(label)!r} has a control character", value=raw)
+        self[raw] = self.codes.setdefault(label, len(self.codes))
+        return self[raw]
+
+
+def read_table(channel, labels: Labels, columns: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """All rows of a channel: features, float32 of shape (rows, columns), and label codes, int32 (rows,).
+
+    Raises InputError with file, row, column (both from 1) and value.
+    """
+    features, codes = [], []
+    for name, stream in channel.open_files():
+        row = 1
+        try:
+            for piece in pieces(stream):
+                records = RECORD.findall(piece)
+                rests = [rest for _, _, rest, _ in records]
+                if b"" in rests:
+                    at = rests.index(b"")
+                    line = piece.split(b"\n")[at]
+                    raise InputError(f"row {row + at} {bad_line(line)}")
+                features.append(numeric.parse(b"\n".join(rests), row, 2, columns))
+                columns = features[-1].shape[1]
+                codes.append(read_labels([quoted or bare for quoted, bare, _, _ in records], labels, row))
+                row += len(records)
+            if row == 1:
+                raise InputError("the file is empty; remove it, or put rows in it")
+        except InputError as error:
+            header = row == 1 and error.details.get("row") == 1 and error.code == "bad_value"
+            hint = "; if row 1 is a header, remove it" if header else ""
+            raise InputError(f"{name}: {error}{hint}") from None
+    if not features:
+        raise InputError(f"channel {channel.name} holds no data; put CSV files into {channel.path}")
+    return np.concatenate(features), np.concatenate(codes)
+
+
+def pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """A file as pieces of whole lines, each ended by LF, without byte order mark and trailing blank lines."""
+    data = stream.read(PIECE).removeprefix(b"\xef\xbb\xbf")
+    if data.startswith(b"\x1f\x8b"):
+        raise InputError("the file is compressed with gzip; unpack it")
+    while True:
+        more = stream.read(PIECE)
+        lines, newline, rest = data.rpartition(b"\n") if more else (data, b"", b"")
+        kept = lines.rstrip(b" \t\r\n")
+        if kept:
+            yield kept.replace(b"\r\n", b"\n") + b"\n"
+        if not more:
+            return
+        # Blank lines stay: only those at the very end are nothing.
+        blank = (lines[len(kept) :] + newline).partition(b"\n")[2] if kept else lines + newline
+        data = blank + rest + more
+
+
+def bad_line(line: bytes) -> str:
+    if not line.strip():
+        return "is empty: remove it"
+    if b'"' in line:
+        return f"has a label whose quotes do not match: {shown(line)!r}"
+    if line.rstrip(b" \t").endswith(b",") and line.count(b",") == 1:
+        return "has a label, but no number after it"
+    other = next((mark for mark in (b";", b"\t", b"|") if mark in line), None)
+    hint = f"; the delimiter must be ',', not {other.decode()!r}" if other else ""
+    return f"has 1 column; expected a label and at least one number, with commas between{hint}"
+
+
+def read_labels(raw: list[bytes], labels: Labels, first_row: int) -> np.ndarray:
+    try:
+        return np.fromiter(map(labels.__getitem__, raw), np.int32, len(raw))
+    except InputError as error:
+        row = first_row + raw.index(error.details["value"])
+        raise InputError(f"row {row}, column 1: {error}") from None
+
+
+def check_labels(labels: Labels, codes: np.ndarray) -> list[str]:
+    """The classes, sorted; refuses what a classifier cannot learn from."""
+    classes = sorted(labels.codes)
+    if len(codes) < 2 or len(classes) < 2:
+        raise InputError(
+            f"the training data has {len(codes)} rows and {len(classes)} different labels "
+            f"({', '.join(map(shown, classes))}); expected at least 2 of each"
+        )
+    try:
+        numbers = [float(label) for label in classes]
+    except ValueError:
+        return classes
+    fraction = next((c for c, n in zip(classes, numbers, strict=True) if n != n or n % 1), None)
+    if fraction is not None or len(classes) > max(20, len(codes) / 2):
+        raise InputError(
+            f"the label column is continuous ({len(classes)} different numbers such as {fraction or classes[0]} "
+            f"in {len(codes)} rows); a classification tree needs classes. The label is the first column"
+        )
+    return classes
+
+
+def fit(features: np.ndarray, targets: np.ndarray, hyperparameters: dict):
+    # Here, not above: it takes a second or two, and bad data should not have to wait for it.
+    from sklearn.tree import DecisionTreeClassifier
+
+    try:
+        return DecisionTreeClassifier(**hyperparameters).fit(features, targets)
+    except ValueError as error:  # the data is checked: this is scikit-learn's word on a hyperparameter
+        raise InputError(f"hyperparameters: {error}") from None
+
+
+def accuracy(tree, features: np.ndarray, targets: np.ndarray) -> float:
+    return float(np.mean(tree.predict(features) == targets))
+
+
+def to_onnx(tree, classes: list[str], hyperparameters: dict, metrics: dict) -> bytes:
+    """The fitted tree as an ONNX model of one TreeEnsembleClassifier, the same bytes for the same tree.
+
+    Input `features`, float32 (rows, columns); outputs `label`, string (rows,), and `probabilities`,
+    float32 (rows, classes). What else a server must know stands in the model's metadata, as JSON.
+    """
+    import onnx
+    import sklearn
+    from onnx import TensorProto, helper
+
+    nodes = tree.tree_
+    leaf = nodes.children_left < 0
+    # scikit-learn compares float32 features with float64 thresholds. x <= t holds for the same float32 x
+    # when t is rounded down to float32, and for others when it is rounded to the nearest.
+    thresholds = nodes.threshold.astype(np.float32)
+    above = thresholds > nodes.threshold
+    thresholds[above] = np.nextafter(thresholds[above], np.float32(-np.inf))
+    thresholds[leaf] = 0
+
+    shares = nodes.value[leaf, 0, :]
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    weights = shares.astype(np.float32)
+    # Two shares that differ may be equal as float32; the greatest one must stay the first greatest.
+    winner = shares.argmax(axis=1)
+    rows = np.arange(len(shares))
+    if len(classes) == 2:
+        # ONNX's rule for two classes: one weight a leaf, that of the second, which wins above 0.5.
+        tie = (winner == 1) & (weights[:, 1] <= 0.5)
+        weights[tie, 1] = np.nextafter(np.float32(0.5), np.float32(1))
+        weights, class_ids = weights[:, 1:], [0]
+    else:
+        tie = weights.argmax(axis=1) != winner
+        weights[rows[tie], winner[tie]] = np.nextafter(weights[tie].max(axis=1), np.float32(1))
+        class_ids = list(range(len(classes)))
+
+    node = helper.make_node(
+        "TreeEnsembleClassifier",
+        ["features"],
+        ["label", "probabilities"],
+        domain="ai.onnx.ml",
+        nodes_treeids=[0] * len(leaf),
+        nodes_nodeids=list(range(len(leaf))),
+        nodes_modes=["LEAF" if is_leaf else "BRANCH_LEQ" for is_leaf in leaf],
+        nodes_featureids=np.where(leaf, 0, nodes.feature).tolist(),
+        nodes_values=thresholds.tolist(),
+        nodes_truenodeids=np.where(leaf, 0, nodes.children_left).tolist(),
+        nodes_falsenodeids=np.where(leaf, 0, nodes.children_right).tolist(),
+        class_treeids=[0] * weights.size,
+        class_nodeids=np.repeat(np.flatnonzero(leaf), len(class_ids)).tolist(),
+        class_ids=class_ids * len(weights),
+        class_weights=weights.ravel().tolist(),
+        classlabels_strings=classes,
+        post_transform="NONE",
+    )
+    graph = helper.make_graph(
+        [node],
+        "decision_tree",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, tree.n_features_in_])],
+        [
+            helper.make_tensor_value_info("label", TensorProto.STRING, [None]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, len(classes)]),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, producer_name="decision_trees", opset_imports=opsets, ir_version=8)
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    versions |= {"scikit-learn": sklearn.__version__, "onnx": onnx.__version__}
+    metadata = {
+        "format": predictor.FORMAT,
+        "features": tree.n_features_in_,
+        "labels": classes,
+        "hyperparameters": hyperparameters,
+        "metrics": metrics,
+        "versions": versions,
+    }
+    texts = {name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in metadata.items()}
+    helper.set_model_props(model, texts)
+    return model.SerializeToString(deterministic=True)
+
+
+def compare(tree, features: np.ndarray, classes: np.ndarray, model_dir: Path) -> None:
+    """Loads the file as a server does and holds its answers against scikit-learn's, on every training row."""
+    model = predictor.model_fn(model_dir)
+    for start in range(0, len(features), 1 << 16):
+        rows = features[start : start + (1 << 16)]
+        labels, _ = predictor.run(rows, model)
+        if not np.array_equal(labels, classes[tree.predict(rows)]):
+            raise RuntimeError("the ONNX model and scikit-learn's tree differ; no model is written")

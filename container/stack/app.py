@@ -1,0 +1,108 @@
+"""The flask application: /ping, /invocations, /execution-parameters, and every error as one JSON object."""
+
+import json
+import sys
+import zlib
+
+import formats
+import predictor
+import settings
+from errors import InputError
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+app = Flask(__name__, static_folder=None)
+
+try:
+    SETTINGS = settings.read()
+    # Here, at import: gunicorn imports this before it forks, so that all workers share one model.
+    MODEL = predictor.model_fn(SETTINGS.model_dir)
+except InputError as error:
+    sys.exit(f"serve: {error}")
+
+app.config["MAX_CONTENT_LENGTH"] = SETTINGS.max_body
+
+
+def invoke(body: bytes, content_type: str, accept: str) -> tuple[bytes, list[tuple[str, str]]]:
+    """The way of every invocation: request body to (reply body, reply headers). Raises InputError."""
+    media = formats.negotiate(accept)
+    data = predictor.input_fn(body, content_type)
+    reply = predictor.output_fn(predictor.predict_fn(data, MODEL), media)
+    # X-Rows is for the access log; nginx keeps it from the client.
+    return reply, [("Content-Type", media), ("Content-Length", str(len(reply))), ("X-Rows", str(len(data)))]
+
+
+@app.get("/ping", provide_automatic_options=False)
+def ping():
+    return Response(status=200, mimetype="text/plain")
+
+
+@app.get("/execution-parameters", provide_automatic_options=False)
+def execution_parameters():
+    return SETTINGS.execution_parameters
+
+
+@app.post("/invocations", provide_automatic_options=False)
+def invocations():
+    body = _decoded(request.get_data(cache=False), request.headers.get("Content-Encoding", "identity"))
+    reply, headers = invoke(body, request.headers.get("Content-Type", ""), request.headers.get("Accept", ""))
+    return Response(reply, 200, headers)
+
+
+def _decoded(body: bytes, encoding: str) -> bytes:
+    """Undoes Content-Encoding, never to more than the payload limit. Raises 400, 413 and 415."""
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        raise InputError(
+            "this Content-Encoding is not supported; send gzip or none", "unsupported_encoding", 415
+        )
+    inflated = []
+    room = SETTINGS.max_body
+    while body:
+        stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            inflated.append(stream.decompress(body, room + 1))
+        except zlib.error:
+            raise InputError("the body is not gzip, as Content-Encoding says", "bad_gzip") from None
+        room -= len(inflated[-1])
+        if room < 0:
+            limit = SETTINGS.max_body >> 20
+            raise InputError(f"the inflated body is larger than {limit} MB", "payload_too_large", 413)
+        if not stream.eof:
+            raise InputError("the gzip body is cut off", "bad_gzip")
+        body = stream.unused_data
+    return b"".join(inflated)
+
+
+@app.errorhandler(InputError)
+def refused(error: InputError) -> Response:
+    return _problem(error.status, error.code, str(error), **error.details)
+
+
+@app.errorhandler(HTTPException)
+def http_problem(error: HTTPException) -> Response:
+    if error.code == 413:
+        message = f"the body is larger than {SETTINGS.max_body >> 20} MB"
+    elif error.code == 404:
+        message = "there are only /ping, /invocations and /execution-parameters"
+    elif error.code == 405:
+        message = f"this path takes only {', '.join(sorted(error.valid_methods or ()))}"
+    else:
+        message = error.name
+    response = _problem(error.code, error.name.lower().replace(" ", "_"), message)
+    if error.code == 405:
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+    return response
+
+
+@app.errorhandler(Exception)
+def crashed(error: Exception) -> Response:
+    app.logger.exception("an invocation failed")
+    return _problem(500, "internal_error", "the algorithm failed; the container's log says why")
+
+
+def _problem(status: int, code: str, message: str, **details) -> Response:
+    text = json.dumps({"error": {"code": code, "message": message, **details}}, ensure_ascii=False)
+    return Response(text, status, mimetype="application/json")

@@ -1,0 +1,207 @@
+"""The formats of requests and replies: CSV, JSON, JSON Lines and npy, by content type and Accept."""
+
+import functools
+import io
+import json
+
+import numeric
+import numpy as np
+from errors import InputError, shown
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header, parse_options_header
+
+CSV, JSON, JSON_LINES, NPY = "text/csv", "application/json", "application/jsonlines", "application/x-npy"
+TYPES = (CSV, JSON, JSON_LINES, NPY)
+
+
+@functools.lru_cache(maxsize=256)
+def media_type(content_type: str) -> tuple[str, bool]:
+    """A Content-Type header as (media type, whether the first row is a header, RFC 4180). Raises 415."""
+    name, options = parse_options_header(content_type)
+    if name not in TYPES:
+        text = f"content type {shown(content_type)!r} is not supported; send one of {', '.join(TYPES)}"
+        raise InputError(text, "unsupported_media_type", 415)
+    charset = options.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        text = f"charset {shown(charset)!r} is not supported; send UTF-8"
+        raise InputError(text, "unsupported_media_type", 415)
+    header = options.get("header", "absent").lower()
+    if header not in ("present", "absent"):
+        raise InputError(
+            f"header={shown(header)} is neither present nor absent", "unsupported_media_type", 415
+        )
+    return name, header == "present"
+
+
+@functools.lru_cache(maxsize=256)
+def negotiate(accept: str) -> str:
+    """The media type of the reply to an Accept header: CSV where the client has no wish. Raises 406."""
+    wishes = [(wish.split(";")[0].strip(), q) for wish, q in parse_accept_header(accept or "*/*", MIMEAccept)]
+    best = MIMEAccept(wishes).best_match(TYPES)
+    if best is None:
+        text = f"no reply is possible as {shown(accept)!r}; accept one of {', '.join(TYPES)}"
+        raise InputError(text, "not_acceptable", 406)
+    return best
+
+
+def decode(body: bytes, content_type: str) -> np.ndarray:
+    """The rows of a request as a float32 matrix of shape (rows, columns), at least one row.
+
+    Raises InputError that names row and column (from 1) and value.
+    """
+    name, header = media_type(content_type)
+    if not body.strip():
+        raise InputError("the request has no body; send at least one row", "empty_body")
+    if name == NPY:
+        return _from_npy(body)
+    if name == CSV:
+        return _from_csv(body, header)
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"the body is not UTF-8 at byte {error.start + 1}", "not_utf8") from None
+    return _from_json(text) if name == JSON else _from_json_lines(text)
+
+
+def _from_csv(body: bytes, header: bool) -> np.ndarray:
+    text = body.removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n")
+    text = text.rstrip(b" \t\n")
+    if header:
+        text = text.partition(b"\n")[2]
+        if not text:
+            raise InputError("there is no row below the header", "empty_body")
+    try:
+        return numeric.parse(text, 1 + header)
+    except InputError as error:
+        if error.details.get("row") == 1 and error.code == "bad_value":
+            error.args = (f"{error}. If row 1 is a header, send 'text/csv; header=present'",)
+        raise
+
+
+def _from_json(text: str) -> np.ndarray:
+    document = _json(text, "the body")
+    if not isinstance(document, dict) or list(document) != ["instances"]:
+        raise InputError('expected one JSON object, {"instances": [[5.1, 3.5], …]}', "bad_json")
+    if not isinstance(document["instances"], list):
+        raise InputError('"instances" must be a list of rows', "bad_json")
+    return _matrix(document["instances"])
+
+
+def _from_json_lines(text: str) -> np.ndarray:
+    return _matrix([_json(line, f"line {i}") for i, line in enumerate(text.rstrip().split("\n"), 1)])
+
+
+def _json(text: str, what: str):
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InputError(f"{what} is nested too deeply", "bad_json") from None
+    except json.JSONDecodeError as error:
+        text = f"{what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        raise InputError(text, "bad_json") from None
+    except ValueError as error:
+        raise InputError(
+            f"{what} holds a number that cannot be read: {shown(str(error))}", "bad_json"
+        ) from None
+
+
+def _refuse_constant(name: str):
+    raise InputError(f"{name} is not JSON and not a number that can be predicted on", "bad_value", value=name)
+
+
+def _matrix(instances: list) -> np.ndarray:
+    """Rows as lists of numbers, or as {"features": list}, to a float32 matrix."""
+    rows = [
+        row["features"] if isinstance(row, dict) and list(row) == ["features"] else row for row in instances
+    ]
+    if not rows:
+        raise InputError("there is no row in the request", "empty_body")
+    for i, row in enumerate(rows, 1):
+        if not isinstance(row, list) or not row:
+            text = f'row {i} is not a list of numbers; expected [5.1, 3.5] or {{"features": [5.1, 3.5]}}'
+            raise InputError(text, "bad_row", row=i)
+        if len(row) != len(rows[0]):
+            text = f"row {i} has {len(row)} columns where {len(rows[0])} were expected, as in the rows before"
+            raise InputError(text, "bad_columns", row=i)
+        if not set(map(type, row)) <= {int, float}:
+            column = next(j for j, value in enumerate(row, 1) if type(value) not in (int, float))
+            value = shown(json.dumps(row[column - 1], ensure_ascii=False)[:200])
+            text = f"row {i}, column {column}: {value} is not a number"
+            raise InputError(text, "bad_value", row=i, column=column, value=value)
+    try:
+        return _float32(np.array(rows, np.float64))
+    except OverflowError:
+        raise InputError(
+            "an integer does not fit into a 32-bit float (at most 3.4e38)", "bad_value"
+        ) from None
+
+
+def _from_npy(body: bytes) -> np.ndarray:
+    stream = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
+        shape, fortran, dtype = read(stream)
+    except Exception as error:  # numpy evaluates the header as a literal: every way to fail is the client's
+        raise InputError("the body is not an npy file of version 1 or 2", "bad_npy") from error
+    if dtype.kind not in "fiu" or dtype.itemsize > 8 or len(shape) != 2 or 0 in shape:
+        text = f"expected an array of numbers with shape (rows, columns); got {shown(str(dtype))} of {shown(str(shape))}"
+        raise InputError(text, "bad_npy")
+    data = body[stream.tell() :]
+    if len(data) != dtype.itemsize * shape[0] * shape[1]:
+        raise InputError(f"the array's shape is {shown(str(shape))}, its data {len(data)} bytes", "bad_npy")
+    return _float32(np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C"))
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        matrix = np.ascontiguousarray(values, np.float32)
+    bad = ~np.isfinite(matrix)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        value = str(values[row, column])
+        text = f"row {row + 1}, column {column + 1}: {value} is not a finite 32-bit float"
+        raise InputError(text, "bad_value", row=row + 1, column=column + 1, value=value)
+    return matrix
+
+
+def encode(columns: dict, media: str) -> bytes:
+    """Named columns of one length (str, float32, or float32 vectors and lists a row) in a media type."""
+    if media == NPY:
+        if len(columns) > 1:
+            text = f"npy holds one array, and {', '.join(columns)} were asked for; accept {JSON}"
+            raise InputError(text, "not_acceptable", 406)
+        values = np.asarray(next(iter(columns.values())))
+        stream = io.BytesIO()
+        np.save(stream, values.astype(str) if values.dtype == object else values, allow_pickle=False)
+        return stream.getvalue()
+    values = [_plain(column) for column in columns.values()]
+    if media == CSV:
+        cells = [
+            [_csv_cell(v) if isinstance(v, str) else _csv_cell(json.dumps(v, ensure_ascii=False)) for v in c]
+            for c in values
+        ]
+        lines = cells[0] if len(cells) == 1 else map(",".join, zip(*cells, strict=True))
+        return ("\n".join(lines) + "\n").encode()
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+    if media == JSON:
+        return json.dumps({"predictions": rows}, ensure_ascii=False).encode()
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _plain(column) -> list:
+    if isinstance(column, np.ndarray) and column.dtype.kind == "f":
+        # By way of text: 0.98 as a float32 is 0.9800000190734863 as a Python float.
+        return column.astype(str).astype(float).tolist()
+    return list(column)
+
+
+@functools.lru_cache(maxsize=1024)
+def _csv_cell(text: str) -> str:
+    if text == text.strip() and not any(mark in text for mark in ',"\n\r'):
+        return text
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,42 @@
+"""gunicorn's settings; serve adds the addresses, the number of workers and the timeout on the command line."""
+
+import json
+import os
+
+from gunicorn import util
+
+preload_app = True
+control_socket_disable = True
+# nginx has checked lengths already; without it these are gunicorn's own bounds.
+limit_request_line = 0
+loglevel = "warning"
+access_log_format = (
+    'time=%(t)s status=%(s)s method=%(m)s path="%(U)s" rows=%({x-rows}o)s request_bytes=%({content-length}i)s '
+    'response_bytes=%(B)s seconds=%(L)s inference_id="%({x-amzn-sagemaker-inference-id}i)s"'
+)
+
+
+def when_ready(server):
+    """The model is loaded and the sockets listen: serve waits for this byte."""
+    os.write(int(os.environ["SERVE_READY_FD"]), b"1")
+
+
+def pre_fork(server, worker):
+    """Behind nginx one worker has the ping socket and the others the other one.
+
+    A worker takes one request at a time and may take a minute for it; /ping must be answered all the same.
+    """
+    if len(server.LISTENERS) == 2:
+        worker.pings = not any(other.pings for other in server.WORKERS.values())
+        worker.sockets = [server.LISTENERS[worker.pings]]
+
+
+def write_error(sock, status, reason, message):
+    """gunicorn's own answer to what is not HTTP, as JSON instead of HTML."""
+    code = reason.lower().replace(" ", "_")
+    body = json.dumps({"error": {"code": code, "message": "the request is not valid HTTP"}})
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
+
+
+util.write_error = write_error
