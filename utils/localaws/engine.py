@@ -25,6 +25,8 @@ ISOLATION_NOTICE = (
 )
 # What programs of any kind need of the server's own environment; nothing else of it reaches a container.
 INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER")
+# The ENV of every image that localaws builds: lines come at once, and nothing is written beside the programs.
+IMAGE_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 MAX_LINE = 200_000  # bytes; a CloudWatch event holds 256 KiB
 
 
@@ -132,6 +134,7 @@ class ProcessEngine:
                 [program],
                 cwd=programs,
                 env=inherited
+                | IMAGE_ENVIRONMENT
                 | self._environment
                 | spec.environment
                 | {"PATH": path, "SAGEMAKER_BASE_DIR": str(spec.base_dir)},

@@ -1,0 +1,279 @@
+"""CreateTrainingJob, end to end: a real localaws, boto3 as it comes, a pushed image that runs."""
+
+import gzip
+import io
+import json
+import tarfile
+import time
+
+import psutil
+import pytest
+import tiny
+from botocore.exceptions import ClientError
+from tiny import channel, wait_until
+
+GROUP = "/aws/sagemaker/TrainingJobs"
+
+
+@pytest.fixture(scope="module")
+def account(localaws, tmp_path_factory):
+    return tiny.account(localaws, tmp_path_factory.mktemp("account"))
+
+
+def members(account, uri) -> dict[str, bytes]:
+    """The files of a .tar.gz in S3."""
+    with tarfile.open(fileobj=io.BytesIO(account.get(uri))) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+
+
+def found(account, job) -> list[dict]:
+    """What each host of a job found in its channels."""
+    lines = account.lines(GROUP, job["TrainingJobName"])
+    return [json.loads(line.removeprefix("found=")) for line in lines if line.startswith("found=")]
+
+
+def test_a_job_runs_what_was_pushed_and_leaves_a_model(account):
+    request = account.training_request(depth="5", model="trained")
+    request["AlgorithmSpecification"]["MetricDefinitions"] = [{"Name": "loss", "Regex": "loss=([0-9.]+);"}]
+    request["Environment"] = {"COLOUR": "blue"}
+    job = account.train(request)
+
+    assert job["TrainingJobStatus"] == job["SecondaryStatus"] == "Completed", job
+    assert [entry["Status"] for entry in job["SecondaryStatusTransitions"]] == [
+        "Starting",
+        "Downloading",
+        "Training",
+        "Uploading",
+        "Completed",
+    ]
+    uri = job["ModelArtifacts"]["S3ModelArtifacts"]
+    assert uri == f"s3://{account.bucket}/output/{job['TrainingJobName']}/output/model.tar.gz"
+    assert members(account, uri)["model.txt"] == b"trained"
+    assert [(m["MetricName"], m["Value"]) for m in job["FinalMetricDataList"]] == [("loss", 0.25)]
+    assert 1 <= job["BillableTimeInSeconds"] <= 10
+    assert job["HyperParameters"] == {"depth": "5", "model": "trained"}
+
+    streams = account.logs.describe_log_streams(
+        logGroupName=GROUP, logStreamNamePrefix=job["TrainingJobName"]
+    )
+    assert [s["logStreamName"].rsplit("-", 1)[0] for s in streams["logStreams"]] == [
+        f"{job['TrainingJobName']}/algo-1"
+    ]
+    lines = account.lines(GROUP, job["TrainingJobName"])
+    assert "nothing is isolated" in lines[0]
+    assert "host algo-1 of ['algo-1']" in lines
+    env = json.loads(next(line for line in lines if line.startswith("env="))[4:])
+    assert env["TRAINING_JOB_NAME"] == job["TrainingJobName"]
+    assert env["TRAINING_JOB_ARN"] == job["TrainingJobArn"]
+    assert env["COLOUR"] == "blue"
+    assert env["AWS_ENDPOINT_URL"] == account.aws.endpoint_url
+    assert "PYTEST_CURRENT_TEST" not in env
+    metrics = account.aws.client("cloudwatch").list_metrics(Namespace=GROUP, MetricName="loss")["Metrics"]
+    assert {"Name": "TrainingJobName", "Value": job["TrainingJobName"]} in metrics[0]["Dimensions"]
+
+
+def test_nothing_is_left_of_a_job_that_has_ended(account):
+    account.train(account.training_request())
+    assert not list((account.aws.home / "jobs" / "training").glob("*"))
+    records = [json.loads(path.read_text()) for path in (account.aws.home / "processes").glob("*.json")]
+    assert not [
+        record for record in records if "training job" in record["what"] and psutil.pid_exists(record["pid"])
+    ]
+
+
+def test_a_failure_is_told_as_aws_tells_it(account):
+    job = account.train(account.training_request(fail="iris.csv, row 3: 'x' is not a number", exit="1"))
+    assert job["TrainingJobStatus"] == job["SecondaryStatus"] == "Failed"
+    assert job["FailureReason"] == "AlgorithmError: iris.csv, row 3: 'x' is not a number, exit code: 1"
+    long = account.train(account.training_request(fail="é" * 2000, exit="255"))["FailureReason"]
+    assert len(long) == 1024
+    assert long.endswith("é, exit code: 255")
+    assert (
+        account.train(account.training_request(exit="7"))["FailureReason"] == "AlgorithmError: , exit code: 7"
+    )
+
+
+def test_lines_arrive_while_the_job_runs_and_a_stop_is_passed_on(account):
+    request = account.training_request(sleep="600")
+    account.sagemaker.create_training_job(**request)
+    name = request["TrainingJobName"]
+
+    def sleeping():
+        try:
+            return "sleeping" in account.lines(GROUP, name)
+        except account.logs.exceptions.ResourceNotFoundException:
+            return False
+
+    wait_until(sleeping)
+    assert account.sagemaker.describe_training_job(TrainingJobName=name)["SecondaryStatus"] == "Training"
+    account.sagemaker.stop_training_job(TrainingJobName=name)
+    job = account.finish(name)
+    assert job["TrainingJobStatus"] == job["SecondaryStatus"] == "Stopped"
+    assert "FailureReason" not in job
+    assert account.lines(GROUP, name)[-1] == "got SIGTERM"
+    assert "stopped" in members(account, job["ModelArtifacts"]["S3ModelArtifacts"])
+    with pytest.raises(ClientError, match="training job is in status Stopped"):
+        account.sagemaker.stop_training_job(TrainingJobName=name)
+
+
+def test_a_job_that_runs_too_long_is_stopped(account):
+    request = account.training_request(sleep="600")
+    request["StoppingCondition"]["MaxRuntimeInSeconds"] = 1
+    started = time.monotonic()
+    job = account.train(request)
+    assert time.monotonic() - started < 15
+    assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
+
+
+def test_prefixes_manifests_and_several_channels(account):
+    account.put("in/a.csv", "a")
+    account.put("in/deep/b.csv", "b")
+    account.put("in/folder/", "a folder, to a console")
+    account.put("inner.csv", "c")
+    manifest = [{"prefix": f"s3://{account.bucket}/in/"}, "deep/b.csv"]
+    uri = account.put("the.manifest", json.dumps(manifest))
+    request = account.training_request()
+    request["InputDataConfig"] = [
+        channel("folder", f"s3://{account.bucket}/in/"),
+        channel("bare", f"s3://{account.bucket}/in/deep"),
+        channel("file", f"s3://{account.bucket}/in/a.csv"),
+        channel("partial", f"s3://{account.bucket}/inn"),
+        channel("listed", uri, "ManifestFile", InputMode="FastFile", ContentType="text/csv"),
+    ]
+    (hosts,) = found(account, account.train(request))
+    assert hosts == {
+        "folder": {"a.csv": "a", "deep/b.csv": "b"},
+        "bare": {"b.csv": "b"},
+        "file": {"a.csv": "a"},
+        "partial": {"inner.csv": "c"},
+        "listed": {"deep/b.csv": "b"},
+    }
+
+
+def test_shards_and_copies_over_several_hosts(account):
+    for number in range(5):
+        account.put(f"shards/{number}.csv", str(number))
+    uri = f"s3://{account.bucket}/shards/"
+    request = account.training_request()
+    request["ResourceConfig"]["InstanceCount"] = 2
+    request["InputDataConfig"] = [channel("all", uri), channel("part", uri, distribution="ShardedByS3Key")]
+    job = account.train(request)
+    first, second = found(account, job)
+    assert first["all"] == second["all"]
+    assert len(first["all"]) == 5
+    assert sorted([*first["part"], *second["part"]]) == [f"{number}.csv" for number in range(5)]
+    assert len(first["part"]) - len(second["part"]) == 1
+    lines = account.lines(GROUP, job["TrainingJobName"])
+    assert {"host algo-1 of ['algo-1', 'algo-2']", "host algo-2 of ['algo-1', 'algo-2']"} <= set(lines)
+    files = members(account, job["ModelArtifacts"]["S3ModelArtifacts"])
+    assert {"algo-1.txt", "algo-2.txt", "model.txt"} == set(files)
+
+
+def test_pipe_mode_streams_each_epoch_and_inflates(account):
+    account.put("pipe/1.csv.gz", gzip.compress(b"one\n"))
+    account.put("pipe/2.csv.gz", gzip.compress(b"two\n"))
+    request = account.training_request()
+    request["InputDataConfig"] = [
+        channel("training", f"s3://{account.bucket}/pipe/", InputMode="Pipe", CompressionType="Gzip")
+    ]
+    job = account.train(request)
+    assert job["TrainingJobStatus"] == "Completed", job
+    assert found(account, job) == [{"training": ["one\ntwo\n", "one\ntwo\n"]}]
+
+
+def test_output_data_and_an_uncompressed_model(account):
+    request = account.training_request(output="a report", model="plain")
+    request["OutputDataConfig"]["CompressionType"] = "NONE"
+    job = account.train(request)
+    uri = job["ModelArtifacts"]["S3ModelArtifacts"]
+    assert uri.endswith("/output/model")
+    assert account.get(f"{uri}/model.txt") == b"plain"
+    output = uri.removesuffix("model") + "output.tar.gz"
+    assert members(account, output) == {"report.txt": b"a report"}
+
+
+def test_an_object_cannot_be_written_outside_its_folder(account):
+    account.put("evil/x", "x")
+    uri = account.put("evil.manifest", json.dumps([{"prefix": f"s3://{account.bucket}/evil/"}, "../../../x"]))
+    request = account.training_request()
+    request["InputDataConfig"] = [channel("training", uri, "ManifestFile")]
+    job = account.train(request)
+    assert job["TrainingJobStatus"] == "Failed"
+    assert "outside its folder" in job["FailureReason"]
+
+
+def test_a_later_push_changes_nothing_of_a_job_in_its_image(account):
+    uri = account.push("by-digest", train="#!/bin/sh\necho first\n")
+    request = account.training_request()
+    request["AlgorithmSpecification"]["TrainingImage"] = uri
+    assert "first" in account.lines(GROUP, account.train(request)["TrainingJobName"])
+    account.push("by-digest", train="#!/bin/sh\necho second\n")
+    again = request | {"TrainingJobName": request["TrainingJobName"] + "-again"}
+    assert "second" in account.lines(GROUP, account.train(again)["TrainingJobName"])
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (
+            {"TrainingJobName": "a_b"},
+            "ValidationException",
+            "1 validation error detected: Value 'a_b' at 'trainingJobName'",
+        ),
+        (
+            {"RoleArn": "arn:aws:iam::000000000000:role/nobody"},
+            "ValidationException",
+            "Could not assume role",
+        ),
+        (
+            {
+                "AlgorithmSpecification": {
+                    "TrainingImage": "127.0.0.1:1/no-such:latest",
+                    "TrainingInputMode": "File",
+                }
+            },
+            "ValidationException",
+            "Cannot find the requested image: 127.0.0.1:1/no-such:latest",
+        ),
+        (
+            {"InputDataConfig": [channel("training", "s3://no-such-bucket/x")]},
+            "ValidationException",
+            'No S3 objects found under S3 URL "s3://no-such-bucket/x"',
+        ),
+        (
+            {"OutputDataConfig": {"S3OutputPath": "s3://no-such-bucket/x"}},
+            "ValidationException",
+            "does not exist",
+        ),
+        ({"EnableNetworkIsolation": True}, "NotServedByLocalaws", "does not serve EnableNetworkIsolation"),
+        (
+            {"VpcConfig": {"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1"]}},
+            "NotServedByLocalaws",
+            "does not serve VpcConfig",
+        ),
+    ],
+)
+def test_what_aws_refuses_is_refused_in_its_words(account, change, code, message):
+    with pytest.raises(ClientError) as refused:
+        account.sagemaker.create_training_job(**(account.training_request() | change))
+    assert refused.value.response["Error"]["Code"] == code
+    assert message in refused.value.response["Error"]["Message"]
+
+
+def test_a_name_is_used_once(account):
+    job = account.train(account.training_request())
+    with pytest.raises(ClientError) as refused:
+        account.sagemaker.create_training_job(**account.training_request(job["TrainingJobName"].upper()))
+    assert refused.value.response["Error"]["Code"] == "ResourceInUse"
+    with pytest.raises(ClientError, match="Requested resource not found"):
+        account.sagemaker.describe_training_job(TrainingJobName="never-was")
+    account.sagemaker.delete_training_job(TrainingJobName=job["TrainingJobName"])
+    with pytest.raises(ClientError, match="Requested resource not found"):
+        account.sagemaker.describe_training_job(TrainingJobName=job["TrainingJobName"])
+
+
+def test_boto3s_own_waiter(account):
+    request = account.training_request()
+    account.sagemaker.create_training_job(**request)
+    waiter = account.sagemaker.get_waiter("training_job_completed_or_stopped")
+    waiter.wait(TrainingJobName=request["TrainingJobName"], WaiterConfig={"Delay": 1, "MaxAttempts": 30})
