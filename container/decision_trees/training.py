@@ -13,7 +13,20 @@ import predictor
 from errors import InputError, shown
 
 # Those of DecisionTreeClassifier that a string can say; scikit-learn checks their values itself.
-HYPERPARAMETERS = ["ccp_alpha", "class_weight", "criterion", "max_depth", "max_features", "max_leaf_nodes", "min_impurity_decrease", "min_samples_leaf", "min_samples_split", "min_weight_fraction_leaf", "random_state", "splitter"]
+HYPERPARAMETERS = [
+    "ccp_alpha",
+    "class_weight",
+    "criterion",
+    "max_depth",
+    "max_features",
+    "max_leaf_nodes",
+    "min_impurity_decrease",
+    "min_samples_leaf",
+    "min_samples_split",
+    "min_weight_fraction_leaf",
+    "random_state",
+    "splitter",
+]
 PIECE = 1 << 20  # bytes read at a time
 # A label, quoted or not, a comma and the features; or a line that is not so.
 RECORD = re.compile(rb'[ \t]*(?:"((?:[^"\n]|"")*)"[ \t]*|([^",\n]*)),([^\n]*)\n|([^\n]*)\n')
@@ -100,14 +113,17 @@ def read_table(channel, labels: Labels, columns: int | None = None) -> tuple[np.
             for piece in pieces(stream):
                 records = RECORD.findall(piece)
                 rests = [rest for _, _, rest, _ in records]
-                if b"" in rests:
-                    at = rests.index(b"")
-                    line = piece.split(b"\n")[at]
-                    raise InputError(f"row {row + at} {bad_line(line)}")
-                features.append(numeric.parse(b"\n".join(rests), row, 2, columns))
-                columns = features[-1].shape[1]
-                codes.append(read_labels([quoted or bare for quoted, bare, _, _ in records], labels, row))
-                row += len(records)
+                whole = rests.index(b"") if b"" in rests else len(rests)
+                if whole:
+                    features.append(numeric.parse(b"\n".join(rests[:whole]), row, 2, columns))
+                    columns = features[-1].shape[1]
+                    codes.append(
+                        read_labels([quoted or bare for quoted, bare, _, _ in records[:whole]], labels, row)
+                    )
+                if whole < len(records):
+                    line = piece.split(b"\n")[whole]
+                    raise InputError(f"row {row + whole} {bad_line(line)}")
+                row += whole
             if row == 1:
                 raise InputError("the file is empty; remove it, or put rows in it")
         except InputError as error:

@@ -44,6 +44,8 @@ def execution_parameters():
 
 @app.post("/invocations", provide_automatic_options=False)
 def invocations():
+    if "invocation.error" in request.environ:
+        raise request.environ["invocation.error"]
     body = _decoded(request.get_data(cache=False), request.headers.get("Content-Encoding", "identity"))
     reply, headers = invoke(body, request.headers.get("Content-Type", ""), request.headers.get("Accept", ""))
     return Response(reply, 200, headers)

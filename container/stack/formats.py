@@ -18,6 +18,7 @@ TYPES = (CSV, JSON, JSON_LINES, NPY)
 def media_type(content_type: str) -> tuple[str, bool]:
     """A Content-Type header as (media type, whether the first row is a header, RFC 4180). Raises 415."""
     name, options = parse_options_header(content_type)
+    name = name.strip().lower()
     if name not in TYPES:
         text = f"content type {shown(content_type)!r} is not supported; send one of {', '.join(TYPES)}"
         raise InputError(text, "unsupported_media_type", 415)
@@ -36,7 +37,9 @@ def media_type(content_type: str) -> tuple[str, bool]:
 @functools.lru_cache(maxsize=256)
 def negotiate(accept: str) -> str:
     """The media type of the reply to an Accept header: CSV where the client has no wish. Raises 406."""
-    wishes = [(wish.split(";")[0].strip(), q) for wish, q in parse_accept_header(accept or "*/*", MIMEAccept)]
+    wishes = [
+        (wish.partition(";")[0].strip(), q) for wish, q in parse_accept_header(accept or "*/*", MIMEAccept)
+    ]
     best = MIMEAccept(wishes).best_match(TYPES)
     if best is None:
         text = f"no reply is possible as {shown(accept)!r}; accept one of {', '.join(TYPES)}"

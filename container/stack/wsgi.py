@@ -24,8 +24,8 @@ def application(environ, start_response):
         body = environ["wsgi.input"].read(int(length))
         try:
             reply, headers = invoke(body, environ["CONTENT_TYPE"], environ.get("HTTP_ACCEPT", ""))
-        except Exception:  # flask meets the same error again, and answers for it
-            environ["wsgi.input"] = io.BytesIO(body)
+        except Exception as error:
+            environ["invocation.error"] = error  # flask raises it again, and answers for it
         else:
             start_response("200 OK", headers)
             return [reply]

@@ -1,0 +1,486 @@
+"""What a server promises, as a table: any container can be held to it (see conftest.py)."""
+
+import gzip
+import io
+import json
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import LABELS, ROWS
+
+ROW = ROWS[0]
+TWO = f"{ROWS[0]}\n{ROWS[149]}\n"
+FEATURES = [[float(cell) for cell in row.split(",")] for row in ROWS]
+
+
+def npy(array, **options) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, **options)
+    return stream.getvalue()
+
+
+# -- ping and paths
+
+
+def test_ping_is_200_with_an_empty_body(server):
+    reply = server.ping()
+    assert (reply.status, reply.body) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/pingfoo", "/ping/", "/ping/x", "/invocations/", "/invocations/extra", "/favicon.ico"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_other_paths_are_404(server, method, path):
+    reply = server.request(method, path, ROW if method == "POST" else None, {"Content-Type": "text/csv"})
+    assert reply.status == 404
+    assert reply.error
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [(m, "/invocations") for m in ("GET", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH")]
+    + [(m, "/ping") for m in ("POST", "PUT", "DELETE", "OPTIONS")],
+)
+def test_other_methods_are_405(server, method, path):
+    reply = server.request(method, path)
+    assert reply.status == 405
+    assert reply.error
+
+
+def test_no_reply_names_a_version(server):
+    for reply in (server.ping(), server.predict(ROW), server.predict("x"), server.request("GET", "/nowhere")):
+        assert not any(character.isdigit() for character in reply.headers.get("server", ""))
+
+
+def test_unknown_sagemaker_headers_are_ignored(server):
+    headers = {
+        f"X-Amzn-SageMaker-{name}": "x" * 1000 for name in ("Target-Model", "Session-Id", "Custom-Attributes")
+    }
+    assert server.predict(ROW, **headers).status == 200
+
+
+# -- predictions
+
+ACCEPTED = {
+    "plain": ROW,
+    "final newline": f"{ROW}\n",
+    "two rows": TWO,
+    "CRLF": TWO.replace("\n", "\r\n"),
+    "no final newline": TWO.rstrip(),
+    "byte order mark": "\ufeff" + TWO,
+    "trailing blank lines": f"{TWO}\n\r\n \n\n",
+    "blanks around values": " 5.1 ,\t3.5, 1.4 ,0.2 \n",
+    "quoted": '"5.1","3.5","1.4","0.2"\n',
+    "quoted with blanks": ' "5.1" ,"3.5", " 1.4 ",0.2\n',
+    "exponents": "51e-1,0.35E1,14e-01,2e-1",
+    "plus sign": "+5.1,+3.5,+1.4,+0.2",
+    "point at the end": "5.,3.,1.,0.",
+    "point at the beginning": "5.1,3.5,1.4,.2",
+    "integers": "5,3,1,0",
+    "negative": "-5.1,3.5,1.4,0.2",
+    "tiny": "5.1,3.5,1.4,1e-320",
+    "many digits": f"5.1,3.5,1.4,0.2{'0' * 5000}",
+}
+
+
+@pytest.mark.parametrize("body", ACCEPTED.values(), ids=ACCEPTED)
+def test_csv_is_understood(server, body):
+    reply = server.predict(body.encode())
+    assert (reply.status, reply.headers["content-type"].split(";")[0]) == (200, "text/csv")
+    labels = reply.text.splitlines()
+    assert labels[0] == "setosa"
+    assert labels[1:] == (["virginica"] if len(body) > 2 * len(ROW) and "00000" not in body else [])
+
+
+REFUSED = {
+    "empty": b"",
+    "blank": b" \r\n\n",
+    "header row": b"sepal_length,sepal_width,petal_length,petal_width\n" + ROW.encode(),
+    "header row only": b"a,b,c,d\n",
+    "too few columns": b"5.1,3.5,1.4\n",
+    "too many columns": b"5.1,3.5,1.4,0.2,1\n",
+    "label in front": b"setosa,5.1,3.5,1.4,0.2\n",
+    "ragged, then right in sum": b"5.1,3.5,1.4\n5.1,3.5,1.4,0.2,0.2\n",
+    "ragged": f"{ROW}\n5.1,3.5,1.4\n".encode(),
+    "text": b"5.1,3.5,abc,0.2\n",
+    "nan": b"5.1,3.5,nan,0.2\n",
+    "NaN": b"5.1,NaN,1.4,0.2\n",
+    "NA": b"5.1,NA,1.4,0.2\n",
+    "null": b"5.1,null,1.4,0.2\n",
+    "None": b"5.1,None,1.4,0.2\n",
+    "empty cell": b"5.1,,1.4,0.2\n",
+    "blank cell": b"5.1, ,1.4,0.2\n",
+    "quoted empty cell": b'5.1,"",1.4,0.2\n',
+    "empty last cell": b"5.1,3.5,1.4,\n",
+    "trailing comma": b"5.1,3.5,1.4,0.2,\n",
+    "inf": b"5.1,inf,1.4,0.2\n",
+    "-Infinity": b"5.1,-Infinity,1.4,0.2\n",
+    "beyond float64": b"5.1,1e400,1.4,0.2\n",
+    "beyond float32": b"5.1,1e39,1.4,0.2\n",
+    "negative beyond float32": b"5.1,-3.5e38,1.4,0.2\n",
+    "boolean": b"5.1,True,1.4,0.2\n",
+    "hexadecimal": b"5.1,0x1F,1.4,0.2\n",
+    "underscore": b"5.1,1_0,1.4,0.2\n",
+    "full-width digits": "5.1,\uff13.\uff15,1.4,0.2\n".encode(),
+    "thousands separator": b'"1,000",3.5,1.4,0.2\n',
+    "apostrophe in a number": b"1'000,3.5,1.4,0.2\n",
+    "decimal comma": b"5,1;3,5;1,4;0,2\n",
+    "semicolons": b"5.1;3.5;1.4;0.2\n",
+    "tabs": b"5.1\t3.5\t1.4\t0.2\n",
+    "blanks between": b"5.1 3.5 1.4 0.2\n",
+    "pipes": b"5.1|3.5|1.4|0.2\n",
+    "comment line": b"# a comment\n" + ROW.encode(),
+    "comment at the end": ROW.encode() + b" # a comment\n",
+    "empty line between": f"{ROW}\n\n{ROW}\n".encode(),
+    "empty line first": f"\n{ROW}\n".encode(),
+    "unclosed quote": b'5.1,"3.5,1.4,0.2\n',
+    "unopened quote": b'5.1,3.5",1.4,0.2\n',
+    "doubled quote": b'5.1,""3.5"",1.4,0.2\n',
+    "single quotes": b"'5.1','3.5','1.4','0.2'\n",
+    "text after a quote": b'5.1,"3.5"x,1.4,0.2\n',
+    "NUL": b"5.1,3.5\x00,1.4,0.2\n",
+    "control byte": b"5.1,3.5\x07,1.4,0.2\n",
+    "vertical tab": b"5.1,3.5\x0b,1.4,0.2\n",
+    "carriage return alone": b"5.1,3.5,1.4,0.2\r5.1,3.5,1.4,0.2\n",
+    "second byte order mark": b"\xef\xbb\xbf\xef\xbb\xbf" + ROW.encode(),
+    "no-break space": "5.1,\u00a03.5,1.4,0.2\n".encode(),
+    "Unicode minus": "5.1,\u22123.5,1.4,0.2\n".encode(),
+    "not UTF-8": b"5.1,3.5\xff,1.4,0.2\n",
+    "UTF-16": ROW.encode("utf-16"),
+    "gzip": gzip.compress(ROW.encode()),
+    "JSON": json.dumps({"instances": [FEATURES[0]]}).encode(),
+    "random bytes": bytes(range(256)),
+    "two numbers in a cell": b"5.1,3.5 3.6,1.4,0.2\n",
+    "two signs": b"5.1,--3.5,1.4,0.2\n",
+    "two points": b"5.1,3.5.1,1.4,0.2\n",
+    "exponent without digits": b"5.1,3e,1.4,0.2\n",
+    "point alone": b"5.1,.,1.4,0.2\n",
+    "complex": b"5.1,3j,1.4,0.2\n",
+    "fraction": b"5.1,7/2,1.4,0.2\n",
+    "formula": b"5.1,=3.5,1.4,0.2\n",
+    "percent": b"5.1,3.5%,1.4,0.2\n",
+}
+
+
+@pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
+def test_csv_is_refused(server, body):
+    reply = server.predict(body)
+    assert reply.status == 400
+    assert reply.error
+
+
+@pytest.mark.parametrize(
+    ("body", "row", "column", "value"),
+    [
+        ("5.1,3.5,abc,0.2\n", 1, 3, "abc"),
+        (f"{ROW}\n{ROW}\n5.1,NaN,1.4,0.2\n", 3, 2, "NaN"),
+        (f"{ROW}\r\n5.1,3.5,1.4,\r\n", 2, 4, ""),
+        (f"{ROW}\n" * 50_000 + "5.1,3.5,1.4,1e39\n", 50_001, 4, "1e39"),
+    ],
+)
+def test_a_bad_value_is_named_by_row_column_and_value(server, body, row, column, value):
+    error = server.predict(body).error
+    assert (error["row"], error["column"], error["value"]) == (row, column, value)
+    assert f"row {row}, column {column}" in error["message"]
+
+
+def test_a_wrong_column_count_says_both_counts(server):
+    message = server.predict("1,2,3\n").error["message"]
+    assert "3" in message
+    assert "4" in message
+    error = server.predict(f"{ROW}\n1,2,3\n").error
+    assert error["row"] == 2
+    assert "3" in error["message"]
+    assert "4" in error["message"]
+
+
+def test_a_long_bad_value_is_not_sent_back_whole(server):
+    reply = server.predict(b"5.1,3.5,1.4," + "\u00e9\U0001f600".encode() * 5000)
+    assert reply.status == 400
+    assert reply.error
+
+
+def test_all_iris_rows(server):
+    reply = server.predict("\n".join(ROWS))
+    assert len(reply.text.splitlines()) == 150
+    assert sum(a == b for a, b in zip(reply.text.splitlines(), LABELS, strict=True)) >= 140
+
+
+def test_a_header_that_is_announced_is_skipped(server):
+    reply = server.predict(f"a,b,c,d\n{ROW}\n", "text/csv; header=present")
+    assert reply.text.splitlines() == ["setosa"]
+    error = server.predict(f"a,b,c,d\n{ROW}\n5,x,1,0\n", "text/csv; header=present").error
+    assert (error["row"], error["column"]) == (3, 2)
+    assert server.predict("a,b,c,d\n", "text/csv; header=present").status == 400
+
+
+# -- media types
+
+JSON_BODIES = {
+    "instances": ("application/json", json.dumps({"instances": FEATURES[:2]})),
+    "features": ("application/json", json.dumps({"instances": [{"features": row} for row in FEATURES[:2]]})),
+    "charset": ("Application/JSON; charset=UTF-8", json.dumps({"instances": FEATURES[:2]})),
+    "integers": ("application/json", '{"instances": [[5, 3, 1, 0], [5, 3, 1, 0]]}'),
+    "lines": ("application/jsonlines", "".join(json.dumps(row) + "\n" for row in FEATURES[:2])),
+    "lines with features": (
+        "application/jsonlines",
+        "\n".join(json.dumps({"features": r}) for r in FEATURES[:2]),
+    ),
+    "npy": ("application/x-npy", npy(np.array(FEATURES[:2], np.float32))),
+    "npy, float64": ("application/x-npy", npy(np.array(FEATURES[:2]))),
+    "npy, big endian": ("application/x-npy", npy(np.array(FEATURES[:2], ">f8"))),
+    "npy, columns first": ("application/x-npy", npy(np.asfortranarray(FEATURES[:2]))),
+    "npy, integers": ("application/x-npy", npy(np.array([[5, 3, 1, 0]] * 2))),
+    "CSV by another name": ('Text/CSV ; charset="utf-8"', "\n".join(ROWS[:2])),
+}
+
+
+@pytest.mark.parametrize(("content_type", "body"), JSON_BODIES.values(), ids=JSON_BODIES)
+def test_every_content_type_is_understood(server, content_type, body):
+    reply = server.predict(body, content_type)
+    assert (reply.status, reply.text) == (200, "setosa\nsetosa\n")
+
+
+BAD_BODIES = {
+    "not JSON": ("application/json", "{"),
+    "empty JSON": ("application/json", ""),
+    "not an object": ("application/json", "[[5.1, 3.5, 1.4, 0.2]]"),
+    "no instances": ("application/json", "{}"),
+    "other key": ("application/json", '{"rows": [[5.1, 3.5, 1.4, 0.2]]}'),
+    "one key more": ("application/json", '{"instances": [[5.1, 3.5, 1.4, 0.2]], "signature": "x"}'),
+    "no rows": ("application/json", '{"instances": []}'),
+    "empty row": ("application/json", '{"instances": [[]]}'),
+    "row is a number": ("application/json", '{"instances": [5.1, 3.5, 1.4, 0.2]}'),
+    "row is a string": ("application/json", '{"instances": ["5.1,3.5,1.4,0.2"]}'),
+    "row is null": ("application/json", '{"instances": [null]}'),
+    "instances is an object": ("application/json", '{"instances": {"a": 1}}'),
+    "string for a number": ("application/json", '{"instances": [["5.1", 3.5, 1.4, 0.2]]}'),
+    "boolean for a number": ("application/json", '{"instances": [[true, 3.5, 1.4, 0.2]]}'),
+    "null for a number": ("application/json", '{"instances": [[null, 3.5, 1.4, 0.2]]}'),
+    "NaN": ("application/json", '{"instances": [[NaN, 3.5, 1.4, 0.2]]}'),
+    "Infinity": ("application/json", '{"instances": [[-Infinity, 3.5, 1.4, 0.2]]}'),
+    "beyond float32": ("application/json", '{"instances": [[1e39, 3.5, 1.4, 0.2]]}'),
+    "beyond float64": ("application/json", '{"instances": [[1e999, 3.5, 1.4, 0.2]]}'),
+    "integer beyond float64": ("application/json", f'{{"instances": [[1{"0" * 400}, 3.5, 1.4, 0.2]]}}'),
+    "integer of 5000 digits": ("application/json", f'{{"instances": [[1{"0" * 5000}, 3.5, 1.4, 0.2]]}}'),
+    "ragged": ("application/json", '{"instances": [[5.1, 3.5, 1.4, 0.2], [5.1]]}'),
+    "too few columns": ("application/json", '{"instances": [[5.1, 3.5, 1.4]]}'),
+    "nested": ("application/json", '{"instances": [[[5.1], 3.5, 1.4, 0.2]]}'),
+    "very nested": ("application/json", "[" * 200_000),
+    "UTF-16": ("application/json", json.dumps({"instances": [FEATURES[0]]}).encode("utf-16")),
+    "not UTF-8": ("application/json", b'{"instances": [["\xff"]]}'),
+    "CSV as JSON": ("application/json", ROW),
+    "two documents": ("application/json", '{"instances": [[5.1, 3.5, 1.4, 0.2]]}{}'),
+    "lines: blank line between": ("application/jsonlines", f"{FEATURES[0]}\n\n{FEATURES[0]}"),
+    "lines: not JSON": ("application/jsonlines", f"{FEATURES[0]}\nx"),
+    "lines: number": ("application/jsonlines", "5.1"),
+    "npy: empty": ("application/x-npy", b""),
+    "npy: cut": ("application/x-npy", npy(np.array(FEATURES[:2]))[:-1]),
+    "npy: cut header": ("application/x-npy", npy(np.array(FEATURES[:2]))[:20]),
+    "npy: too long": ("application/x-npy", npy(np.array(FEATURES[:2])) + b"x"),
+    "npy: other bytes": ("application/x-npy", b"5.1,3.5,1.4,0.2"),
+    "npy: one dimension": ("application/x-npy", npy(np.array(FEATURES[0]))),
+    "npy: three dimensions": ("application/x-npy", npy(np.zeros((1, 1, 4)))),
+    "npy: no rows": ("application/x-npy", npy(np.zeros((0, 4)))),
+    "npy: text": ("application/x-npy", npy(np.array([["5.1", "3.5", "1.4", "0.2"]]))),
+    "npy: booleans": ("application/x-npy", npy(np.ones((1, 4), bool))),
+    "npy: complex": ("application/x-npy", npy(np.ones((1, 4), complex))),
+    "npy: NaN": ("application/x-npy", npy(np.full((1, 4), np.nan))),
+    "npy: beyond float32": ("application/x-npy", npy(np.full((1, 4), 1e39))),
+    "npy: objects, that is a pickle": (
+        "application/x-npy",
+        npy(np.array([[5, 3, 1, {}]], object), allow_pickle=True),
+    ),
+    "npy: claims terabytes": (
+        "application/x-npy",
+        npy(np.zeros((1, 4))).replace(b"(1, 4), }" + b" " * 11, b"(99999999999, 4), }" + b" " * 1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("content_type", "body"), BAD_BODIES.values(), ids=BAD_BODIES)
+def test_other_content_types_are_as_strict(server, content_type, body):
+    reply = server.predict(body, content_type)
+    assert reply.status == 400
+    assert reply.error
+
+
+UNSUPPORTED = ["", "text/plain", "text/csvx", "application/x-www-form-urlencoded", "application/octet-stream"]
+UNSUPPORTED += [
+    "text/csv; charset=latin-1",
+    "text/csv; charset=utf-16",
+    "multipart/form-data; boundary=x",
+    "garbage",
+    "/",
+]
+
+
+@pytest.mark.parametrize("content_type", UNSUPPORTED)
+def test_an_unsupported_content_type_is_415(server, content_type):
+    reply = server.predict(ROW, content_type)
+    assert reply.status == 415
+    assert reply.error
+
+
+ACCEPTS = {
+    "text/csv": "text/csv",
+    "*/*": "text/csv",
+    "": "text/csv",
+    "text/*": "text/csv",
+    "application/json": "application/json",
+    "Application/Json": "application/json",
+    "application/json; charset=utf-8": "application/json",
+    "application/json;q=0.5, text/csv;q=0.4": "application/json",
+    "text/csv;q=0.1, */*;q=0.9": "application/json",
+    "text/csv;q=0, */*": "application/json",
+    "image/png, application/jsonlines": "application/jsonlines",
+    "application/x-npy": "application/x-npy",
+}
+
+
+@pytest.mark.parametrize(("accept", "expected"), ACCEPTS.items())
+def test_accept_chooses_the_format(server, accept, expected):
+    reply = server.predict(TWO, Accept=accept)
+    assert (reply.status, reply.headers["content-type"].split(";")[0]) == (200, expected)
+    labels = ["setosa", "virginica"]
+    if expected == "text/csv":
+        assert reply.text == "setosa\nvirginica\n"
+    elif expected == "application/json":
+        assert json.loads(reply.body) == {"predictions": [{"predicted_label": label} for label in labels]}
+    elif expected == "application/jsonlines":
+        assert [json.loads(line) for line in reply.text.splitlines()] == [
+            {"predicted_label": label} for label in labels
+        ]
+    else:
+        assert np.load(io.BytesIO(reply.body), allow_pickle=False).tolist() == labels
+
+
+@pytest.mark.parametrize("accept", ["image/png", "text/csv;q=0", "application/xml, text/html", "garbage"])
+def test_an_accept_that_cannot_be_met_is_406(server, accept):
+    reply = server.predict(ROW, Accept=accept)
+    assert reply.status == 406
+    assert reply.error
+
+
+# -- sizes and encodings
+
+
+def test_gzip_is_inflated(server):
+    assert server.predict(gzip.compress(TWO.encode()), Content_Encoding="gzip").text == "setosa\nvirginica\n"
+    two_members = gzip.compress(f"{ROWS[0]}\n".encode()) + gzip.compress(f"{ROWS[149]}\n".encode())
+    assert server.predict(two_members, Content_Encoding="GZIP").text == "setosa\nvirginica\n"
+
+
+def test_bad_gzip_is_400(server):
+    packed = gzip.compress(TWO.encode())
+    for body in (packed[:-1], packed[:5], b"x", packed + b"x", zlib.compress(TWO.encode())):
+        reply = server.predict(body, Content_Encoding="gzip")
+        assert reply.status == 400
+        assert reply.error
+
+
+@pytest.mark.parametrize("encoding", ["deflate", "br", "zstd", "gzip, gzip", "x"])
+def test_other_encodings_are_415(server, encoding):
+    reply = server.predict(ROW, Content_Encoding=encoding)
+    assert reply.status == 415
+    assert reply.error
+
+
+def test_a_bomb_is_413(server):
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(packer.compress(b"1,1,1,1\n" * 131072) for _ in range(200)) + packer.flush()
+    reply = server.predict(bomb, Content_Encoding="gzip")
+    assert reply.status == 413
+    assert reply.error
+
+
+def test_25_megabytes_are_taken(server):
+    line = b"5.1,3.5,1.4,0.2\n"
+    rows = (25 << 20) // len(line)
+    reply = server.predict(line * rows)
+    assert reply.status == 200
+    assert reply.body == b"setosa\n" * rows
+
+
+def test_more_is_413(server):
+    reply = server.predict(b"5.1,3.5,1.4,0.2\n" * (26 << 16))
+    assert reply.status == 413
+    assert reply.error
+
+
+def chunks(size: int):
+    line = b"5.1,3.5,1.4,0.2\n" * 4096
+    for _ in range(size // len(line)):
+        yield line
+
+
+def test_chunked_bodies_are_read(server):
+    reply = server.request(
+        "POST", "/invocations", chunks(1 << 20), {"Content-Type": "text/csv"}, encode_chunked=True
+    )
+    assert (reply.status, reply.body) == (200, b"setosa\n" * 65536)
+
+
+def test_chunked_bodies_have_the_same_limit(server):
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks(26 << 20))
+    assert server.raw(head + body + b"0\r\n\r\n").startswith(b"HTTP/1.1 413")
+
+
+MALFORMED = {
+    "no HTTP": b"hello\r\n\r\n",
+    "no host": b"GET /ping HTTP/1.1\r\n\r\n",
+    "bad length": b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+    "two lengths": b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "bad header": b"GET /ping HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+    "long header": b"GET /ping HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+    "bad chunk": b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200) + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_not_http_is_a_json_400(server, sent):
+    reply = server.raw(sent)
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert head.split()[1] in (b"400", b"431"), reply[:200]
+    assert b"application/json" in head
+    assert json.loads(body)["error"]["message"]
+
+
+# -- many at once
+
+
+def test_200_clients_at_once(server):
+    def predict(i):
+        return server.predict(ROWS[i % 150])
+
+    expected = server.predict("\n".join(ROWS)).text.splitlines()
+    with ThreadPoolExecutor(200) as pool:
+        replies = list(pool.map(predict, range(1000)))
+    assert {reply.status for reply in replies} == {200}
+    assert [reply.text.strip() for reply in replies] == [expected[i % 150] for i in range(1000)]
+
+
+def test_a_reply_comes_quickly(server):
+    server.predict(ROW)
+    times = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        server.predict(ROW)
+        times.append(time.perf_counter() - begin)
+    assert sorted(times)[10] < 0.25
+
+
+def test_execution_parameters(server):
+    reply = server.request("GET", "/execution-parameters")
+    document = json.loads(reply.body)
+    assert reply.status == 200
+    assert set(document) == {"MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"}
+    assert document["BatchStrategy"] in ("MULTI_RECORD", "SINGLE_RECORD")
+    assert document["MaxConcurrentTransforms"] >= 1
+    assert document["MaxPayloadInMB"] * document["MaxConcurrentTransforms"] <= 100

@@ -1,0 +1,366 @@
+"""What train promises, as a table: any container can be held to it (see conftest.py)."""
+
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import threading
+
+import pytest
+from conftest import IRIS, LABELS, ROWS, command, environment, lay_out, until
+
+SMALL = "a,1,2\nb,3,4\na,1,3\nb,4,4\n"
+
+
+def test_iris(train):
+    ended = train(IRIS)
+    assert ended.code == 0
+    assert ended.model
+    accuracy = [line for line in ended.output.splitlines() if line.startswith("training_accuracy=")]
+    assert float(accuracy[0].partition("=")[2]) == 1
+
+
+def test_the_same_input_gives_the_same_bytes(run_train, tmp_path):
+    runs = [run_train(lay_out(tmp_path / name, {"training": {"d.csv": IRIS}})) for name in ("one", "two")]
+    assert runs[0].model == runs[1].model
+
+
+def test_no_pickle_is_written(iris):
+    for file in (iris / "model").rglob("*"):
+        assert not file.read_bytes().startswith((b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"))
+
+
+GOOD = {
+    "one file, all liberties": {"d.csv": '\ufeff a , 1,\t2\r\n"b","3", 4 \r\n"a",+1e0,.3\nb,3.,4\n \r\n\n'},
+    "many files": {
+        "1.csv": "\ufeffa,1,2\n",
+        "2.csv": "\ufeffb,3,4",
+        "x/y/no suffix": "b,3,4\n",
+        "été.TXT": "a,1,2\n",
+        "_SUCCESS": "",
+        ".DS_Store": b"\0",
+        "._1.csv": b"\0",
+        ".git/x": "x",
+    },
+}
+
+
+@pytest.mark.parametrize("files", GOOD.values(), ids=GOOD)
+def test_a_good_channel_trains(train, files):
+    ended = train({"training": files})
+    assert ended.code == 0
+    assert "training_accuracy=1" in ended.output
+
+
+BAD = {
+    "empty file": ({"d.csv": ""}, ["d.csv", "empty"]),
+    "blank file": ({"d.csv": "\n\n"}, ["d.csv", "empty"]),
+    "one empty file of two": ({"a.csv": SMALL, "b.csv": ""}, ["b.csv", "empty"]),
+    "header row": ({"d.csv": "species,x,y\n" + SMALL}, ["d.csv", "row 1", "column 2", "'x'", "header"]),
+    "header in the second file": ({"a.csv": SMALL, "b.csv": "s,x,y\n" + SMALL}, ["b.csv", "row 1", "header"]),
+    "text": ({"d.csv": SMALL + "a,1,two\n"}, ["d.csv", "row 5", "column 3", "'two'"]),
+    "text in a sub-folder": ({"x/d.csv": SMALL + "a,1,two\n"}, ["x/d.csv", "row 5", "column 3", "'two'"]),
+    "NaN": ({"d.csv": SMALL + "a,NaN,2\n"}, ["row 5", "column 2", "'NaN'"]),
+    "inf": ({"d.csv": SMALL + "a,inf,2\n"}, ["row 5", "column 2", "'inf'"]),
+    "too large": ({"d.csv": SMALL + "a,1e39,2\n"}, ["row 5", "column 2", "'1e39'"]),
+    "empty feature": ({"d.csv": SMALL + "a,,2\n"}, ["row 5", "column 2"]),
+    "underscore": ({"d.csv": SMALL + "a,1_0,2\n"}, ["row 5", "column 2", "'1_0'"]),
+    "missing label": ({"d.csv": SMALL + ",1,2\n"}, ["row 5", "column 1", "label"]),
+    "quoted empty label": ({"d.csv": SMALL + '"",1,2\n'}, ["row 5", "column 1", "label"]),
+    "label with a control character": ({"d.csv": SMALL + "a\x01,1,2\n"}, ["row 5", "column 1", "label"]),
+    "label only": ({"d.csv": "a\nb\n"}, ["row 1", "1 column"]),
+    "short row": ({"d.csv": SMALL + "a,1\n"}, ["row 5", "2 columns", "3"]),
+    "long row": ({"d.csv": SMALL + "a,1,2,3\n"}, ["row 5", "4 columns", "3"]),
+    "other width in the second file": (
+        {"a.csv": SMALL, "b.csv": "a,1,2,3\n"},
+        ["b.csv", "row 1", "4 columns", "3"],
+    ),
+    "blank line between": ({"d.csv": "a,1,2\n\nb,3,4\n"}, ["row 2", "empty"]),
+    "semicolons": ({"d.csv": SMALL.replace(",", ";")}, ["row 1", "';'"]),
+    "tabs": ({"d.csv": SMALL.replace(",", "\t")}, ["row 1", "delimiter"]),
+    "not UTF-8 label": ({"d.csv": SMALL.encode() + b"\xe9t\xe9,1,2\n"}, ["row 5", "column 1", "UTF-8"]),
+    "not UTF-8 feature": ({"d.csv": SMALL.encode() + b"a,\xe9,2\n"}, ["row 5", "column 2", "UTF-8"]),
+    "UTF-16": ({"d.csv": SMALL.encode("utf-16")}, ["d.csv", "row 1"]),
+    "binary": ({"d.csv": bytes(range(256)) * 10}, ["d.csv", "row 1"]),
+    "gzip": ({"d.csv": gzip.compress(SMALL.encode())}, ["d.csv", "gzip"]),
+    "unclosed quote": ({"d.csv": SMALL + '"a,1,2\n'}, ["row 5", "quote"]),
+    "comment": ({"d.csv": "# iris\n" + SMALL}, ["row 1"]),
+    "one row": ({"d.csv": "a,1,2\n"}, ["1 row", "at least 2"]),
+    "one class": ({"d.csv": "a,1,2\na,3,4\n"}, ["1 different label", "at least 2"]),
+    "continuous label": ({"d.csv": "1.5,1,2\n2.25,3,4\n3,1,1\n"}, ["continuous", "1.5"]),
+    "continuous integers": ({"d.csv": "".join(f"{i},1,2\n" for i in range(100))}, ["continuous"]),
+    "no files": ({}, ["training", "no data"]),
+    "only files to be skipped": ({"_SUCCESS": "", ".x": "a,1,2\n"}, ["training", "no data"]),
+}
+
+
+@pytest.mark.parametrize(("files", "words"), BAD.values(), ids=BAD)
+def test_bad_data_is_refused_by_file_row_and_column(train, files, words):
+    ended = train({"training": files})
+    assert ended.code != 0
+    assert not ended.model
+    assert all(word in ended.failure for word in words), ended.failure
+    assert len(ended.failure) <= 1024
+    assert "Traceback" not in ended.failure
+
+
+def test_a_bad_row_far_down_is_found(train):
+    ended = train(SMALL * 200_000 + "a,1,x\n")
+    assert "row 800001, column 3: 'x'" in ended.failure
+
+
+BAD_CONFIG = {
+    "unknown name": ({"max_dept": "3"}, ["max_dept", "max_depth"]),
+    "text for a number": ({"max_depth": "three"}, ["max_depth", "three"]),
+    "boolean": ({"max_depth": "true"}, ["max_depth", "true"]),
+    "unknown word": ({"criterion": "gin"}, ["criterion", "gin", "gini"]),
+}
+
+
+@pytest.mark.parametrize(("hyperparameters", "words"), BAD_CONFIG.values(), ids=BAD_CONFIG)
+def test_a_bad_hyperparameter_is_refused_by_name_and_value(train, hyperparameters, words):
+    ended = train(SMALL, hyperparameters)
+    assert ended.code != 0
+    assert all(word in ended.failure for word in words), ended.failure
+    assert len(ended.failure) <= 1024
+
+
+def test_hyperparameters_come_plain_or_as_json(train):
+    words = {
+        "criterion": "log_loss",
+        "splitter": '"random"',
+        "class_weight": "balanced",
+        "max_features": "null",
+    }
+    numbers = {"ccp_alpha": 0.001, "max_depth": "2", "max_leaf_nodes": '"9"', "min_impurity_decrease": "1e-4"}
+    numbers |= {"min_samples_leaf": 2, "min_samples_split": "0.02", "min_weight_fraction_leaf": "0.01"}
+    ended = train(IRIS, words | numbers | {"random_state": "7", "_tuning_objective_metric": "x"})
+    assert ended.code == 0
+    assert "tree_depth=2" in ended.output
+
+
+CONFIG_FILES = {
+    "not JSON": ({"hyperparameters.json": "{"}, ["hyperparameters.json"]),
+    "not an object": ({"hyperparameters.json": "[1]"}, ["hyperparameters.json", "object"]),
+    "channels not JSON": ({"inputdataconfig.json": "x"}, ["inputdataconfig.json"]),
+    "channel that is not there": (
+        {"inputdataconfig.json": {"training": {}, "validation": {}}},
+        ["validation"],
+    ),
+    "RecordIO": (
+        {"inputdataconfig.json": {"training": {"RecordWrapperType": "RecordIO"}}},
+        ["RecordWrapperType"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "words"), CONFIG_FILES.values(), ids=CONFIG_FILES)
+def test_a_bad_configuration_file_is_named(train, config, words):
+    ended = train(SMALL, config=config)
+    assert ended.code != 0
+    assert all(word in ended.failure for word in words), ended.failure
+
+
+def test_configuration_files_may_be_empty_or_missing(train, tmp_path):
+    base = lay_out(tmp_path / "ml", {"training": {"d.csv": SMALL}}, config={"resourceconfig.json": ""})
+    (base / "input/config/hyperparameters.json").unlink()
+    (base / "input/config/inputdataconfig.json").unlink()
+    assert train({}, config={"resourceconfig.json": "", "inputdataconfig.json": ""}).code == 0
+
+
+def test_no_channel(train):
+    ended = train({})
+    assert ended.code != 0
+    assert "training" in ended.failure
+
+
+def test_another_channel_is_named(train):
+    ended = train({"train": {"d.csv": SMALL}})
+    assert ended.code != 0
+    assert "train" in ended.failure
+    assert "'training'" in ended.failure
+
+
+def test_validation_is_scored(train):
+    ended = train({"training": {"d.csv": SMALL}, "validation": {"v.csv": "a,1,2\na,3,4\nb,3,4\nc,3,4\n"}})
+    assert ended.code == 0
+    assert "validation_accuracy=0.5\n" in ended.output
+
+
+def test_validation_has_the_columns_of_training(train):
+    ended = train({"training": {"d.csv": SMALL}, "validation": {"v.csv": "a,1\n"}})
+    assert "validation/v.csv: row 1 has 2 columns" in ended.failure
+
+
+def test_only_the_first_of_several_hosts_trains(train):
+    config = {"current_host": "algo-2", "hosts": ["algo-1", "algo-2"]}
+    ended = train(SMALL, config={"resourceconfig.json": config})
+    assert (ended.code, ended.model) == (0, {})
+
+
+def test_a_share_of_the_data_is_not_trained_on_in_silence(train):
+    inputs = {"training": {"TrainingInputMode": "File", "S3DistributionType": "ShardedByS3Key"}}
+    hosts = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]}
+    ended = train(SMALL, config={"inputdataconfig.json": inputs, "resourceconfig.json": hosts})
+    assert ended.code != 0
+    assert "ShardedByS3Key" in ended.failure
+
+
+def test_a_model_folder_that_cannot_be_written(run_train, tmp_path):
+    base = lay_out(tmp_path / "ml", {"training": {"d.csv": SMALL}})
+    (base / "model").rmdir()
+    (base / "model").write_text("in the way")
+    ended = run_train(base)
+    assert ended.code != 0
+    assert str(base / "model") in ended.failure
+
+
+def test_no_output_folder(run_train, tmp_path):
+    base = lay_out(tmp_path / "ml", {"training": {"d.csv": "a,1,x\n"}})
+    (base / "output").rmdir()
+    ended = run_train(base)
+    assert ended.code != 0
+    assert "'x'" in ended.failure
+    (base / "output/failure").unlink()
+    (base / "output").rmdir()
+    (base / "output").write_text("in the way")
+    ended = run_train(base)
+    assert ended.code != 0
+    assert "'x'" in ended.output
+
+
+def test_an_old_failure_is_forgotten(run_train, tmp_path):
+    base = lay_out(tmp_path / "ml", {"training": {"d.csv": SMALL}})
+    (base / "output/failure").write_text("of another run")
+    assert run_train(base).code == 0
+    assert not (base / "output/failure").exists()
+
+
+def test_a_long_cause_is_cut(train):
+    ended = train(SMALL + "a,1," + "é" * 5000 + "\n")
+    assert "row 5, column 3" in ended.failure
+    assert len(ended.failure) <= 1024
+
+
+# -- Pipe mode, stopping
+
+
+def begin(config, base, **options) -> subprocess.Popen:
+    env = environment(SAGEMAKER_BASE_DIR=base)
+    return subprocess.Popen(
+        command(config, "train"),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=base,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("data", [SMALL, "a,1,x\n", ""])
+def test_pipe_mode(request, tmp_path, data):
+    base = lay_out(
+        tmp_path / "ml",
+        {"training": {}},
+        config={"inputdataconfig.json": {"training": {"TrainingInputMode": "Pipe"}}},
+    )
+    fifo = base / "input/data/training_0"
+    os.mkfifo(fifo)
+    process = begin(request.config, base)
+    writer = threading.Thread(target=lambda: fifo.write_text(data))
+    writer.start()
+    output = process.communicate(timeout=60)[0].decode()
+    writer.join()
+    if data == SMALL:
+        assert (process.returncode, "training_accuracy=1" in output) == (0, True), output
+    else:
+        assert process.returncode != 0
+        assert "training" in (base / "output/failure").read_text()
+
+
+def test_sigterm_stops_training_at_once(request, tmp_path):
+    base = lay_out(
+        tmp_path / "ml",
+        {"training": {}},
+        config={"inputdataconfig.json": {"training": {"TrainingInputMode": "Pipe"}}},
+    )
+    os.mkfifo(base / "input/data/training_0")  # nobody ever writes: train waits
+    process = begin(request.config, base)
+    until(lambda: (base / "model/.partial").exists() or list((base / "model").iterdir()), 30, "the beginning")
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=20)[0].decode()
+    assert process.returncode != 0
+    assert "SIGTERM" in output
+    assert not list((base / "model").iterdir())
+
+
+def test_sigterm_in_the_middle_of_the_fit(request, tmp_path):
+    line = ",".join(str(i % 7) for i in range(40))
+    rows = io.StringIO()
+    for i in range(60_000):
+        rows.write(f"{'ab'[i * 7919 % 13 % 2]},{i * 7919 % 10007},{i * 104729 % 9973},{line}\n")
+    base = lay_out(tmp_path / "ml", {"training": {"d.csv": rows.getvalue()}})
+    process = begin(request.config, base)
+    until(lambda: (base / "model/.partial").exists(), 30, "the beginning")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert not list((base / "model").iterdir())
+
+
+def test_a_killed_algorithm_is_a_failure(request, tmp_path):
+    base = lay_out(
+        tmp_path / "ml",
+        {"training": {}},
+        config={"inputdataconfig.json": {"training": {"TrainingInputMode": "Pipe"}}},
+    )
+    os.mkfifo(base / "input/data/training_0")
+    process = begin(request.config, base)
+    until(lambda: (base / "model/.partial").exists(), 30, "the beginning")
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], stdout=subprocess.PIPE).stdout.split()
+    os.kill(int(children[0]), signal.SIGKILL)  # as the kernel does when memory runs out
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert "SIGKILL" in (base / "output/failure").read_text()
+
+
+# -- labels
+
+STRANGE = [
+    "007",
+    "NA",
+    "a,b",
+    "True",
+    "été",
+    'say "hi"',
+    "1e3",
+    "null",
+    "a b",
+    "日本",
+    "1.0",
+    "0x1",
+    "-",
+    "'q'",
+]
+
+
+def test_labels_come_back_as_written(run_train, start, tmp_path):
+    import csv
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        [label, i, 0] for i, label in enumerate(STRANGE) for _ in "ab"
+    )
+    base = lay_out(tmp_path / "ml", {"training": {"d.csv": text.getvalue()}})
+    assert run_train(base).code == 0
+    server = start(base)
+    body = "".join(f"{i},0\n" for i in range(len(STRANGE)))
+    assert [row for (row,) in csv.reader(io.StringIO(server.predict(body).text))] == STRANGE
+    document = json.loads(server.predict(body, Accept="application/json").body)
+    assert [row["predicted_label"] for row in document["predictions"]] == STRANGE
+
+
+def test_the_server_answers_as_training_saw_the_data(iris, start):
+    assert start(iris).predict("\n".join(ROWS)).text.splitlines() == LABELS

@@ -1,0 +1,174 @@
+"""The strict readers by themselves: what csv and numpy write is read back, anything else is refused politely."""
+
+import csv
+import io
+import json
+import random
+
+import formats
+import numeric
+import numpy as np
+import pytest
+import training
+from channels import Channel
+from conftest import IRIS
+from errors import InputError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+settings.register_profile("container", deadline=None, max_examples=150)
+settings.load_profile("container")
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
+MATRICES = st.integers(1, 5).flatmap(
+    lambda n: st.lists(st.lists(FLOATS, min_size=n, max_size=n), min_size=1, max_size=9)
+)
+LINE_ENDS = st.sampled_from(["\n", "\r\n"])
+
+
+@given(MATRICES, LINE_ENDS, st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.booleans())
+def test_what_csv_writes_is_read_as_the_same_numbers(rows, line_end, quoting, mark):
+    text = io.StringIO()
+    csv.writer(text, lineterminator=line_end, quoting=quoting).writerows(rows)
+    body = b"\xef\xbb\xbf" * mark + text.getvalue().encode()
+    assert np.array_equal(formats.decode(body, "text/csv"), np.array(rows, np.float32))
+
+
+@given(MATRICES)
+def test_all_formats_say_the_same(rows):
+    matrix = np.array(rows, np.float32)
+    stream = io.BytesIO()
+    np.save(stream, matrix)
+    bodies = {
+        "application/json": json.dumps({"instances": rows}).encode(),
+        "application/jsonlines": "\n".join(map(json.dumps, rows)).encode(),
+        "application/x-npy": stream.getvalue(),
+    }
+    for media, body in bodies.items():
+        assert np.array_equal(formats.decode(body, media), matrix)
+
+
+NEARLY = st.text(alphabet='0123456789.,eE+-\n\r \t"naifNx_;#{}[]:\0\x0b\ufeff\u0661', max_size=60).map(str.encode)
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["instances", "features", "x"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+).map(lambda value: json.dumps(value).encode())
+NPY_LIKE = st.builds(
+    lambda head, rest: b"\x93NUMPY" + head + rest,
+    st.sampled_from([b"\1\0\x10\0", b"\2\0\x10\0\0\0", b""]),
+    st.binary(max_size=80),
+)
+
+
+@settings(max_examples=500)
+@given(
+    st.binary(max_size=80) | NEARLY | JSON_LIKE | NPY_LIKE,
+    st.sampled_from([*formats.TYPES, "text/csv; header=present"]),
+)
+def test_any_bytes_are_rows_or_a_refusal(body, media):
+    try:
+        matrix = formats.decode(body, media)
+    except InputError as error:
+        assert str(error)
+        assert error.status in (400, 415)
+    else:
+        assert matrix.dtype == np.float32
+        assert matrix.ndim == 2
+        assert matrix.size
+        assert np.isfinite(matrix).all()
+
+
+def slow_csv(body: bytes) -> list[list[float]] | None:
+    """The grammar, once more and naively: what numeric.parse must accept, and nothing else."""
+    rows = []
+    for line in body.split(b"\n"):
+        row = []
+        for cell in line.split(b","):
+            bare = cell.strip(b" \t")
+            if len(bare) >= 2 and bare.startswith(b'"') and bare.endswith(b'"'):
+                bare = bare[1:-1].strip(b" \t")
+            if not numeric.NUMBER.fullmatch(bare) or abs(np.float64(bare.decode())) >= 3.4028235677973366e38:
+                return None
+            row.append(float(bare))
+        rows.append(row)
+    return rows if len({len(row) for row in rows}) == 1 else None
+
+
+@settings(max_examples=500)
+@given(st.text(alphabet='012.,,,\n e-+"\t9', max_size=40).map(str.encode), st.integers(1, 20))
+def test_the_fast_and_the_naive_reader_agree(body, piece):
+    expected = slow_csv(body)
+    original, numeric.PIECE = numeric.PIECE, piece  # small pieces meet their borders often
+    try:
+        found = numeric.parse(body)
+    except InputError:
+        assert expected is None
+    else:
+        assert expected is not None
+        assert np.array_equal(found, np.array(expected, np.float32))
+    finally:
+        numeric.PIECE = original
+
+
+def channel(tmp_path, *files: bytes) -> Channel:
+    for i, content in enumerate(files):
+        (tmp_path / f"{i}.csv").write_bytes(content)
+    return Channel("training", tmp_path, {})
+
+
+@pytest.mark.parametrize("piece", [3, 7, 64, 1 << 20])
+def test_training_files_are_read_alike_in_pieces_of_any_size(tmp_path, monkeypatch, piece):
+    text = "\ufeff" + IRIS.replace("\n", "\r\n") + " \r\n\n"
+    monkeypatch.setattr(training, "PIECE", piece)
+    labels = training.Labels()
+    features, codes = training.read_table(channel(tmp_path, text.encode(), b'"se""tosa",1,2,3,4'), labels)
+    expected = np.loadtxt(io.StringIO(IRIS), delimiter=",", usecols=range(1, 5), dtype=np.float32)
+    assert np.array_equal(features[:-1], expected)
+    assert list(labels.codes) == ["setosa", "versicolor", "virginica", 'se"tosa']
+    assert codes.tolist() == [0] * 50 + [1] * 50 + [2] * 50 + [3]
+
+
+@pytest.mark.parametrize("piece", [1, 5, 1 << 20])
+def test_blank_lines_inside_a_file_are_found_at_any_border(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(training, "PIECE", piece)
+    with pytest.raises(InputError, match=r"0\.csv: row 3 is empty"):
+        training.read_table(channel(tmp_path, b"a,1\nb,2\n\n\nc,3\n"), training.Labels())
+
+
+BAD_VALUES = [("max_depth", value) for value in (-1, 0, 2.5, 10**30, True, [3], "", {})]
+BAD_VALUES += [
+    ("ccp_alpha", float("nan")),
+    ("ccp_alpha", -0.5),
+    ("min_samples_split", 1),
+    ("random_state", None),
+]
+BAD_VALUES += [("random_state", "abc"), ("class_weight", "even"), ("max_features", 1.5), ("splitter", 1)]
+BAD_VALUES += [
+    ("min_samples_leaf", 0.0),
+    ("min_weight_fraction_leaf", 0.6),
+    ("max_leaf_nodes", 1),
+    ("criterion", None),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_VALUES)
+def test_bad_hyperparameters_are_named(name, value):
+    with pytest.raises(InputError, match=name):
+        training.check_hyperparameters({name: value})
+        training.fit(np.zeros((2, 1), np.float32), np.array([0, 1]), {name: value})
+
+
+@pytest.mark.slow
+def test_millions_of_bytes_of_nearly_csv():
+    generator = random.Random(0)
+    for _ in range(200_000):
+        body = bytes(generator.choices(b'0123456789.,,,\n\n eE+-"', k=generator.randrange(1, 30)))
+        expected = slow_csv(body)
+        try:
+            assert np.array_equal(numeric.parse(body), np.array(expected, np.float32)), body
+        except InputError:
+            assert expected is None, body
