@@ -11,7 +11,7 @@ import re
 
 import jsonpath_ng
 
-_INDEX = r"-?\d+|-?\d*:-?\d*"
+_INDEX = r"-?\d*:-?\d*|-?\d+"  # the longer first: findall takes the first that fits
 _NAME = r"'[^']*'|\"[^\"]*\""
 _STEP = re.compile(
     rf"\.[\w-]+|\.\*|\[\*\]|\[(?:{_INDEX})(?:\s*,\s*(?:{_INDEX}))*\]|\[(?:{_NAME})(?:\s*,\s*(?:{_NAME}))*\]"
