@@ -33,17 +33,16 @@ STOP_SECONDS = 20
 
 @dataclass(frozen=True)
 class Status:
-    """A running localaws: where it listens, its process, its folder, and how it runs containers."""
+    """A running localaws: where it listens, its process, its folder, how it runs containers, and what people should know."""
 
     endpoint_url: str
     pid: int
     create_time: float
     home: str
-    engine: str
+    engine: str = "process"
     region: str = REGION
     account: str = ACCOUNT
     note: str = ""
-    ready: bool = True
 
 
 def home() -> Path:

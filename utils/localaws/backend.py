@@ -44,6 +44,10 @@ class _Clock(datetime.datetime):
 
 
 # Before the services' modules are imported, because they import the function by name.
+if "moto.s3.models" in sys.modules:
+    raise ImportError(
+        "Import localaws.backend before any of moto's services: it sets the clock that they import"
+    )
 moto.core.utils.utcnow = lambda: _Clock.now(datetime.UTC).replace(tzinfo=None)
 
 import moto.s3.models  # noqa: E402
@@ -59,7 +63,7 @@ READS = re.compile(
 )
 # Enough for moto to take a recorded request for the same one.
 RECORDED = {"REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "RAW_URI", "CONTENT_TYPE", "CONTENT_LENGTH"}
-NOT_RECORDED = {"HTTP_USER_AGENT", "HTTP_CONNECTION", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT", "HTTP_EXPECT"}
+NOT_RECORDED = re.compile(r"HTTP_(USER_AGENT|CONNECTION|ACCEPT|ACCEPT_ENCODING|EXPECT|AMZ_SDK_.*)")
 
 
 class Backend:
@@ -91,7 +95,7 @@ class Backend:
             "environ": {
                 name: value
                 for name, value in environ.items()
-                if name in RECORDED or (name.startswith("HTTP_") and name not in NOT_RECORDED)
+                if name in RECORDED or (name.startswith("HTTP_") and not NOT_RECORDED.fullmatch(name))
             },
         }
         kept = self.journal.keep(body)
@@ -116,13 +120,15 @@ class Backend:
                 "wsgi.input": io.BytesIO(body),
                 "wsgi.errors": sys.stderr,
             }
-            with self._lock:
-                response = self._run(environ, entry["at"], entry["seed"])
+            what = f"{environ['REQUEST_METHOD']} {environ['RAW_URI']} {environ.get('HTTP_X_AMZ_TARGET', '')}"
+            try:
+                with self._lock:
+                    response = self._run(environ, entry["at"], entry["seed"])
+            except Exception:  # whatever moto raises: the rest must come back all the same
+                log.exception("Not brought back: %s", what)
+                continue
             count += 1
             if response.status_code >= 400:
-                what = (
-                    f"{environ['REQUEST_METHOD']} {environ['RAW_URI']} {environ.get('HTTP_X_AMZ_TARGET', '')}"
-                )
                 log.warning("Not brought back: %s: %d %s", what, response.status_code, response.get_data())
         if count:
             log.info("Brought back %d requests in %.1f s", count, time.monotonic() - began)
@@ -151,7 +157,7 @@ def _changes(request: Request, service: str | None, body: bytes) -> bool:
     # The three protocols name the operation in a header, in the path, or in a form.
     operation = (
         request.headers.get("X-Amz-Target", "").rpartition(".")[2]
-        or request.path.rpartition("/operation/")[2]
+        or request.path.partition("/operation/")[2]
         or parse_qs(body.decode("utf-8", "replace")).get("Action", [""])[0]
     )
     return not READS.match(operation)

@@ -6,6 +6,7 @@ A record is ``HOME/processes/PID.json`` with ``pid``, ``create_time`` (psutil's,
 
 import json
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def find(pid: int, create_time: float) -> psutil.Process | None:
     """Return the live process that was recorded with this pid and create time, or None."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        if abs(process.create_time() - create_time) < SAME_TIME and process.status() != psutil.STATUS_ZOMBIE:
+        if abs(process.create_time() - create_time) < SAME_TIME and _is_alive(process):
             return process
     return None
 
@@ -57,14 +58,14 @@ def kill_recorded(home: Path, grace: float = 5.0) -> list[str]:
 
 def stop(processes: list[psutil.Process], grace: float) -> None:
     """Send SIGTERM to all, wait up to `grace` seconds for all to end, then SIGKILL what is left."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=grace)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    for name, patience in (("terminate", grace), ("kill", 5.0)):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                if _is_alive(process):
+                    getattr(process, name)()
+        deadline = time.monotonic() + patience
+        while any(map(_is_alive, processes)) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def write_json(file: Path, value) -> None:
@@ -76,28 +77,28 @@ def write_json(file: Path, value) -> None:
 
 
 def _family(pid: int, create_time: float) -> list[psutil.Process]:
-    """Return the recorded process and its descendants, and what is left of its session if it died first.
+    """Return the recorded process, its descendants and its session, which may have outlived it.
 
     Each recorded process leads a session of its own. While a member of a session lives the kernel gives its
     leader's pid to nobody else, so a session without its leader, whose members are younger than the record, is ours.
     """
-    leader = find(pid, create_time)
-    if leader:
-        with suppress(psutil.NoSuchProcess):
-            return [leader, *leader.children(recursive=True)]
-    if psutil.pid_exists(pid) and leader is None and not _is_zombie(pid):
-        return []  # the pid belongs to somebody else by now
-    members = []
+    family: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        if leader := find(pid, create_time):
+            family = [leader, *leader.children(recursive=True)]
+        elif _is_alive(psutil.Process(pid)):
+            return []  # the pid belongs to somebody else by now
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
             if os.getsid(process.pid) == pid and process.create_time() >= create_time - SAME_TIME:
-                members.append(process)
-    return members
+                family.append(process)
+    return family
 
 
-def _is_zombie(pid: int) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
+    """Tell whether it runs. A zombie does not: psutil's own wait would go on until its parent has noticed."""
     with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 

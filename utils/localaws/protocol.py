@@ -2,6 +2,7 @@
 
 import io
 import json
+import uuid
 from datetime import datetime
 
 from werkzeug import Request, Response
@@ -30,7 +31,9 @@ def peek(request: Request) -> bytes:
 def answer(value, status: int = 200, headers: dict | None = None) -> Response:
     """Answer with a JSON value, in which a datetime becomes a number of seconds."""
     body = json.dumps(value, default=_seconds)
-    return Response(body, status, headers, content_type="application/x-amz-json-1.1")
+    response = Response(body, status, headers, content_type="application/x-amz-json-1.1")
+    response.headers["x-amzn-RequestId"] = str(uuid.uuid4())
+    return response
 
 
 def failure(error: AwsError) -> Response:

@@ -33,23 +33,7 @@ from .backend import Backend
 from .errors import AwsError
 from .gaps import Gaps
 from .registry import Registry
-
-try:
-    from .sagemaker import ControlPlane
-except ModuleNotFoundError:  # being written
-
-    class ControlPlane:
-        def __init__(self, *_):
-            pass
-
-        def handle(self, operation, request):
-            raise AwsError("UnknownOperationException", f"localaws does not serve {operation}")
-
-        def recover(self):
-            pass
-
-        close = recover
-
+from .sagemaker import ControlPlane
 
 log = logging.getLogger("localaws")
 
@@ -57,10 +41,16 @@ log = logging.getLogger("localaws")
 THREADS = 416
 CONNECTIONS = 2000
 MB = 1024 * 1024
-MAX_OBJECT = 5 * 1024 * MB  # a layer of an image, or an object: S3's own bound for one PUT
+MAX_LAYER = 5 * 1024 * MB
+MAX_OBJECT = 1024 * MB  # in one request; clients send larger objects in parts. moto holds a request in memory
 MAX_INVOCATION = 100 * MB
 MAX_CALL = 16 * MB
+TOO_LARGE = (
+    "<Error><Code>EntityTooLarge</Code><Message>Your proposed upload exceeds the maximum allowed size. "
+    f"localaws takes {MAX_OBJECT:,} bytes in one request: upload in parts</Message></Error>"
+)
 SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "sagemaker"}
+MOTO_OWN = ("/moto-api", "/latest/")  # moto's own controls, among them one that forgets everything
 INVOCATION = re.compile(r"/endpoints/([^/]+)/(.+)")
 SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
 
@@ -108,6 +98,8 @@ class Front:
         return protocol.failure(AwsError("AccessDeniedException", reason, 403))
 
     def _answer(self, request: Request) -> Response:
+        if request.path.startswith(MOTO_OWN):
+            raise AwsError("UnknownOperationException", f"There is nothing at {request.path}", 404)
         if request.path == "/localaws/health":
             return Response(
                 json.dumps({"ready": self.ready}), 200 if self.ready else 503, content_type="application/json"
@@ -124,7 +116,11 @@ class Front:
             return self._invoke(request, match[1], match[2])
         if service == "sagemaker" or (service is not None and service not in SERVICES):
             raise AwsError("UnknownOperationException", f"localaws does not serve {service}: {request.path}")
-        protocol.bound(request, MAX_OBJECT if service in ("s3", None) else MAX_CALL)
+        if service in ("s3", None):
+            if (request.content_length or 0) > MAX_OBJECT:
+                return Response(TOO_LARGE, 400, content_type="application/xml")
+            return self.backend(request, region, "s3")
+        protocol.bound(request, MAX_CALL)
         return self.gaps.answer(request, region) or self.backend(request, region, service)
 
     def _invoke(self, request: Request, endpoint: str, verb: str) -> Response:
@@ -183,26 +179,31 @@ def main() -> None:
         threads=THREADS,
         connection_limit=CONNECTIONS,
         backlog=1024,
-        max_request_body_size=MAX_OBJECT,
+        max_request_body_size=MAX_LAYER,
         asyncore_use_poll=True,
         ident=None,
         clear_untrusted_proxy_headers=True,
     )
     me = psutil.Process()
-    engine = getattr(front.control, "engine_name", "process")
-    running = localaws.Status(front.url, me.pid, me.create_time(), str(home), engine, note=note)
+    running = localaws.Status(front.url, me.pid, me.create_time(), str(home), note=note)
     localaws.announce(home, running)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=server.run, daemon=True).start()
+    code = 1
     try:
         front.backend.replay()
         front.control.recover()
         front.ready = True
         log.info("localaws listens on %s", front.url)
         threading.Event().wait()
+    except SystemExit:
+        code = 0
+    except Exception:
+        log.exception("localaws cannot start")
     finally:
         front.control.close()
         (home / "server.json").unlink(missing_ok=True)
+        os._exit(code)  # nothing is left to do, and to take down 400 threads costs Python half a second
 
 
 if __name__ == "__main__":
