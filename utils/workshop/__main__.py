@@ -20,6 +20,11 @@ def main() -> int:
         "run", help="execute labs in order, each in a kernel of its own, and write them as HTML"
     )
     run.add_argument("labs", nargs="*", metavar="LAB", help=f"of {', '.join(NEEDS)}; default: all")
+    run.add_argument(
+        "--store",
+        action="store_true",
+        help="put the outputs of the compared cells (# NBVAL_CHECK_OUTPUT) into labs/ and strip all others",
+    )
     commands.add_parser("preflight", help="say what this machine has for the labs and what is missing")
     arguments = parser.parse_args()
     if arguments.command == "preflight":
@@ -27,10 +32,10 @@ def main() -> int:
     unknown = [lab for lab in arguments.labs if lab not in NEEDS]
     if unknown:
         parser.error(f"there is no lab {unknown[0]!r}; there are {', '.join(NEEDS)}")
-    return run_labs(arguments.labs or list(NEEDS))
+    return run_labs(arguments.labs or list(NEEDS), arguments.store)
 
 
-def run_labs(labs: list[str]) -> int:
+def run_labs(labs: list[str], store: bool = False) -> int:
     """Execute the labs with a progress line each and write `build/labs/LAB.html`; return the exit status.
 
     Unless WORKSHOP_TARGET is `aws`, they get a localaws of their own in build/, so that a learner's own walk, which
@@ -56,6 +61,8 @@ def run_labs(labs: list[str]) -> int:
             print(f"[{number}/{len(labs)}] {lab:<20}", end="", flush=True)
             problem, seconds = _execute(lab)
             print(f" {seconds:5.1f} s  {'FAILED' if problem else 'ok'}", flush=True)
+            if store and not problem:
+                _store(lab)
             if problem:
                 print(problem)
                 failed.append(lab)
@@ -115,6 +122,19 @@ def _execute(lab: str) -> tuple[str | None, float]:
     (OUTPUT / f"{lab}.html").write_text(page, encoding="utf-8")
     nbformat.write(notebook, OUTPUT / f"{lab}.ipynb")  # picture.py cuts README's picture out of it
     return problem, time.monotonic() - started
+
+
+def _store(lab: str) -> None:
+    """Give the lab's notebook the outputs of its compared cells, and no others."""
+    import nbformat
+
+    notebook = nbformat.read(LABS / f"{lab}.ipynb", as_version=4)
+    executed = nbformat.read(OUTPUT / f"{lab}.ipynb", as_version=4)
+    for cell, done in zip(notebook.cells, executed.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs = done.outputs if "# NBVAL_CHECK_OUTPUT" in cell.source else []
+            cell.execution_count = None
+    (LABS / f"{lab}.ipynb").write_text(nbformat.writes(notebook, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

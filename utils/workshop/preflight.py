@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 
+from packaging.requirements import Requirement
+
 from . import ROOT
 
 
@@ -29,9 +31,7 @@ def _findings():
         f"Python {version}",
         "3.11, 3.12 or 3.13 is needed: make setup",
     )
-    pinned = dict(
-        re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    )
+    pinned = _pinned()
     for package in ("sagemaker", "boto3", "scikit-learn", "onnxruntime", "flask", "gunicorn", "pandas"):
         try:
             installed = importlib.metadata.version(package)
@@ -66,6 +66,17 @@ def _findings():
     )
     free = shutil.disk_usage(ROOT).free / 1e9
     yield free > 2, True, f"{free:.0f} GB free disk", "2 GB are needed"
+
+
+def _pinned() -> dict[str, str]:
+    """What requirements.lock pins for this Python on this machine: version by package."""
+    lines = re.findall(r"^[a-z0-9-]+==.*?(?= \\|$)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    wanted = (
+        requirement
+        for requirement in map(Requirement, lines)
+        if not requirement.marker or requirement.marker.evaluate()
+    )
+    return {requirement.name: str(requirement.specifier).removeprefix("==") for requirement in wanted}
 
 
 def docker_answers() -> bool:

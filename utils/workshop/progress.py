@@ -1,7 +1,9 @@
 """Wait for a job or an endpoint and show its status, its elapsed time and its log lines as they come."""
 
+import re
 import sys
 import time
+from datetime import datetime
 
 import boto3
 
@@ -49,29 +51,31 @@ class _Screen:
 
 
 class _Logs:
-    """New lines of the streams of one log group whose names begin with `prefix`, oldest first."""
+    """New lines of the streams of one log group whose names begin with `prefix`, none older than `since`."""
 
-    def __init__(self, group: str, prefix: str):
+    def __init__(self, group: str, prefix: str = "", since: datetime | None = None):
         self.client = boto3.client("logs")
-        self.group = group
         self.prefix = prefix
+        self.since = {"startTime": int(since.timestamp() * 1000)} if since else {}
+        self.streams = {"logGroupName": group, **({"logStreamNamePrefix": prefix} if prefix else {})}
+        self.group = group
         self.tokens = {}
 
     def new_lines(self) -> list[str]:
         try:
-            answer = self.client.describe_log_streams(
-                logGroupName=self.group, logStreamNamePrefix=self.prefix
-            )
+            answer = self.client.describe_log_streams(**self.streams)
         except self.client.exceptions.ResourceNotFoundException:
             return []  # the group appears with the first line
         streams = [stream["logStreamName"] for stream in answer["logStreams"]]
         lines = []
         for stream in streams:
-            mark = f"[{stream.split('/')[-1].rsplit('-', 1)[0]}] " if len(streams) > 1 else ""
+            # The host, or variant and instance; a training host's stream ends with the time it began at.
+            source = re.sub(r"-\d{9,}$", "", stream.removeprefix(self.prefix))
+            mark = f"[{source}] " if len(streams) > 1 else ""
             while True:
                 ask = {"nextToken": self.tokens[stream]} if stream in self.tokens else {}
                 events = self.client.get_log_events(
-                    logGroupName=self.group, logStreamName=stream, startFromHead=True, **ask
+                    logGroupName=self.group, logStreamName=stream, startFromHead=True, **self.since, **ask
                 )
                 lines += [mark + event["message"] for event in events["events"]]
                 finished = events["nextForwardToken"] == self.tokens.get(stream)
@@ -145,11 +149,12 @@ def follow_transform_job(name: str) -> dict:
 def follow_endpoint(name: str) -> dict:
     """Show the endpoint `name` until it is InService; return DescribeEndpoint's answer, or raise JobFailed."""
     client = boto3.client("sagemaker")
+    changed = client.describe_endpoint(EndpointName=name)["LastModifiedTime"]
     return _follow(
         f"Endpoint {name}",
         lambda: client.describe_endpoint(EndpointName=name),
         lambda answer: (answer["EndpointStatus"],) * 2,
-        _Logs(f"/aws/sagemaker/Endpoints/{name}", ""),
+        _Logs(f"/aws/sagemaker/Endpoints/{name}", since=changed),
         wanted="InService",
         going_on={"Creating", "Updating", "SystemUpdating", "RollingBack"},
         mend="Look at the container's log lines above. Delete the endpoint before you create it again.",

@@ -18,8 +18,9 @@ import localaws
 from . import ROOT
 from .errors import WorkshopError
 
-#: What lets SageMaker assume a role; README uses the same file on AWS.
-TRUST = ROOT / "utils" / "iam" / "trust-policy.json"
+#: What README has an administrator give the role on AWS; the local role gets the same.
+ROLE = "sagemaker-byoa"
+IAM = ROOT / "utils" / "iam"
 
 
 class TargetError(WorkshopError):
@@ -97,11 +98,11 @@ def _local(learner: str) -> Target:
     boto3.setup_default_session()
     iam = boto3.client("iam")
     try:
-        role = iam.get_role(RoleName="sagemaker-byoa")["Role"]["Arn"]
+        role = iam.get_role(RoleName=ROLE)["Role"]["Arn"]
     except iam.exceptions.NoSuchEntityException:
-        role = iam.create_role(RoleName="sagemaker-byoa", AssumeRolePolicyDocument=TRUST.read_text())["Role"][
-            "Arn"
-        ]
+        trust, policy = (IAM / name for name in ("trust-policy.json", "execution-policy.json"))
+        role = iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=trust.read_text())["Role"]["Arn"]
+        iam.put_role_policy(RoleName=ROLE, PolicyName="workshop", PolicyDocument=policy.read_text())
     return Target(
         kind="local",
         region=status.region,
