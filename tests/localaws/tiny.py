@@ -76,6 +76,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if body == b"tell":
             told = {"word": word, "env": dict(os.environ), "pid": os.getpid(), "headers": dict(self.headers)}
             return self.reply(200, json.dumps(told).encode())
+        if body.startswith(b"short"):
+            return self.reply(200, b"one line for all\\n")
         if b"bad" in body:
             return self.reply(400, b"a bad record")
         if self.headers["Content-Type"] == "application/jsonlines":
@@ -291,6 +293,9 @@ def account(aws, folder: Path) -> Account:
     role = iam.create_role(RoleName=f"role-{suffix}", AssumeRolePolicyDocument=json.dumps(trust))["Role"][
         "Arn"
     ]
+    iam.attach_role_policy(
+        RoleName=f"role-{suffix}", PolicyArn="arn:aws:iam::aws:policy/AmazonSageMakerFullAccess"
+    )
     bucket = f"sagemaker-test-{suffix}"
     s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
     made = Account(aws, role, bucket, "", folder)

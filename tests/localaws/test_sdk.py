@@ -1,0 +1,66 @@
+"""The sagemaker SDK v3 and the `aws` command line, as they come from PyPI, against localaws."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="module")
+def account(localaws, tmp_path_factory):
+    return tiny.account(localaws, tmp_path_factory.mktemp("account"))
+
+
+def run(account, *command: str, seconds: float = 120) -> str:
+    done = subprocess.run(
+        command,
+        env=account.aws.env,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def sdk(account, step: str) -> str:
+    script = Path(__file__).with_name("sdk_walk.py")
+    return run(account, sys.executable, str(script), step, account.role, account.bucket, account.image)
+
+
+def test_the_walk_as_the_labs_write_it(account):
+    out = sdk(account, "walk")
+    assert "TRAINED Completed {'depth': '5', 'model': 'by the SDK'} [('loss', 0.25)]" in out
+    assert "host algo-1 of ['algo-1']" in out  # the log of the job, shown while it ran
+    assert "INVOKED b'3,1\\n' AllTraffic by the SDK blue" in out
+    assert "TRANSFORMED Completed b'7,2\\n8,2\\n'" in out
+    assert "LEFT []" in out
+
+
+def test_modelbuilder_and_transformer(account):
+    out = sdk(account, "classes")
+    assert "INVOKED b'3,1\\n'" in out
+    assert "TRANSFORMED b'3,2\\n3,2\\n'" in out
+
+
+def test_the_aws_command_line(account, tmp_path):
+    endpoint = account.endpoint(account.config(account.model(word="by the command line")))
+    aws = str(Path(sys.executable).with_name("aws"))
+    answer = tmp_path / "answer"
+    body = tmp_path / "body"
+    body.write_text("tell")
+    out = run(
+        account,
+        *(aws, "sagemaker-runtime", "invoke-endpoint", "--endpoint-name", endpoint),
+        *("--content-type", "text/csv", "--body", f"fileb://{body}", str(answer)),
+    )
+    assert json.loads(out)["InvokedProductionVariant"] == "v0"
+    assert json.loads(answer.read_text())["word"] == "by the command line"
+    listed = json.loads(run(account, aws, "sagemaker", "list-endpoints", "--name-contains", endpoint))
+    assert [item["EndpointStatus"] for item in listed["Endpoints"]] == ["InService"]
+    run(account, aws, "sagemaker", "delete-endpoint", "--endpoint-name", endpoint)
+    run(account, aws, "sagemaker", "wait", "endpoint-deleted", "--endpoint-name", endpoint)
