@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import formats
 import numpy as np
+import onnx_check
 from errors import InputError
 
 # onnxruntime reads this when it is imported. Without it, it reports its use to its makers over the network,
@@ -16,6 +17,7 @@ import onnxruntime
 
 FILE = "model.onnx"
 FORMAT = 1  # of the metadata that training.py writes
+MAX_SIZE = 1 << 30
 OUTPUTS = ("predicted_label", "probability", "probabilities", "labels")
 
 
@@ -27,9 +29,9 @@ class Model(NamedTuple):
 
 
 def model_fn(model_dir: Path) -> Model:
-    """Loads model_dir/model.onnx, and what is to be answered from SAGEMAKER_INFERENCE_OUTPUT.
+    """Loads model_dir/model.onnx, to answer with what SAGEMAKER_INFERENCE_OUTPUT lists.
 
-    Raises InputError that names the file, or the variable, and the cause.
+    Raises InputError that names the variable or the file, and the cause.
     """
     wanted = os.environ.get("SAGEMAKER_INFERENCE_OUTPUT", OUTPUTS[0])
     outputs = [name.strip() for name in wanted.split(",")]
@@ -38,31 +40,47 @@ def model_fn(model_dir: Path) -> Model:
             f"SAGEMAKER_INFERENCE_OUTPUT={wanted!r} must list some of {', '.join(OUTPUTS)}, each once"
         )
     file = model_dir / FILE
+    try:
+        return load(file, outputs)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}; has a training job written it?") from None
+    except Exception as error:  # of ours, of json, and onnxruntime has a dozen of its own
+        cause = str(error).splitlines()[0]
+        raise InputError(f"{file} is not a model that can be served: {cause}") from None
+
+
+def load(file: Path, outputs: list[str]) -> Model:
+    content = read(file)
+    onnx_check.one_operator(content, "TreeEnsembleClassifier")
     options = onnxruntime.SessionOptions()
     # The workers are the parallelism; threads made here would not be there after the fork.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    try:
-        content = read(file)
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        metadata = {
-            name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()
-        }
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}; has a training job written it?") from None
-    except InputError:
-        raise
-    except Exception as error:  # onnxruntime has a dozen of its own
-        raise InputError(f"{file} is not a model of this container: {str(error).splitlines()[0]}") from None
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    metadata = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     if metadata.get("format") != FORMAT:
-        raise InputError(
-            f"{file} has format {metadata.get('format')}; this container reads {FORMAT}: train it anew"
+        made = metadata.get("versions", "unknown versions")
+        raise ValueError(
+            f"format {metadata.get('format')}, made with {made}; expected {FORMAT}: train it anew"
         )
-    return Model(session, metadata["features"], metadata["labels"], outputs)
+    model = Model(session, metadata["features"], metadata["labels"], outputs)
+    # A first prediction shows that the parts fit, and leaves nothing for the first client to wait for.
+    _, probabilities = run(np.zeros((1, model.features), np.float32), model)
+    if probabilities.shape[1] != len(model.labels):
+        raise ValueError(f"{len(model.labels)} labels for {probabilities.shape[1]} classes")
+    return model
 
 
 def read(file: Path) -> bytes:
-    return file.read_bytes()
+    """The bytes of a regular file that lies in its folder, and in reason."""
+    real = file.resolve(strict=True)
+    if not real.is_relative_to(file.parent.resolve()):
+        raise ValueError("it is a link to another folder")
+    if not real.is_file():
+        raise ValueError("it is not a regular file")
+    if not 0 < real.stat().st_size <= MAX_SIZE:
+        raise ValueError(f"it has {real.stat().st_size} bytes; expected 1 to {MAX_SIZE}")
+    return real.read_bytes()
 
 
 def input_fn(body: bytes, content_type: str) -> np.ndarray:

@@ -86,6 +86,9 @@ def refused(error: InputError) -> Response:
 @app.errorhandler(HTTPException)
 def http_problem(error: HTTPException) -> Response:
     if error.code == 413:
+        # Without nginx: a client that is still sending reads no answer.
+        while request.environ["wsgi.input"].read(1 << 20):
+            pass
         message = f"the body is larger than {SETTINGS.max_body >> 20} MB"
     elif error.code == 404:
         message = "there are only /ping, /invocations and /execution-parameters"

@@ -17,7 +17,13 @@ access_log_format = (
 
 
 def when_ready(server):
-    """The model is loaded and the sockets listen: serve waits for this byte."""
+    """Starts all workers at once: gunicorn itself would sleep a little after each."""
+    for _ in range(server.num_workers):
+        server.spawn_worker()
+
+
+def post_worker_init(worker):
+    """serve waits for one byte from each worker."""
     os.write(int(os.environ["SERVE_READY_FD"]), b"1")
 
 

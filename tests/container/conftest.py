@@ -147,8 +147,8 @@ class Server(Client):
             port = free.getsockname()[1]
         super().__init__(f"http://127.0.0.1:{port}")
         self.port, self.log_file = port, log
-        env = environment(SAGEMAKER_BASE_DIR=base, SAGEMAKER_BIND_TO_PORT=port, **variables)
-        env.setdefault("MODEL_SERVER_ADDRESS", "127.0.0.1")
+        address = {"SAGEMAKER_BIND_TO_PORT": port, "MODEL_SERVER_ADDRESS": "127.0.0.1"}
+        env = environment(**{"SAGEMAKER_BASE_DIR": base} | address | variables)
         with open(log, "wb") as stream:
             self.process = subprocess.Popen(
                 args, env=env, stdout=stream, stderr=subprocess.STDOUT, cwd=log.parent

@@ -48,7 +48,9 @@ def test_all_formats_say_the_same(rows):
         assert np.array_equal(formats.decode(body, media), matrix)
 
 
-NEARLY = st.text(alphabet='0123456789.,eE+-\n\r \t"naifNx_;#{}[]:\0\x0b\ufeff\u0661', max_size=60).map(str.encode)
+NEARLY = st.text(alphabet='0123456789.,eE+-\n\r \t"naifNx_;#{}[]:\0\x0b\ufeff\u0661', max_size=60).map(
+    str.encode
+)
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (

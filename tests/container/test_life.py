@@ -1,0 +1,590 @@
+"""How serve lives and dies: readiness, load, faults, draining, limits, settings."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import settings
+from conftest import CSV, LABELS, ROOT, ROWS, STACK, Client, environment, until
+from errors import InputError
+
+ROW = ROWS[0]
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+# An algorithm of a test's own: its two functions' worth shows what a second algorithm needs.
+SLOW = """
+import os, time
+import formats
+
+def model_fn(model_dir):
+    return os.getpid()
+
+def input_fn(body, content_type):
+    return body.decode().split()
+
+def predict_fn(data, model):
+    if data[0] == "crash":
+        os._exit(9)
+    if data[0] == "raise":
+        raise RuntimeError("a bug with the payload " + data[1])
+    time.sleep(float(data[0]))
+    return {"predicted_label": data, "probability": data}
+
+def output_fn(prediction, accept):
+    return (" ".join(prediction["predicted_label"]) + f" {os.getuid()}").encode()
+"""
+
+
+@pytest.fixture
+def start_slow(start, tmp_path):
+    """Starts servers whose predictions take as many seconds as the request says."""
+
+    def run(**variables):
+        folder = tmp_path / "slow"
+        folder.mkdir(exist_ok=True)
+        (folder / "predictor.py").write_text(SLOW)
+        return start(args=[sys.executable, str(STACK / "serve")], PYTHONPATH=folder, **variables)
+
+    return run
+
+
+def tree(pid: int) -> dict[int, str]:
+    """The processes below a process: pid to command line."""
+    listing = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], stdout=subprocess.PIPE, text=True).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()]
+    found, parents = {}, {pid}
+    while parents:
+        below = {int(p): text for p, parent, text in rows if int(parent) in parents}
+        found |= below
+        parents = set(below)
+    return found
+
+
+def parts(server) -> dict[str, list[int]]:
+    """The server's processes by what they are; the worker for /ping is the first worker."""
+    below = tree(server.process.pid)
+    found = {"nginx": [], "nginx worker": [], "gunicorn": [], "worker": []}
+    masters = [pid for pid, text in below.items() if "gunicorn" in text and " -m " in text]
+    for pid, text in below.items():
+        if "nginx: master" in text:
+            found["nginx"].append(pid)
+        elif "nginx: worker" in text:
+            found["nginx worker"].append(pid)
+        elif pid in masters:
+            found["gunicorn" if pid == min(masters) else "worker"].append(pid)
+    return {name: sorted(pids) for name, pids in found.items()}
+
+
+def is_gone(pids) -> bool:
+    for pid in pids:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            continue
+        if Path(f"/proc/{pid}/stat").exists() and " Z " in Path(f"/proc/{pid}/stat").read_text():
+            continue  # dead; this container's init is slow to reap
+        return False
+    return True
+
+
+# -- readiness
+
+
+def test_the_first_200_on_ping_means_ready(start):
+    server = start()
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(server.predict, [ROW] * 8))
+    assert [reply.text for reply in replies] == ["setosa\n"] * 8
+
+
+@pytest.mark.slow
+def test_twenty_cold_starts(start):
+    for _ in range(20):
+        test_the_first_200_on_ping_means_ready(start)
+
+
+def test_the_model_is_loaded_once(start, tmp_path, iris):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "def hook(event, args):\n"
+        "    if event == 'import' and args[0] == 'onnxruntime':\n"
+        "        print('onnxruntime is imported', file=sys.stderr)\n"
+        "sys.addaudithook(hook)\n"
+    )
+    server = start(
+        args=[sys.executable, str(STACK / "serve")],
+        PYTHONPATH=f"{tmp_path}:{ROOT / 'container/decision_trees'}",
+        MODEL_SERVER_WORKERS=4,
+    )
+    for _ in range(20):
+        assert server.predict(ROW).status == 200
+    assert server.log.count("onnxruntime is imported") == 1
+
+
+BATTERY = """
+import gzip, io, json, sys
+import wsgi
+before = set(sys.modules)
+def call(method, path, body=b"", **headers):
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "CONTENT_LENGTH": str(len(body)), "SERVER_NAME": "x",
+               "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http",
+               "wsgi.input": io.BytesIO(body), "wsgi.errors": sys.stderr} | headers
+    status = []
+    b"".join(wsgi.application(environ, lambda s, h, e=None: status.append(s)))
+    return int(status[0][:3])
+row = b"5.1,3.5,1.4,0.2"
+seen = set()
+for body in (row, b"", b"x", b"1", b'{"instances": [[5.1, 3.5, 1.4, 0.2]]}', b"[5.1, 3.5, 1.4, 0.2]", gzip.compress(row), b"\\x93NUMPY"):
+    for media in ("text/csv", "application/json", "application/jsonlines", "application/x-npy", "text/csv; charset=x", "x"):
+        for accept in ("", "application/json", "application/jsonlines", "application/x-npy", "x/y"):
+            for encoding in ({}, {"HTTP_CONTENT_ENCODING": "gzip"}, {"HTTP_CONTENT_ENCODING": "br"}):
+                seen.add(call("POST", "/invocations", body, CONTENT_TYPE=media, HTTP_ACCEPT=accept, **encoding))
+seen |= {call("GET", "/ping"), call("GET", "/x"), call("PUT", "/ping"), call("GET", "/execution-parameters")}
+assert seen == {200, 400, 404, 405, 406, 415}, seen
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_workers_import_nothing_late(iris):
+    path = f"{STACK}{os.pathsep}{ROOT / 'container/decision_trees'}"
+    env = environment(SAGEMAKER_BASE_DIR=iris, PYTHONPATH=path)
+    ended = subprocess.run(
+        [sys.executable, "-c", BATTERY], env=env, stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert ended.stdout == "[]\n"
+
+
+@linux
+def test_nothing_else_listens(start):
+    server = start()
+    pids = {server.process.pid, *tree(server.process.pid)}
+    inodes = set()
+    for pid in pids:
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                match = re.match(r"socket:\[(\d+)\]", os.readlink(fd))
+            except OSError:
+                continue
+            inodes |= {match[1]} if match else set()
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                ports.add(int(fields[1].rpartition(":")[2], 16))
+    assert ports == {server.port}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has rights to give up")
+def test_workers_are_not_root(start_slow):
+    server = start_slow()
+    assert server.predict("0").text.split()[-1] != "0"
+    status = Path(f"/proc/{parts(server)['nginx worker'][0]}/status")
+    if status.exists():
+        assert re.search(r"^Uid:\s+[1-9]", status.read_text(), re.M)
+
+
+# -- busy
+
+
+def test_ping_answers_while_every_worker_is_busy(start_slow):
+    server = start_slow(MODEL_SERVER_WORKERS=2)
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(server.predict, "1.5") for _ in range(6)]
+        until(lambda: any(future.running() for future in running), 5, "a running request")
+        slowest, rounds = 0.0, 0
+        while not all(future.done() for future in running):
+            begin = time.perf_counter()
+            assert server.ping().status == 200
+            slowest, rounds = max(slowest, time.perf_counter() - begin), rounds + 1
+    assert [future.result().status for future in running] == [200] * 6
+    assert rounds > 20
+    assert slowest < 1
+
+
+def test_a_prediction_that_takes_too_long_is_given_up(start_slow):
+    server = start_slow(MODEL_SERVER_TIMEOUT=1, MODEL_SERVER_WORKERS=1)
+    reply = server.predict("30")
+    assert reply.status == 504
+    assert "MODEL_SERVER_TIMEOUT" in reply.error["message"]
+    until(lambda: server.predict("0").status == 200, 10, "a new worker")
+
+
+def test_a_bug_in_the_algorithm_is_a_json_500(start_slow):
+    server = start_slow()
+    reply = server.predict("raise secret-payload")
+    assert reply.status == 500
+    assert "secret" not in reply.error["message"]
+    assert "a bug with the payload" in server.log  # for the one who wrote it
+    assert server.predict("0").status == 200
+
+
+def test_the_log_has_one_line_a_request_without_payload(start):
+    server = start()
+    headers = {"X_Amzn_SageMaker_Inference_Id": "id-42"}
+    server.predict("\n".join(ROWS), **headers)
+    server.predict("5.1,3.5,1.4,4711.11x", **headers)
+    server.request("GET", "/nowhere?4711.11=x")
+    server.stop()
+    lines = [line for line in server.log.splitlines() if "path=" in line and "/ping" not in line]
+    assert len(lines) == 3
+    assert all(
+        word in lines[0]
+        for word in ("status=200", "rows=150", 'inference_id="id-42"', "request_bytes=", "seconds=")
+    )
+    assert "status=400" in lines[1]
+    assert "status=404" in lines[2]
+    assert "4711.11" not in server.log
+
+
+# -- faults
+
+
+@pytest.mark.parametrize("part", ["worker", "nginx worker"])
+def test_a_killed_worker_is_replaced(start, part):
+    server = start()
+    for pid in parts(server)[part]:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: can_predict(server), 10, "predictions after the kill")
+    assert server.stop() == 0
+
+
+def can_predict(server) -> bool:
+    try:
+        return server.predict(ROW).status == 200 and server.ping().status == 200
+    except OSError:
+        return False
+
+
+@linux
+@pytest.mark.parametrize("part", ["worker", "nginx worker"])
+def test_a_frozen_worker_is_replaced(start, part):
+    server = start()
+    for pid in parts(server)[part]:
+        os.kill(pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    client = Client(f"http://127.0.0.1:{server.port}")
+    while True:
+        try:
+            if (
+                client.request("POST", "/invocations", ROW, CSV, timeout=1).status == 200
+                and client.ping(1).status == 200
+            ):
+                break
+        except OSError:
+            pass
+        assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=linux)])
+@pytest.mark.parametrize("part", ["nginx", "gunicorn"])
+def test_a_dead_master_ends_the_container(start, part, how):
+    server = start()
+    below = tree(server.process.pid)
+    os.kill(parts(server)[part][0], how)
+    assert server.process.wait(10) != 0
+    until(lambda: is_gone(below), 5, "the end of all processes")
+
+
+def test_a_worker_that_dies_in_a_request_costs_no_other_request(start_slow):
+    server = start_slow(MODEL_SERVER_WORKERS=2)
+    with ThreadPoolExecutor(9) as pool:
+        others = [pool.submit(server.predict, "0.2") for _ in range(8)]
+        reply = pool.submit(server.predict, "crash").result()
+        assert reply.status in (502, 503)
+        assert reply.error
+        assert [other.result().status for other in others] == [200] * 8
+    until(lambda: server.predict("0").status == 200, 10, "new workers")
+
+
+def test_a_killed_worker_loses_no_request(start_slow):
+    server = start_slow(MODEL_SERVER_WORKERS=2)
+    workers = parts(server)["worker"]
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(server.predict, "1") for _ in range(2)]
+        time.sleep(0.3)  # the requests are under way; nothing to poll says so
+        os.kill(workers[1], signal.SIGKILL)
+        assert [future.result().status for future in running] == [200] * 2
+
+
+# -- the end
+
+
+def test_sigterm_answers_what_runs(start_slow):
+    server = start_slow(MODEL_SERVER_WORKERS=2)
+    below = tree(server.process.pid)
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(server.predict, "1") for _ in range(4)]
+        until(lambda: sum(future.running() for future in running) == 4, 5, "running requests")
+        time.sleep(0.3)
+        assert server.stop() == 0
+        assert [future.result().status for future in running] == [200] * 4
+    assert is_gone(below)
+
+
+def stop_under_load(server) -> tuple[int, int]:
+    """Stops a server that eight clients keep busy; returns (answered, lost after they were accepted)."""
+    answered, lost, stopping = [], [], threading.Event()
+
+    def client(i):
+        while True:
+            try:
+                reply = server.predict(ROWS[i])
+                (answered if reply.text.strip() == LABELS[i] else lost).append(reply)
+            except ConnectionRefusedError:
+                return
+            except OSError as error:
+                lost.append(error)
+                return
+            if stopping.is_set() and server.process.poll() is not None:
+                return
+
+    with ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(client, i) for i in range(8)]
+        until(lambda: len(answered) > 50, 10, "load")
+        stopping.set()
+        assert server.stop() == 0
+        for each in clients:
+            each.result()
+    return len(answered), len(lost)
+
+
+def test_a_stop_under_load_loses_nothing(start):
+    answered, lost = stop_under_load(start())
+    assert answered
+    assert lost == 0
+
+
+@pytest.mark.slow
+def test_fifty_stops_under_load(start):
+    results = [stop_under_load(start()) for _ in range(50)]
+    print(f"answered {sum(a for a, _ in results)}, lost {sum(n for _, n in results)}")
+    assert sum(lost for _, lost in results) == 0
+
+
+def test_sigterm_before_it_is_ready(start):
+    server = start(ready=False)
+    until(lambda: tree(server.process.pid), 10, "a first part")
+    assert server.stop(10) == 0
+
+
+@linux
+def test_stops_as_pid_1(start, iris):
+    unshare = [shutil.which("unshare") or "unshare", "--fork", "--pid", "--kill-child", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this kernel or user may not make PID namespaces")
+    server = start(args=[*unshare, str(ROOT / "container/run"), "decision_trees", "serve"])
+    assert server.predict(ROW).status == 200
+    (first,) = (pid for pid, text in tree(server.process.pid).items() if text.endswith("stack/serve"))
+    below = tree(server.process.pid)
+    begin = time.monotonic()
+    os.kill(first, signal.SIGTERM)
+    assert server.process.wait(10) == 0
+    assert time.monotonic() - begin < 5
+    assert is_gone(below)
+
+
+def test_a_taken_port_is_said(start):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = start(ready=False, SAGEMAKER_BIND_TO_PORT=taken.getsockname()[1])
+        assert server.process.wait(20) != 0
+    assert "Address already in use" in server.log
+
+
+# -- settings
+
+BAD_SETTINGS = [
+    ("MODEL_SERVER_WORKERS", value)
+    for value in ("0", "-1", "abc", "", "1.5", "1e3", "1000", "٣", " 2", "0x2")
+]
+BAD_SETTINGS += [("MODEL_SERVER_TIMEOUT", value) for value in ("0", "-5", "x", "99999")]
+BAD_SETTINGS += [("SAGEMAKER_BIND_TO_PORT", value) for value in ("0", "http", "65536")]
+BAD_SETTINGS += [
+    ("SAGEMAKER_BATCH", "maybe"),
+    ("SAGEMAKER_BATCH_STRATEGY", "ONE"),
+    ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "101"),
+]
+BAD_SETTINGS += [("SAGEMAKER_MAX_CONCURRENT_TRANSFORMS", "-1")]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
+def test_a_bad_setting_is_refused_by_name(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as refusal:
+        settings.read()
+    assert f"{name}={value!r}" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MODEL_SERVER_WORKERS", "1000"), ("SAGEMAKER_INFERENCE_OUTPUT", "label")]
+)
+def test_a_bad_setting_ends_serve(start, name, value):
+    server = start(ready=False, **{name: value})
+    assert server.process.wait(20) != 0
+    assert f"{name}={value!r}" in server.log
+    assert "Traceback" not in server.log
+
+
+LIMITS = {
+    "none": ({}, 64),
+    "cgroup v2, one and a half CPUs": ({"sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
+    "cgroup v2, no quota": ({"sys/fs/cgroup/cpu.max": "max 100000"}, 64),
+    "cgroup v2, a parent's": ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/cpu.max": "300000 100000"}, 3),
+    "cgroup v2, memory": ({"sys/fs/cgroup/memory.max": str(512 << 20)}, 4),
+    "cgroup v2, little memory": ({"sys/fs/cgroup/memory.max": str(64 << 20)}, 1),
+    "cgroup v1": (
+        {
+            "proc/self/cgroup": "4:memory:/x\n2:cpu,cpuacct:/x",
+            "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "500000",
+            "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000",
+        },
+        5,
+    ),
+    "cgroup v1, no quota": (
+        {
+            "proc/self/cgroup": "2:cpu,cpuacct:/",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+        },
+        64,
+    ),
+    "cgroup v1, memory of the host's path": (
+        {
+            "proc/self/cgroup": "4:memory:/docker/0123",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": str(384 << 20),
+        },
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), LIMITS.values(), ids=LIMITS)
+def test_workers_follow_the_limits_of_the_container(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64), raising=False)
+    for name, text in ({"proc/self/cgroup": "0::/"} | files).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert settings.default_workers(tmp_path) == expected
+
+
+def test_batch_settings(start):
+    server = start(
+        SAGEMAKER_BATCH="true",
+        SAGEMAKER_MAX_PAYLOAD_IN_MB=1,
+        SAGEMAKER_BATCH_STRATEGY="SingleRecord",
+        SAGEMAKER_MAX_CONCURRENT_TRANSFORMS=3,
+    )
+    reply = server.request("GET", "/execution-parameters")
+    assert reply.text == '{"BatchStrategy":"SINGLE_RECORD","MaxConcurrentTransforms":3,"MaxPayloadInMB":1}\n'
+    assert server.predict("5.1,3.5,1.4,0.2\n" * (1 << 16)).status == 200
+    assert server.predict("5.1,3.5,1.4,0.2\n" * ((1 << 16) + 1)).status == 413
+
+
+OUTPUTS = {
+    "predicted_label": "setosa\n",
+    "probability": "1.0\n",
+    "predicted_label, probability": "setosa,1.0\n",
+    "probabilities": '"[1.0, 0.0, 0.0]"\n',
+    "labels,probabilities,probability": (
+        '"[""setosa"", ""versicolor"", ""virginica""]","[1.0, 0.0, 0.0]",1.0\n'
+    ),
+}
+
+
+def test_inference_output(iris, monkeypatch):
+    import predictor
+
+    for wanted, expected in OUTPUTS.items():
+        monkeypatch.setenv("SAGEMAKER_INFERENCE_OUTPUT", wanted)
+        model = predictor.model_fn(iris / "model")
+        prediction = predictor.predict_fn(predictor.input_fn(ROW.encode(), "text/csv"), model)
+        assert predictor.output_fn(prediction, "text/csv").decode() == expected
+
+
+def test_without_nginx_gunicorn_listens_itself(start, tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python3").symlink_to(sys.executable)
+    script = (STACK / "serve").read_text().replace("/usr/sbin:/usr/local/sbin", "")
+    copy = tmp_path / "stack"
+    shutil.copytree(STACK, copy)
+    (copy / "serve").write_text(script)
+    server = start(
+        args=[sys.executable, str(copy / "serve")], PATH=folder, PYTHONPATH=ROOT / "container/decision_trees"
+    )
+    assert "nginx is not installed" in server.log
+    assert server.predict("\n".join(ROWS)).text.splitlines() == LABELS
+    assert server.predict("x").error["row"] == 1
+    assert server.request("GET", "/pingfoo").status == 404
+    assert server.request("GET", "/invocations").status == 405
+    assert server.predict(b"5.1,3.5,1.4,0.2\n" * (26 << 16)).status == 413
+    assert b'{"error"' in server.raw(b"GET /ping HTTP/1.1\r\nno colon\r\n\r\n")
+    assert "rows=150" in server.log
+    assert server.stop() == 0
+
+
+# -- clients that do not behave
+
+
+def test_idle_and_slow_clients_stop_nobody(start):
+    server = start()
+    address = ("127.0.0.1", server.port)
+    held = [socket.create_connection(address) for _ in range(500)]
+    for i, connection in enumerate(held[:300]):
+        connection.sendall(
+            b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n"[: 10 + i % 60]
+        )
+    for connection in held[300:400]:
+        head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 1000\r\n\r\n5.1,"
+        connection.sendall(head)
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(server.predict, [ROW] * 100))
+    assert {reply.status for reply in replies} == {200}
+    for connection in held:
+        connection.close()
+    assert server.predict(ROW).status == 200
+    begin = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begin < 10
+
+
+def test_clients_that_vanish_leave_no_mark(start):
+    server = start()
+    body = (ROW + "\n").encode() * 20_000
+    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: {len(body)}\r\n\r\n"
+    for sent in (head.encode(), head.encode() + body[:1000], head.encode() + body):
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(sent)
+    assert server.predict(ROW).text == "setosa\n"
+    assert "status=5" not in server.log
+
+
+@linux
+def test_memory_stays_flat(start):
+    server = start(MODEL_SERVER_WORKERS=1)
+    body = ("\n".join(ROWS) + "\n") * 600  # 1.4 MB
+
+    def memory() -> int:
+        pids = [server.process.pid, *tree(server.process.pid)]
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+        return sum(int(re.search(r"^Pss:\s+(\d+)", text, re.M)[1]) for text in rollups)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(server.predict, [body] * 10))
+        before = memory()
+        for _ in range(3):
+            list(pool.map(server.predict, [ROW] * 300))
+            list(pool.map(server.predict, [body, "x", body[:1000]] * 5))
+    assert memory() < before + 10_000  # kB
