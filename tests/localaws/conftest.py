@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import boto3
@@ -15,7 +15,7 @@ class LocalAws:
     """A running localaws. `env` is the environment for programs that should talk to it."""
 
     home: Path
-    env: dict
+    env: dict = field(repr=False)
     endpoint_url: str = ""
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:

@@ -104,13 +104,17 @@ def state():
         bucket = entry["Name"]
         seen.append((bucket, entry["CreationDate"]))
         for version in s3.list_object_versions(Bucket=bucket).get("Versions", []):
-            key = version["Key"]
-            pin = {} if version["VersionId"] == "null" else {"VersionId": version["VersionId"]}
-            body = s3.get_object(Bucket=bucket, Key=key, **pin)["Body"].read()
-            tags = s3.get_object_tagging(Bucket=bucket, Key=key, **pin)["TagSet"]
+            where = {"Bucket": bucket, "Key": version["Key"]}
+            if version["VersionId"] != "null":
+                where["VersionId"] = version["VersionId"]
             seen.append(
-                (bucket, key, version["VersionId"], version["ETag"], version["LastModified"], body, tags)
+                (bucket, version["Key"], version["VersionId"], version["ETag"], version["LastModified"])
             )
+            try:
+                seen.append(s3.get_object(**where)["Body"].read())
+                seen.append(s3.get_object_tagging(**where)["TagSet"])
+            except s3.exceptions.ClientError as error:  # under a delete marker
+                seen.append(error.response["Error"]["Code"])
         for upload in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
             seen.append((bucket, upload["Key"], upload["UploadId"]))
     return repr(seen)

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -67,6 +69,17 @@ def test_it_listens_on_loopback_only(localaws):
         c.laddr for c in psutil.Process(pid).net_connections("inet") if c.status == psutil.CONN_LISTEN
     ]
     assert [address.ip for address in listening] == ["127.0.0.1"]
+
+
+def test_a_client_that_tries_tls_is_not_kept_waiting(localaws):
+    host, port = localaws.endpoint_url.removeprefix("http://").split(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=5) as plain,
+        pytest.raises((ssl.SSLError, OSError)),
+    ):
+        began = time.monotonic()
+        ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
+    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("path", ["/moto-api/reset", "/moto-api/data.json", "/latest/meta-data/"])
@@ -403,7 +416,7 @@ def journal_program():
 START = [("create_bucket", "bucket-one"), ("create_bucket", "bucket-two")]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=st.lists(ACTIONS, max_size=25))
 def test_a_compacted_journal_brings_back_the_same_state(journal_program, actions):
     before, after, counts = journal_program([*START, *actions])

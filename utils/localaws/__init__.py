@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REGION = "us-west-2"
 ACCOUNT = "000000000000"
 PORT = 4571
+LOOPBACK = ("127.0.0.1", "localhost")
 STOP_SECONDS = 20
 
 
@@ -111,7 +112,8 @@ def environment(endpoint_url: str | None = None) -> dict[str, str]:
             )
         endpoint_url, folder = running.endpoint_url, Path(running.home)
     config = _client_files(folder)
-    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1,localhost"]))
+    others = [host for host in os.environ.get("NO_PROXY", "").split(",") if host not in ("", *LOOPBACK)]
+    no_proxy = ",".join([*others, *LOOPBACK])
     # A service's own variable (AWS_ENDPOINT_URL_S3, …) would win over AWS_ENDPOINT_URL.
     services = {name: endpoint_url for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")}
     return {

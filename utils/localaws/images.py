@@ -140,7 +140,7 @@ class _Client:
 
     def __init__(self, host: str, repository: str):
         self.base = f"/v2/{repository}/"
-        self.host = host
+        self.host, self.repository = host, repository
         password, _ = Registry(localaws.home()).password()
         self.login = {"Authorization": "Basic " + b64encode(f"AWS:{password}".encode()).decode()}
         self.connection = http.client.HTTPConnection(host, timeout=60)
@@ -175,19 +175,18 @@ class _Client:
             ) from error
         text = response.read().decode("utf-8", "replace")
         if response.status not in expected:
-            raise RuntimeError(f"{method} {urljoin(self.base, path)}: {response.status} {_reason(text)}")
+            raise RuntimeError(f"{method} {urljoin(self.base, path)}: {response.status} {self._reason(text)}")
         return response.status, dict(response.getheaders())
 
-
-def _reason(text: str) -> str:
-    try:
-        error = json.loads(text)["errors"][0]
-    except (ValueError, KeyError, IndexError, TypeError):
-        return text
-    mend = ""
-    if error["code"] == "NAME_UNKNOWN":
-        mend = ". Create it: aws ecr create-repository --repository-name NAME"
-    return f"{error['code']}: {error['message']}{mend}"
+    def _reason(self, text: str) -> str:
+        try:
+            error = json.loads(text)["errors"][0]
+        except (ValueError, KeyError, IndexError, TypeError):
+            return text
+        mend = ""
+        if error["code"] == "NAME_UNKNOWN":
+            mend = f". Create it: aws ecr create-repository --repository-name {self.repository}"
+        return f"{error['code']}: {error['message']}{mend}"
 
 
 def _sources(algorithm: str) -> dict[str, Path]:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 import waitress
+from waitress.channel import HTTPChannel
 from werkzeug import Request, Response
 
 import localaws
@@ -131,6 +132,16 @@ class Front:
         return Response(body, status, headers)
 
 
+class _PlainHttp(HTTPChannel):
+    """Hangs up on TLS at once: docker and skopeo try it first, and would wait for an answer until they give up."""
+
+    def received(self, data: bytes) -> bool:
+        if self.request is None and data.startswith(b"\x16\x03"):
+            self.handle_close()
+            return False
+        return super().received(data)
+
+
 def _listen(home: Path) -> tuple[socket.socket, str]:
     """Bind LOCALAWS_PORT (4571), else the port used last time, else a free one; return the socket and a note."""
     wanted = int(os.environ.get("LOCALAWS_PORT") or localaws.PORT)
@@ -185,6 +196,7 @@ def main() -> None:
         clear_untrusted_proxy_headers=True,
     )
     me = psutil.Process()
+    server.channel_class = _PlainHttp
     running = localaws.Status(front.url, me.pid, me.create_time(), str(home), note=note)
     localaws.announce(home, running)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

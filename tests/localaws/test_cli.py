@@ -1,0 +1,235 @@
+"""The command, and what it leaves behind: nothing."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def server_of(aws):
+    return psutil.Process(json.loads((aws.home / "server.json").read_text())["pid"])
+
+
+def gone(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_up_status_down(fresh):
+    done = fresh.command("status", check=False)
+    assert (done.returncode, done.stdout) == (1, "localaws is not running. Start it: python -m localaws up\n")
+    assert fresh.command("env", check=False).returncode == 1
+    first = fresh.command("up").stdout
+    server = server_of(fresh)
+    assert fresh.command("up").stdout == first, "a second `up` finds the first one's server"
+    assert server_of(fresh) == server
+    assert f"pid          {server.pid}" in fresh.command("status").stdout
+    assert os.getsid(server.pid) != os.getsid(0), "it outlives the terminal and the kernel that started it"
+    assert server.ppid() != os.getpid()
+    assert fresh.command("down").stdout == f"stopped localaws (pid {server.pid})\n"
+    assert gone(server)
+    assert "was not running" in fresh.command("down").stdout
+
+
+def test_several_ups_at_once_give_one_server(fresh):
+    with ThreadPoolExecutor(4) as pool:
+        outputs = {future.stdout for future in pool.map(lambda _: fresh.command("up"), range(4))}
+    assert len(outputs) == 1
+    running = [p for p in psutil.process_iter(["cmdline"]) if "localaws.server" in (p.info["cmdline"] or [])]
+    homes = [p for p in running if p.environ().get("LOCALAWS_HOME") == str(fresh.home)]
+    assert homes == [server_of(fresh)]
+
+
+def test_a_port_that_is_taken_is_said_and_another_used(fresh):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        fresh.env["LOCALAWS_PORT"] = str(taken)
+        first = fresh.command("up").stdout
+        assert f"port {taken} is taken by another program" in first
+        used = json.loads((fresh.home / "server.json").read_text())["endpoint_url"]
+        assert used != f"http://127.0.0.1:{taken}"
+        fresh.command("down")
+        fresh.command("up")
+        assert json.loads((fresh.home / "server.json").read_text())["endpoint_url"] == used, (
+            "the one used last"
+        )
+        fresh.command("down")
+    fresh.command("up")
+    assert fresh.command("status").stdout.startswith(f"endpoint_url http://127.0.0.1:{taken}\n")
+
+
+def start_recorded(aws, code):
+    """Start a process as the engine does: a session of its own, and a record."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    record = {
+        "pid": process.pid,
+        "create_time": psutil.Process(process.pid).create_time(),
+        "what": "a test's job",
+    }
+    folder = aws.home / "processes"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{process.pid}.json").write_text(json.dumps(record))
+    return process
+
+
+STUBBORN = """
+import signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+LEAVES_A_CHILD = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+"""
+
+
+def test_down_ends_jobs_of_a_killed_server_and_nobody_elses(fresh):
+    fresh.up()
+    server = server_of(fresh)
+    job = start_recorded(fresh, STUBBORN)
+    child = psutil.Process(int(job.stdout.readline()))
+    orphan_maker = start_recorded(fresh, LEAVES_A_CHILD)
+    orphan = psutil.Process(int(orphan_maker.stdout.readline()))
+    orphan_maker.wait()
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    ) as stranger:
+        # A record of a process that has ended, and whose pid somebody else has by now.
+        record = {"pid": stranger.pid, "create_time": time.time() - 1000, "what": "long gone"}
+        (fresh.home / "processes" / f"{stranger.pid}.json").write_text(json.dumps(record))
+        server.kill()
+        wait_until(lambda: gone(server))
+        words = fresh.command("down").stdout
+        assert f"stopped a test's job (pid {job.pid})" in words
+        assert "long gone" not in words
+        assert stranger.poll() is None
+        stranger.kill()
+    assert job.wait(10) < 0
+    assert gone(child)
+    assert gone(orphan)
+    assert list((fresh.home / "processes").iterdir()) == []
+
+
+def test_up_after_a_kill_ends_what_was_left(fresh):
+    fresh.up()
+    job = start_recorded(fresh, "import time; time.sleep(600)")
+    server = server_of(fresh)
+    server.kill()
+    wait_until(lambda: gone(server))
+    assert "not running" in fresh.command("status", check=False).stdout
+    fresh.up()
+    assert job.wait(10) < 0
+
+
+def test_a_server_that_cannot_start_shows_the_end_of_its_log(fresh):
+    fresh.env["LOCALAWS_PORT"] = "not-a-port"
+    done = fresh.command("up", check=False)
+    assert done.returncode == 1
+    assert "invalid literal" in done.stderr
+    assert "server.log" in done.stderr
+
+
+def test_env_keeps_a_real_account_out(localaws, tmp_path):
+    """The profile, keys and endpoints of a learner never meet a local run."""
+    (tmp_path / "credentials").write_text("[mine]\naws_access_key_id = REAL\naws_secret_access_key = REAL\n")
+    mine = {
+        "AWS_PROFILE": "mine",
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+        "AWS_ACCESS_KEY_ID": "REAL",
+        "AWS_SESSION_TOKEN": "REAL",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }
+    env = {name: value for name, value in localaws.env.items() if not name.startswith("AWS_")}
+    show = "import boto3; s = boto3.Session(); c = s.get_credentials(); print(c.access_key, c.token, s.region_name)"
+    call = "boto3.client('s3').list_buckets(); print(boto3.client('sts').get_caller_identity()['Account'])"
+    script = f'eval "$({sys.executable} -m localaws env)"; {sys.executable} -c "{show}; {call}"; env'
+    done = subprocess.run(
+        ["sh", "-c", script], env={**env, **mine}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("localaws-not-a-key None us-west-2\n000000000000\n"), (
+        done.stdout + done.stderr
+    )
+    assert "REAL" not in done.stdout
+
+
+def aws(localaws, *arguments):
+    command = [sys.executable, "-m", "awscli", *arguments, "--output", "json"]
+    done = subprocess.run(
+        command, env=localaws.env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_aws_command(localaws, tmp_path):
+    assert json.loads(aws(localaws, "sts", "get-caller-identity"))["Account"] == "000000000000"
+    aws(localaws, "s3", "mb", "s3://sagemaker-aws-command")
+    big = tmp_path / "big file.bin"
+    big.write_bytes(os.urandom(9 * 2**20))  # enough to be sent in parts
+    aws(localaws, "s3", "cp", "--no-progress", str(big), "s3://sagemaker-aws-command/in/")
+    aws(
+        localaws,
+        "s3",
+        "cp",
+        "--no-progress",
+        "s3://sagemaker-aws-command/in/big file.bin",
+        str(tmp_path / "back"),
+    )
+    assert (tmp_path / "back").read_bytes() == big.read_bytes()
+    repository = json.loads(
+        aws(localaws, "ecr", "create-repository", "--repository-name", "sagemaker-aws-command")
+    )
+    assert repository["repository"]["repositoryUri"].startswith("127.0.0.1:")
+
+
+def test_build_push_and_images(localaws):
+    localaws.client("ecr").create_repository(repositoryName="sagemaker-cli")
+    built = localaws.command("build", "decision_trees", "-t", "sagemaker-cli:v1").stdout
+    digest = built.split()[2]
+    host = localaws.endpoint_url.removeprefix("http://")
+    assert localaws.command("push", "sagemaker-cli:v1", f"{host}/sagemaker-cli").stdout.endswith(
+        f"@{digest}\n"
+    )
+    assert "sagemaker-cli:v1" in localaws.command("images").stdout
+    done = localaws.command("push", "sagemaker-cli:v2", f"{host}/sagemaker-cli", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("localaws: There is no local image sagemaker-cli:v2")
+    assert done.stderr.count("\n") == 1
+
+
+def test_logs(localaws):
+    assert "localaws listens on" in localaws.command("logs").stdout
+
+
+@pytest.mark.parametrize("word", ["up", "down", "status", "env", "logs", "build", "push", "images"])
+def test_help(localaws, word):
+    assert word in localaws.command("--help").stdout
+    assert localaws.command(word, "--help").stdout.startswith(f"usage: python -m localaws {word}")
+
+
+def test_importing_it_is_quick():
+    """The labs import it: no moto, no boto3."""
+    code = "import sys, localaws; print(sorted({'moto', 'boto3', 'botocore', 'flask', 'waitress'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,118 @@
+"""Images built without Docker: the same files give the same image, and what was pushed is what is there."""
+
+import json
+import stat
+
+import pytest
+
+import localaws as package
+from localaws import images
+from localaws.registry import Registry
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A container/ of the test's own, and a home."""
+    for path, text in {
+        "stack/train": "#!/bin/sh\n",
+        "stack/serve": "#!/bin/sh\n",
+        "stack/app.py": "app\n",
+        "stack/sub/data.txt": "data\n",
+        "stack/__pycache__/app.pyc": "no",
+        "stack/.hidden": "no",
+        "trees/training.py": "training\n",
+        "trees/requirements.txt": "numpy\n",
+    }.items():
+        file = tmp_path / "container" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr(package, "ROOT", tmp_path)
+    monkeypatch.setenv("LOCALAWS_HOME", str(tmp_path / "home"))
+    return tmp_path / "container"
+
+
+def test_the_image_is_a_well_formed_oci_image_of_one_layer(sources, tmp_path):
+    image = images.build("trees", "sagemaker-trees:v1")
+    assert image.name == "sagemaker-trees:v1"
+    assert image.files == ("app.py", "requirements.txt", "serve", "sub/data.txt", "train", "training.py")
+    layout = tmp_path / "home/images"
+    assert json.loads((layout / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
+
+    def blob(digest):
+        return json.loads((layout / "blobs/sha256" / digest[7:]).read_text())
+
+    manifest = blob(image.digest)
+    assert manifest["mediaType"] == images.MANIFEST
+    assert len(manifest["layers"]) == 1
+    config = blob(manifest["config"]["digest"])
+    assert (config["architecture"], config["os"]) == ("amd64", "linux")
+    assert config["config"]["WorkingDir"] == "/opt/program"
+    assert config["config"]["Env"][0].startswith("PATH=/opt/program:")
+    assert "Cmd" not in config["config"]
+    assert "Entrypoint" not in config["config"], "SageMaker's `train` is the command"
+
+
+def test_the_same_files_give_the_same_digest(sources):
+    first = images.build("trees", "one")
+    for file in sources.rglob("*"):
+        file.touch()
+    (sources / "stack/train").chmod(0o755)
+    assert images.build("trees", "two").digest == first.digest
+    (sources / "trees/training.py").write_text("other\n")
+    assert images.build("trees", "two").digest != first.digest
+    assert [image.name for image in images.listed()] == ["one:latest", "two:latest"]
+    assert images.inspect("one").digest == first.digest
+
+
+def test_what_cannot_be_built_is_refused_by_name(sources):
+    (sources / "stack/train").write_bytes(b"#!/bin/sh\r\necho\r\n")
+    with pytest.raises(ValueError, match=r"stack/train has CRLF"):
+        images.build("trees", "x")
+    (sources / "stack/train").unlink()
+    with pytest.raises(ValueError, match=r"stack/train is missing"):
+        images.build("trees", "x")
+    (sources / "trees/app.py").write_text("again")
+    with pytest.raises(ValueError, match=r"app.py is in container/stack and in container/trees"):
+        images.build("trees", "x")
+    for name in ("nothing", "../container/trees", "stack"):
+        with pytest.raises(ValueError, match=r"there are: trees"):
+            images.build(name, "x")
+    for name in ("UPPER", "a:b:c", "", "a b", ":tag"):
+        with pytest.raises(ValueError, match=r"is not NAME\[:TAG\]"):
+            images.build("trees", name)
+    with pytest.raises(ValueError, match=r"no local image x:latest"):
+        images.inspect("x")
+
+
+def test_push_arrives_whole_and_is_what_the_engine_gets(localaws, monkeypatch, sources):
+    monkeypatch.setenv("LOCALAWS_HOME", str(localaws.home))
+    image = images.build("trees", "pushed")
+    ecr = localaws.client("ecr")
+    uri = ecr.create_repository(repositoryName="sagemaker-pushed")["repository"]["repositoryUri"]
+    lines = []
+    assert images.push("pushed", uri, lines.append) == image.digest
+    assert [line.split()[-1] for line in lines[:2]] == ["pushed", "pushed"]
+    assert images.push("pushed", f"{uri}:v2", lines.append) == image.digest
+    assert [line.split("bytes ")[1] for line in lines[3:5]] == ["already there", "already there"]
+    [detail] = ecr.describe_images(repositoryName="sagemaker-pushed")["imageDetails"]
+    assert (detail["imageTags"], detail["imageSizeInBytes"]) == (["latest", "v2"], image.size)
+    registry = Registry(localaws.home)
+    program = registry.unpack(registry.resolve(f"{uri}:v2")) / "opt/program"
+    assert (program / "training.py").read_text() == "training\n"
+    assert stat.S_IMODE((program / "train").stat().st_mode) == 0o755
+    assert stat.S_IMODE((program / "app.py").stat().st_mode) == 0o644
+
+
+def test_push_says_what_is_wrong_and_how_to_mend_it(localaws, monkeypatch, sources):
+    monkeypatch.setenv("LOCALAWS_HOME", str(localaws.home))
+    images.build("trees", "unpushed")
+    host = localaws.endpoint_url.removeprefix("http://")
+    with pytest.raises(
+        RuntimeError, match=r"NAME_UNKNOWN.*aws ecr create-repository --repository-name sagemaker-none"
+    ):
+        images.push("unpushed", f"{host}/sagemaker-none")
+    with pytest.raises(RuntimeError, match=r"does not answer.*localaws up"):
+        images.push("unpushed", "127.0.0.1:1/sagemaker-none")
+    for uri in ("000000000000.dkr.ecr.us-west-2.amazonaws.com/x", f"{host}/x@sha256:{'0' * 64}", "x"):
+        with pytest.raises(ValueError, match=r"not in localaws' registry"):
+            images.push("unpushed", uri)
