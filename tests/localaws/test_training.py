@@ -192,6 +192,25 @@ def test_output_data_and_an_uncompressed_model(account):
     assert members(account, output) == {"report.txt": b"a report"}
 
 
+def test_checkpoints_survive_a_spot_interruption_and_the_job(account):
+    request = account.training_request(checkpoint="yes", sleep="600")
+    request["CheckpointConfig"] = {"S3Uri": f"s3://{account.bucket}/checkpoints/{request['TrainingJobName']}"}
+    request["EnableManagedSpotTraining"] = True
+    request["StoppingCondition"]["MaxWaitTimeInSeconds"] = 7200
+    request["Environment"] = {"LOCALAWS_SPOT_INTERRUPTION_SECONDS": "3"}
+    job = account.train(request)
+    assert job["TrainingJobStatus"] == "Completed", job
+    statuses = [entry["Status"] for entry in job["SecondaryStatusTransitions"]]
+    assert statuses[2:6] == ["Training", "Interrupted", "Starting", "Downloading"]
+    assert statuses[-2:] == ["Uploading", "Completed"]
+    assert account.get(request["CheckpointConfig"]["S3Uri"] + "/count") == b"2"
+    assert "got SIGTERM" in account.lines(GROUP, job["TrainingJobName"])
+    # Another job goes on where this one has ended.
+    again = account.training_request(checkpoint="yes") | {"CheckpointConfig": request["CheckpointConfig"]}
+    account.train(again)
+    assert account.get(request["CheckpointConfig"]["S3Uri"] + "/count") == b"3"
+
+
 def test_an_object_cannot_be_written_outside_its_folder(account):
     account.put("evil/x", "x")
     uri = account.put("evil.manifest", json.dumps([{"prefix": f"s3://{account.bucket}/evil/"}, "../../../x"]))
@@ -244,6 +263,21 @@ def test_a_later_push_changes_nothing_of_a_job_in_its_image(account):
             {"OutputDataConfig": {"S3OutputPath": "s3://no-such-bucket/x"}},
             "ValidationException",
             "does not exist",
+        ),
+        (
+            {"EnableManagedSpotTraining": True},
+            "ValidationException",
+            "Invalid MaxWaitTimeInSeconds (None). It must be present and be greater than or equal to",
+        ),
+        (
+            {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 21, "VolumeSizeInGB": 1}},
+            "ResourceLimitExceeded",
+            "The account-level service limit 'ml.m5.large for training job usage' is 20 Instances",
+        ),
+        (
+            {"CheckpointConfig": {"S3Uri": "s3://b/x", "LocalPath": "/tmp/x"}},
+            "NotServedByLocalaws",
+            'does not serve CheckpointConfig.LocalPath "/tmp/x"',
         ),
         ({"EnableNetworkIsolation": True}, "NotServedByLocalaws", "does not serve EnableNetworkIsolation"),
         (

@@ -17,6 +17,7 @@ from .errors import AwsError
 from .storage import DataError, list_keys, parse_uri
 from .store import Store
 
+MAX_INSTANCES = 20
 # The resource part of an ARN, by kind.
 ARN_PARTS = {
     "TrainingJob": "training-job",
@@ -146,6 +147,17 @@ class Context:
                 "ValidationException",
                 f'The S3 bucket of "{uri}" cannot be written to: bucket "{bucket}" does not exist. Create it first.',
             ) from error
+
+    def check_limit(self, instance_type: str, count: int, purpose: str) -> None:
+        """What an account may have of an instance type at once; here what one machine can stand in for."""
+        if count > MAX_INSTANCES:
+            raise AwsError(
+                "ResourceLimitExceeded",
+                f"The account-level service limit '{instance_type} for {purpose} usage' is {MAX_INSTANCES} Instances, "
+                f"with current utilization of 0 Instances and a request delta of {count} Instances. Please use AWS "
+                "Service Quotas to request an increase for this quota. If AWS Service Quotas is not available, "
+                "contact AWS support to request an increase for this quota.",
+            )
 
     def pin(self, image: str) -> str:
         """The image's URI by digest, so that a later push changes nothing that runs. Raises KeyError."""

@@ -208,13 +208,10 @@ class Hosting:
         """Enter a status that only one deployment may hold."""
 
         def change(record):
-            if record["EndpointStatus"] == "Failed" not in allowed:
-                raise AwsError(
-                    "ValidationException", f'Cannot update failed endpoint "{record["EndpointArn"]}".'
-                )
             if record["EndpointStatus"] not in allowed:
+                state = "failed" if record["EndpointStatus"] == "Failed" else "in-progress"
                 raise AwsError(
-                    "ValidationException", f'Cannot update in-progress endpoint "{record["EndpointArn"]}".'
+                    "ValidationException", f'Cannot update {state} endpoint "{record["EndpointArn"]}".'
                 )
             record["EndpointStatus"] = status
 

@@ -38,7 +38,8 @@ SERVED = {
             InputDataConfig.DataSource.S3DataSource.S3DataDistributionType
             OutputDataConfig.S3OutputPath OutputDataConfig.CompressionType
             ResourceConfig.InstanceType ResourceConfig.InstanceCount ResourceConfig.VolumeSizeInGB
-            StoppingCondition.MaxRuntimeInSeconds""",
+            StoppingCondition.MaxRuntimeInSeconds StoppingCondition.MaxWaitTimeInSeconds EnableManagedSpotTraining
+            CheckpointConfig.S3Uri CheckpointConfig.LocalPath""",
         "DescribeTrainingJob": "TrainingJobName",
         "ListTrainingJobs": _LIST_STATUS,
         "StopTrainingJob": "TrainingJobName",
@@ -194,6 +195,7 @@ class ControlPlane:
                 if field not in variant:
                     message = f'{field} is required for production variant "{variant["VariantName"]}".'
                     raise AwsError("ValidationException", message)
+            context.check_limit(variant["InstanceType"], variant["InitialInstanceCount"], "endpoint")
             context.require("Model", variant["ModelName"])
             variant.setdefault("InitialVariantWeight", 1.0)
         if not any(variant["InitialVariantWeight"] for variant in variants):

@@ -1,6 +1,7 @@
 """Training jobs, executed: data from S3, `train` of the image on each host, artifacts to S3."""
 
 import gzip
+import itertools
 import math
 import os
 import re
@@ -10,10 +11,14 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from . import storage
+from .checkpoints import Checkpoints
 from .context import Context
 from .engine import Container, Spec, StartError
 from .errors import AwsError
@@ -24,11 +29,15 @@ LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 STOP_SECONDS = 120  # between SIGTERM and SIGKILL
 DEFAULT_RUNTIME = 86_400
 FAILURE_CHARACTERS = 1024
+CHECKPOINTS = "/opt/ml/checkpoints"
+# In a spot job's Environment: seconds until its instance is taken away, once. On AWS it means nothing.
+INTERRUPTION = "LOCALAWS_SPOT_INTERRUPTION_SECONDS"
 
 MESSAGES = {
     "Starting": "Preparing the instances for training",
     "Downloading": "Downloading input data",
     "Training": "Training image download completed. Training in progress.",
+    "Interrupted": "The spot instance was interrupted. The job starts again from its checkpoint.",
     "Stopping": "Stopping the training job",
     "Uploading": "Uploading generated training model",
     "Completed": "Training job completed",
@@ -60,10 +69,12 @@ class Training:
             raise AwsError(
                 "ValidationException", "ResourceConfig needs InstanceType and an InstanceCount of 1 or more."
             )
+        context.check_limit(resources["InstanceType"], resources["InstanceCount"], "training job")
         for definition in specification.get("MetricDefinitions", ()):
             _compile(definition)
         for channel in request.get("InputDataConfig", ()):
             _check_channel(channel, specification["TrainingInputMode"])
+        _check_spot(request)
         names = [channel["ChannelName"] for channel in request.get("InputDataConfig", ())]
         if len(set(names)) < len(names):
             raise AwsError("ValidationException", f"Channel names must be unique, got {', '.join(names)}.")
@@ -92,7 +103,7 @@ class Training:
             "ModelArtifacts": {"S3ModelArtifacts": f"{output.rstrip('/')}/{name}/output/model{suffix}"},
             "EnableNetworkIsolation": False,
             "EnableInterContainerTrafficEncryption": False,
-            "EnableManagedSpotTraining": False,
+            "EnableManagedSpotTraining": request.get("EnableManagedSpotTraining", False),
         }
         context.insert("TrainingJob", name, record)
         job = self._running[name.lower()] = _Job(context, record, image)
@@ -207,6 +218,35 @@ def _check_channel(channel: dict, default_mode: str) -> None:
         )
 
 
+def _check_spot(request: dict) -> None:
+    """Managed spot training and its checkpoints, as the service checks them."""
+    stopping, spot = request.get("StoppingCondition", {}), request.get("EnableManagedSpotTraining")
+    wait, runtime = stopping.get("MaxWaitTimeInSeconds"), stopping.get("MaxRuntimeInSeconds", DEFAULT_RUNTIME)
+    if spot and (wait is None or wait < runtime):
+        raise AwsError(
+            "ValidationException",
+            f"Invalid MaxWaitTimeInSeconds ({wait}). It must be present and be greater than or equal to "
+            f"MaxRuntimeInSeconds ({runtime}) if managed spot training is on.",
+        )
+    if wait is not None and not spot:
+        raise AwsError(
+            "ValidationException", "MaxWaitTimeInSeconds is for managed spot training only: leave it out."
+        )
+    interruption = request.get("Environment", {}).get(INTERRUPTION, "0")
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", interruption):
+        raise AwsError(
+            "ValidationException", f'{INTERRUPTION} is "{interruption}": expected seconds, such as 10.'
+        )
+    path = request.get("CheckpointConfig", {}).get("LocalPath", CHECKPOINTS)
+    if not path.startswith("/opt/ml/") or ".." in path:
+        raise AwsError(
+            "NotServedByLocalaws",
+            f'localaws does not serve CheckpointConfig.LocalPath "{path}": its process engine can only stand in for '
+            f"folders below /opt/ml. Leave it out ({CHECKPOINTS}).",
+            501,
+        )
+
+
 class _Job:
     """One training job from Starting to its end, on the thread that calls `run`."""
 
@@ -273,13 +313,21 @@ class _Job:
     def _execute(self) -> str:
         self._enter("Downloading", TrainingStartTime=time.time())
         root = self.context.unpack(self._image)
-        bases = {host: self._prepare(host) for host in self._hosts}
-        if self.stop_requested.is_set():
-            return "Stopped"
-        self._enter("Training")
-        exit_codes, outcome = self._train(root, bases)
+        for attempt in itertools.count():
+            bases = {host: self._prepare(host) for host in self._hosts}
+            if self.stop_requested.is_set():
+                return "Stopped"
+            self._enter("Training")
+            exit_codes, outcome = self._train(root, bases, first=attempt == 0)
+            if outcome != "Interrupted" or self.server_closing.is_set():
+                break
+            shutil.rmtree(self._folder)
+            for status in ("Interrupted", "Starting", "Downloading"):
+                self._enter(status)
         if self.server_closing.is_set():
             return "Failed"
+        if errors := [pipe.error for pipe in self._pipes if pipe.error]:
+            raise JobError(f"ClientError: Data download failed:{errors[0]}")
         failed = outcome == "Completed" and any(exit_codes.values())
         if not failed:
             self._enter("Uploading")
@@ -344,15 +392,19 @@ class _Job:
             for path, _ in storage.files_below(folder):
                 path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
 
-    def _train(self, root: Path, bases: dict[str, Path]) -> tuple[dict[str, int], str]:
-        """Run `train` on every host; the exit codes, and how it ended: Completed, Stopped or MaxRuntimeExceeded."""
+    def _train(self, root: Path, bases: dict[str, Path], first: bool) -> tuple[dict[str, int], str]:
+        """Run `train` on every host; the exit codes, and how it ended: Completed, Stopped, MaxRuntimeExceeded or
+        Interrupted."""
         record, epoch = self.record, int(time.time() * 1000)
         environment = record.get("Environment", {}) | {
             "TRAINING_JOB_NAME": self.name,
             "TRAINING_JOB_ARN": record["TrainingJobArn"],
         }
-        streams = {}
+        streams, checkpoints = {}, []
+        self.containers.clear()
         try:
+            if "CheckpointConfig" in record:
+                checkpoints += [self._checkpoints(base) for base in bases.values()]
             for host in self._hosts:
                 streams[host] = stream = LogStream(
                     self.context.logs, LOG_GROUP, f"{self.name}/{host}-{epoch}"
@@ -361,7 +413,9 @@ class _Job:
                 self.containers.append(
                     self.context.engine.start(spec, lambda line, to=stream: self._line(line, to))
                 )
-            outcome = self._await(record["StoppingCondition"]["MaxRuntimeInSeconds"])
+            spot = first and record["EnableManagedSpotTraining"]
+            interruption = float(record.get("Environment", {}).get(INTERRUPTION, 0)) if spot else 0
+            outcome = self._await(record["StoppingCondition"]["MaxRuntimeInSeconds"], interruption)
             return dict(
                 zip(self._hosts, (container.exit_code for container in self.containers), strict=True)
             ), outcome
@@ -371,8 +425,13 @@ class _Job:
                 container.wait()
             for pipe in self._pipes:
                 pipe.close()
-            for stream in streams.values():
-                stream.close()
+            for part in [*checkpoints, *streams.values()]:
+                part.close()
+
+    def _checkpoints(self, base: Path) -> Checkpoints:
+        config = self.record["CheckpointConfig"]
+        folder = base / config.get("LocalPath", CHECKPOINTS).removeprefix("/opt/ml/")
+        return Checkpoints(self.context.s3, config["S3Uri"], folder)
 
     def _line(self, line: str, stream: LogStream) -> None:
         stream.write(line)
@@ -383,11 +442,18 @@ class _Job:
                 ):  # not a number, or no group: AWS passes it over as well
                     self._final[name] = (float(match[1]), time.time())
 
-    def _await(self, seconds: float) -> str:
-        deadline = time.monotonic() + seconds
+    def _await(self, seconds: float, interruption: float) -> str:
+        """Wait for all hosts, at most `seconds`; `interruption` seconds (0: never) until the instances are lost."""
+        start = time.monotonic()
         while any(container.running for container in self.containers):
-            if self.stop_requested.is_set() or time.monotonic() > deadline:
-                outcome = "Stopped" if self.stop_requested.is_set() else "MaxRuntimeExceeded"
+            outcome, elapsed = None, time.monotonic() - start
+            if self.stop_requested.is_set():
+                outcome = "Stopped"
+            elif elapsed > seconds:
+                outcome = "MaxRuntimeExceeded"
+            elif interruption and elapsed > interruption:
+                outcome = "Interrupted"
+            if outcome:
                 for container in self.containers:
                     container.terminate()
                 end = time.monotonic() + STOP_SECONDS
@@ -456,6 +522,7 @@ class _Pipe:
     def __init__(self, s3, objects, path: Path, unzip: bool):
         self._s3, self._objects, self._path, self._unzip = s3, objects, path, unzip
         self._closed = False
+        self.error: str | None = None
         os.mkfifo(self._fifo(0))
         threading.Thread(target=self._feed, daemon=True).start()
 
@@ -467,7 +534,11 @@ class _Pipe:
         while not self._closed:
             with suppress(BrokenPipeError), open(self._fifo(epoch), "wb") as fifo:  # waits for a reader
                 os.mkfifo(self._fifo(epoch + 1))
-                self._send(fifo)
+                try:
+                    self._send(fifo)
+                except (ClientError, BotoCoreError, OSError, EOFError, zlib.error) as error:
+                    if not isinstance(error, BrokenPipeError):  # else the program has read enough
+                        self.error, self._closed = f"{self._path.name}: {error}", True
             epoch += 1
 
     def _send(self, fifo):

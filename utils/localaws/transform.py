@@ -46,6 +46,8 @@ class Transform:
         context, name = self.context, request["TransformJobName"]
         model = context.require("Model", request["ModelName"])
         _check(request)
+        resources = request["TransformResources"]
+        context.check_limit(resources["InstanceType"], resources["InstanceCount"], "transform job")
         context.check_role(model["ExecutionRoleArn"])
         source = request["TransformInput"]["DataSource"]["S3DataSource"]
         context.check_data(source["S3Uri"], model["ExecutionRoleArn"])
