@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.venv/ready: requirements.lock pyproject.toml utils/setup.sh
+.venv/ready: requirements.lock utils/setup.sh
 	@utils/setup.sh
 
 setup: .venv/ready  ## make .venv ready (the other commands do it by themselves)

@@ -36,10 +36,10 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null && ! debian_install pytho
 fi
 
 say "$("$python" --version) -> .venv, packages from requirements.lock (two to four minutes, once)"
-# --clear: a half-made .venv of an interrupted set-up must not survive.
-"$python" -m venv --clear .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# A .venv whose Python or pip does not work (moved, or half-made by an interrupted set-up) is made anew.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
+.venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 
 if ! PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v nginx >/dev/null && ! debian_install nginx-light; then
     say "nginx is not installed: the labs go on without it (gunicorn listens itself). To see the whole stack:"

@@ -121,10 +121,7 @@ def follow_training_job(name: str) -> dict:
     return _follow(
         f"Training job {name}",
         lambda: client.describe_training_job(TrainingJobName=name),
-        lambda answer: (
-            answer["TrainingJobStatus"],
-            f"{answer['TrainingJobStatus']} ({answer['SecondaryStatus']})",
-        ),
+        lambda answer: (answer["TrainingJobStatus"], answer["SecondaryStatus"]),
         _Logs("/aws/sagemaker/TrainingJobs", f"{name}/"),
         wanted="Completed",
         going_on={"InProgress", "Stopping"},
