@@ -228,20 +228,19 @@ def lay_out(
     return base
 
 
+def run_training(args: list[str], base: Path, **variables) -> Training:
+    env = environment(SAGEMAKER_BASE_DIR=base, **variables)
+    ended = subprocess.run(
+        args, env=env, cwd=base, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120
+    )
+    print(output := ended.stdout.decode())
+    return Training(ended.returncode, output, base)
+
+
 @pytest.fixture(scope="session")
 def run_train(request):
     """A function that runs train on a folder and waits for its end."""
-
-    def run(base: Path, **variables) -> Training:
-        args = command(request.config, "train")
-        env = environment(SAGEMAKER_BASE_DIR=base, **variables)
-        ended = subprocess.run(
-            args, env=env, cwd=base, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120
-        )
-        print(output := ended.stdout.decode())
-        return Training(ended.returncode, output, base)
-
-    return run
+    return lambda base, **variables: run_training(command(request.config, "train"), base, **variables)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import random
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import LABELS, ROWS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 ROW = ROWS[0]
 TWO = f"{ROWS[0]}\n{ROWS[149]}\n"
@@ -484,3 +487,39 @@ def test_execution_parameters(server):
     assert document["BatchStrategy"] in ("MULTI_RECORD", "SINGLE_RECORD")
     assert document["MaxConcurrentTransforms"] >= 1
     assert document["MaxPayloadInMB"] * document["MaxConcurrentTransforms"] <= 100
+
+
+# -- anything at all
+
+NEARLY_CSV = st.text(alphabet='0123456789.,eE+-\n\r \t"naif_;', max_size=80).map(str.encode)
+BODIES = st.binary(max_size=200) | NEARLY_CSV | st.sampled_from(list(REFUSED.values()))
+MEDIA = st.sampled_from(["text/csv", "application/json", "application/jsonlines", "application/x-npy"])
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "Accept": st.sampled_from(["application/json", "*/*;q=0.1", "x", ",;=", "text/csv;q=x"]),
+        "Content_Encoding": st.sampled_from(["gzip", "identity", "br"]),
+    },
+)
+
+
+@pytest.mark.parametrize("examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_any_bytes_get_an_answer_or_a_json_refusal(server, examples):
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(BODIES, MEDIA, HEADERS)
+    def check(body, media, headers):
+        reply = server.predict(body, media, **headers)
+        assert reply.status == 200 or (400 <= reply.status < 500 and reply.error)
+
+    check()
+
+
+def test_random_bytes_as_http(server):
+    generator = random.Random(0)
+    for _ in range(50):
+        sent = bytes(
+            generator.choices(b"GETPOS /pinvoca HTTP/1.\r\n\r\n:;\x00\xff", k=generator.randrange(1, 300))
+        )
+        received = server.raw(sent + b"\r\n\r\n")
+        assert not received or received.split()[1].startswith(b"4"), (sent, received)
+    assert server.ping().status == 200
