@@ -78,11 +78,7 @@ BAD_FILES, WORDS = training.BAD["text"]
 TRAINING = {
     "exit 0 after a failure": ("stack/train", "    return min(abs(code), 1)", "    return 0"),
     "no failure file": ("stack/train", "        failure.write_text(", "        str("),
-    "infinity is a number": (
-        "stack/numeric.py",
-        "        return None\n    rows = ",
-        "        pass\n    rows = ",
-    ),
+    "no file name": ("decision_trees/training.py", '(f"{name}: {error}{hint}")', '(f"{error}{hint}")'),
 }
 
 
