@@ -9,6 +9,9 @@ from pathlib import Path
 import boto3
 import pytest
 
+# One for all tests: a session reads the services' models, which takes longer than most calls.
+SESSION = boto3.Session("localaws-not-a-key", "localaws-not-a-secret", region_name="us-west-2")
+
 
 @dataclass
 class LocalAws:
@@ -44,11 +47,7 @@ class LocalAws:
 
     def client(self, service: str, **options):
         """Return a boto3 client that talks to it."""
-        return boto3.Session(
-            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
-            region_name=self.env["AWS_REGION"],
-        ).client(service, endpoint_url=self.endpoint_url, **options)
+        return SESSION.client(service, endpoint_url=self.endpoint_url, **options)
 
 
 def bare(home: Path) -> LocalAws:

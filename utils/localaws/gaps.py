@@ -107,10 +107,9 @@ class Gaps:
                 f"The repository with name '{name}' in registry with id '{self.account}' cannot be deleted "
                 "because it still contains images",
             )
-        response = self.backend(request, region, "ecr")
-        if response.status_code == 200:
-            self.registry.delete_repository(name)
-        return response
+        # The images first: killed in between, the repository is there and empty, not gone with images to reappear.
+        self.registry.delete_repository(name)
+        return self.backend(request, region, "ecr")
 
     def _describe_images(self, parameters: dict) -> dict:
         name = self._known(parameters)

@@ -21,6 +21,8 @@ from xml.etree import ElementTree
 log = logging.getLogger("localaws")
 
 INLINE = 8 * 1024
+# What CloudWatch Logs takes in one request, and what it counts for an event besides its text.
+MAX_EVENTS, MAX_BYTES, EVENT_BYTES = 10_000, 1_048_576, 26
 
 
 class Journal:
@@ -174,33 +176,33 @@ def _keep_logs(entry: dict, dead: set[tuple], body: Callable[[dict], bytes]) -> 
 def _merge_logs(entries: list[dict], journal: Journal) -> list[dict]:
     """Put the lines of a stream into few requests: a job writes hundreds of small ones."""
     merged: list[dict] = []
-    batches: dict[int, list[dict]] = {}  # place in `merged` -> the requests' parameters
-    latest: dict[tuple, int] = {}  # stream -> the place of its last batch
+    batches: dict[
+        int, dict
+    ] = {}  # place in `merged` -> that request's parameters, with the events of all it stands for
+    latest: dict[tuple, tuple[int, int]] = {}  # stream -> place of its last batch, bytes in it
     for entry in entries:
         if entry["service"] != "logs" or _operation(entry) != "PutLogEvents":
             merged.append(entry)
             continue
         parameters = json.loads(journal.body(entry))
+        events = parameters["logEvents"]
+        size = sum(len(event["message"].encode()) + EVENT_BYTES for event in events)
         stream = (entry["region"], parameters["logGroupName"], parameters["logStreamName"])
-        place = latest.get(stream)
-        if place is None or not _fits([*batches[place], parameters]):
-            place = latest[stream] = len(merged)
-            batches[place] = []
+        place, held = latest.get(stream, (None, 0))
+        if (
+            place is None
+            or held + size > MAX_BYTES
+            or len(batches[place]["logEvents"]) + len(events) > MAX_EVENTS
+        ):
+            place, held = len(merged), 0
+            batches[place] = {**parameters, "logEvents": []}
             merged.append(entry)
-        batches[place].append(parameters)
-    for place, batch in batches.items():
-        if len(batch) > 1:
-            events = [event for parameters in batch for event in parameters["logEvents"]]
-            body = json.dumps({**batch[0], "logEvents": events}).encode()
-            rest = {name: value for name, value in merged[place].items() if name not in ("body", "file")}
-            merged[place] = {**rest, **journal.keep(body)}
+        batches[place]["logEvents"] += events
+        latest[stream] = (place, held + size)
+    for place, parameters in batches.items():
+        rest = {name: value for name, value in merged[place].items() if name not in ("body", "file")}
+        merged[place] = {**rest, **journal.keep(json.dumps(parameters).encode())}
     return merged
-
-
-def _fits(batch: list[dict]) -> bool:
-    """Tell whether the service takes these events in one request: 10,000, and 1 MB with 26 bytes for each."""
-    events = [event for parameters in batch for event in parameters["logEvents"]]
-    return len(events) <= 10_000 and sum(len(event["message"].encode()) + 26 for event in events) <= 1_048_576
 
 
 def _operation(entry: dict) -> str:

@@ -169,6 +169,8 @@ def _listen(home: Path) -> tuple[socket.socket, str]:
 def main() -> None:
     """Serve until SIGTERM. One server for each folder: a second one ends with a message."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty, level in (("botocore", logging.WARNING), ("waitress.queue", logging.ERROR)):
+        logging.getLogger(chatty).setLevel(level)
     home = localaws.home()
     lock = (home / "server.lock").open("w")
     try:
