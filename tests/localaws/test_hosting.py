@@ -1,5 +1,7 @@
 """Endpoints, end to end: a real localaws, boto3 as it comes, a pushed image that serves."""
 
+import base64
+import datetime
 import json
 import os
 import signal
@@ -48,9 +50,9 @@ def test_an_endpoint_serves_the_model(account, endpoint):
     answer = told(account, endpoint)
     assert answer["word"] == "shared"
     assert answer["env"]["COLOUR"] == "blue"
-    lines = account.lines(f"/aws/sagemaker/Endpoints/{endpoint}", "v0/i-")
-    assert "nothing is isolated" in lines[0]
-    assert "serving shared" in lines
+    group = f"/aws/sagemaker/Endpoints/{endpoint}"
+    wait_until(lambda: "serving shared" in account.lines(group, "v0/i-"))
+    assert "nothing is isolated" in account.lines(group, "v0/i-")[0]
 
 
 def test_headers_go_both_ways(account, endpoint):
@@ -272,6 +274,68 @@ def test_a_model_archive_that_is_none(account):
     assert "Failed to extract model data archive from URL" in reason
     assert "valid tar.gz archive" in reason
     account.sagemaker.delete_endpoint(EndpointName="not-a-tar")
+
+
+def test_invocations_are_counted_in_cloudwatch(account):
+    endpoint = account.endpoint(account.config(account.model()))
+    for body in ("1,2\n", "1,2\n", "status 400", "status 500"):
+        try:
+            account.invoke(endpoint, body)
+        except account.runtime.exceptions.ModelError as error:
+            assert body.startswith("status"), error
+    cloudwatch = account.aws.client("cloudwatch")
+    now = datetime.datetime.now(datetime.UTC)
+
+    def statistic(name, which):
+        points = cloudwatch.get_metric_statistics(
+            Namespace="AWS/SageMaker",
+            MetricName=name,
+            Dimensions=[{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": "v0"}],
+            StartTime=now - datetime.timedelta(hours=1),
+            EndTime=now + datetime.timedelta(hours=1),
+            Period=7200,
+            Statistics=[which],
+        )["Datapoints"]
+        return sum(point[which] for point in points)
+
+    wait_until(lambda: statistic("Invocations", "Sum") == 4)
+    assert statistic("InvocationsPerInstance", "Sum") == 4
+    assert statistic("Invocation4XXErrors", "Sum") == 1
+    assert statistic("Invocation5XXErrors", "Sum") == 1
+    assert 50 < statistic("ModelLatency", "Maximum") < 5e6  # microseconds
+    account.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
+def test_captured_data(account):
+    capture = {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": 100,
+        "DestinationS3Uri": f"s3://{account.bucket}/captured",
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+    }
+    endpoint = account.endpoint(account.config(account.model(), capture=capture))
+    described = account.sagemaker.describe_endpoint(EndpointName=endpoint)["DataCaptureConfig"]
+    assert (described["CaptureStatus"], described["CurrentSamplingPercentage"]) == ("Started", 100)
+    account.invoke(endpoint, b"5.1,3.5\n", ContentType="text/csv", InferenceId="row-1")
+    prefix = f"captured/{endpoint}/v0/"
+    (key,) = wait_until(
+        lambda: [
+            item["Key"]
+            for item in account.s3.list_objects_v2(Bucket=account.bucket, Prefix=prefix).get("Contents", [])
+        ]
+    )
+    line = json.loads(account.get(f"s3://{account.bucket}/{key}"))
+    assert line["captureData"]["endpointInput"] == {
+        "observedContentType": "text/csv",
+        "mode": "INPUT",
+        "data": "5.1,3.5\n",
+        "encoding": "CSV",
+    }
+    assert (
+        base64.b64decode(line["captureData"]["endpointOutput"]["data"]) == b"2,1\n"
+    )  # it calls itself text/plain
+    assert line["eventMetadata"]["inferenceId"] == "row-1"
+    account.sagemaker.delete_endpoint(EndpointName=endpoint)
 
 
 def test_what_creating_refuses(account):

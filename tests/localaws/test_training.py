@@ -98,13 +98,7 @@ def test_lines_arrive_while_the_job_runs_and_a_stop_is_passed_on(account):
     account.sagemaker.create_training_job(**request)
     name = request["TrainingJobName"]
 
-    def sleeping():
-        try:
-            return "sleeping" in account.lines(GROUP, name)
-        except account.logs.exceptions.ResourceNotFoundException:
-            return False
-
-    wait_until(sleeping)
+    wait_until(lambda: "sleeping" in account.lines(GROUP, name))
     assert account.sagemaker.describe_training_job(TrainingJobName=name)["SecondaryStatus"] == "Training"
     account.sagemaker.stop_training_job(TrainingJobName=name)
     job = account.finish(name)

@@ -195,7 +195,11 @@ class Account:
 
     def lines(self, group: str, prefix: str) -> list[str]:
         """All log lines of the streams that begin with `prefix`, stream by stream."""
-        streams = self.logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=prefix)["logStreams"]
+        try:
+            found = self.logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=prefix)
+        except self.logs.exceptions.ResourceNotFoundException:
+            return []  # nothing was logged yet
+        streams = found["logStreams"]
         return [
             event["message"]
             for stream in sorted(streams, key=lambda stream: stream["logStreamName"])
@@ -228,7 +232,9 @@ class Account:
         )
         return name
 
-    def config(self, *models: str, count: int = 1, weights: tuple = (), **fields) -> str:
+    def config(
+        self, *models: str, count: int = 1, weights: tuple = (), capture: dict | None = None, **fields
+    ) -> str:
         """Create an endpoint configuration, a variant a model (`v0`, `v1`, ...); its name."""
         name = f"config-{uuid.uuid4().hex[:12]}"
         variants = [
@@ -242,7 +248,8 @@ class Account:
             }
             for number, model in enumerate(models)
         ]
-        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants)
+        extra = {"DataCaptureConfig": capture} if capture else {}
+        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants, **extra)
         return name
 
     def endpoint(self, config: str) -> str:

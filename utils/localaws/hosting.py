@@ -12,6 +12,7 @@ import urllib3
 
 from .context import Context
 from .errors import AwsError
+from .monitoring import Monitoring
 from .serving import Instance, ServeError, container_definition
 
 LOG_GROUP = "/aws/sagemaker/Endpoints/{}"
@@ -100,6 +101,7 @@ class Fleet:
     """What an endpoint configuration describes, running."""
 
     def __init__(self, context: Context, endpoint: str, config: dict):
+        self.capture = config.get("DataCaptureConfig", {})
         self.variants = {
             item["VariantName"]: Variant(context, endpoint, item) for item in config["ProductionVariants"]
         }
@@ -149,6 +151,7 @@ class Hosting:
     def __init__(self, context: Context):
         self.context = context
         self._fleets: dict[str, Fleet] = {}
+        self._monitoring = Monitoring(context)
 
     def create(self, request: dict) -> dict:
         context, name = self.context, request["EndpointName"]
@@ -301,6 +304,16 @@ class Hosting:
             record["ProductionVariants"] = [variant.summary() for variant in fleet.variants.values()]
             if config:
                 record["EndpointConfigName"] = config["EndpointConfigName"]
+                record.pop("DataCaptureConfig", None)
+                if capture := config.get("DataCaptureConfig"):
+                    enabled = capture.get("EnableCapture", False)
+                    record["DataCaptureConfig"] = {
+                        "EnableCapture": enabled,
+                        "CaptureStatus": "Started" if enabled else "Stopped",
+                        "CurrentSamplingPercentage": capture["InitialSamplingPercentage"],
+                        "DestinationS3Uri": capture["DestinationS3Uri"],
+                        "KmsKeyId": "",
+                    }
 
         self.context.store.update("Endpoint", name, change)
 
@@ -317,9 +330,12 @@ class Hosting:
                 )
         forwarded = {key: value for key, value in headers.items() if key in FORWARDED}
         target = headers.get("x-amzn-sagemaker-target-variant")
-        variant, instance = self._claim(name, target)
+        started = time.perf_counter()
+        fleet, variant, instance = self._claim(name, target)
+        sent, status = time.perf_counter(), 0
         try:
             response = instance.request("POST", "/invocations", body, forwarded, INVOCATION_SECONDS)
+            status = response.status
         except urllib3.exceptions.ReadTimeoutError:
             raise self._model_error(
                 name,
@@ -332,19 +348,29 @@ class Hosting:
             raise self._model_error(name, 0, message) from error
         finally:
             instance.leave()
-        if not 200 <= response.status < 300:
-            raise self._model_error(name, response.status, response.data.decode("utf-8", "replace"))
-        answer = {
-            "Content-Type": response.headers.get("Content-Type", "application/octet-stream"),
-            "x-Amzn-Invoked-Production-Variant": variant.name,
-        }
+            model = time.perf_counter() - sent
+            overhead = time.perf_counter() - started - model
+            self._monitoring.measure(name, variant.name, len(variant.instances), model, overhead, status)
+        if not 200 <= status < 300:
+            raise self._model_error(name, status, response.data.decode("utf-8", "replace"))
+        content_type = response.headers.get("Content-Type", "application/octet-stream")
+        inference_id = headers.get("x-amzn-sagemaker-inference-id")
+        sent_type = headers.get("content-type", "application/octet-stream")
+        self._monitoring.capture(
+            name, variant.name, fleet.capture, (sent_type, body), (content_type, response.data), inference_id
+        )
+        answer = {"Content-Type": content_type, "x-Amzn-Invoked-Production-Variant": variant.name}
         if attributes := response.headers.get("X-Amzn-SageMaker-Custom-Attributes"):
             answer["X-Amzn-SageMaker-Custom-Attributes"] = attributes
-        if inference_id := headers.get("x-amzn-sagemaker-inference-id"):
+        if inference_id:
             answer["X-Amzn-SageMaker-Inference-Id"] = inference_id
-        return response.status, answer, response.data
+        return status, answer, response.data
 
-    def _claim(self, name: str, target: str | None) -> tuple[Variant, Instance]:
+    def close(self) -> None:
+        """Publish what is left to publish; the engine, which is closed next, ends the instances."""
+        self._monitoring.close()
+
+    def _claim(self, name: str, target: str | None) -> tuple[Fleet, Variant, Instance]:
         """An instance to send one request to. A fleet that is replaced between two looks is looked up again."""
         for _ in range(3):
             fleet = self._fleets.get(name.lower())
@@ -353,7 +379,7 @@ class Hosting:
                 raise AwsError("ValidationError", message)
             variant = fleet.choose(target)
             if instance := variant.claim():
-                return variant, instance
+                return fleet, variant, instance
         raise AwsError(
             "ServiceUnavailable",
             f"No container of variant {variant.name} is healthy at the moment. Try again.",

@@ -56,7 +56,9 @@ SERVED = {
             ProductionVariants.InstanceType ProductionVariants.InitialVariantWeight ProductionVariants.VolumeSizeInGB
             ProductionVariants.ModelDataDownloadTimeoutInSeconds
             ProductionVariants.ContainerStartupHealthCheckTimeoutInSeconds
-            ProductionVariants.RoutingConfig.RoutingStrategy=RANDOM|LEAST_OUTSTANDING_REQUESTS""",
+            DataCaptureConfig.EnableCapture DataCaptureConfig.InitialSamplingPercentage
+            DataCaptureConfig.DestinationS3Uri DataCaptureConfig.CaptureOptions
+            DataCaptureConfig.CaptureContentTypeHeader ProductionVariants.RoutingConfig.RoutingStrategy=RANDOM|LEAST_OUTSTANDING_REQUESTS""",
         "DescribeEndpointConfig": "EndpointConfigName",
         "ListEndpointConfigs": _LIST,
         "DeleteEndpointConfig": "EndpointConfigName",
@@ -148,6 +150,7 @@ class ControlPlane:
 
     def close(self) -> None:
         """End all that runs. Jobs are recorded as failed; endpoints come back with the next start."""
+        self._hosting.close()
         self._training.close()
         self._transform.close()
         self._context.engine.close()
@@ -200,6 +203,8 @@ class ControlPlane:
             variant.setdefault("InitialVariantWeight", 1.0)
         if not any(variant["InitialVariantWeight"] for variant in variants):
             raise AwsError("ValidationException", "At least one InitialVariantWeight must be above 0.")
+        if capture := request.get("DataCaptureConfig"):
+            context.check_bucket(capture["DestinationS3Uri"])
         arn = context.arn("EndpointConfig", name)
         context.insert(
             "EndpointConfig", name, request | {"EndpointConfigArn": arn, "EnableNetworkIsolation": False}

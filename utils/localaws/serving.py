@@ -22,6 +22,7 @@ PING_FAILURES = 6  # in a row, then the container is replaced
 START_ATTEMPTS = 3
 STOP_SECONDS = 30  # between SIGTERM and SIGKILL
 LAST_LINES = 10
+POOL = 512  # connections kept open to a container: more than the front has threads
 
 
 class ServeError(Exception):
@@ -163,7 +164,7 @@ class Instance:
         if self._stopping:
             return False
         container = self._container = self._context.engine.start(spec, self._line, lambda _: self._wake.set())
-        with closing(urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=64)) as pool:
+        with closing(urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=POOL)) as pool:
             while not (answered := _ping(pool)) and container.running and not self._stopping:
                 container.wait(0.05)
             if answered:

@@ -1,0 +1,129 @@
+"""What an endpoint leaves behind of each invocation: metrics in CloudWatch and, where asked for, captured data in S3."""
+
+import base64
+import collections
+import datetime
+import json
+import random
+import sys
+import threading
+import time
+import uuid
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from . import storage
+from .context import Context
+
+FLUSH_SECONDS = 5  # AWS publishes each minute
+VALUES = 150  # distinct values that one datum may hold
+CSV, JSON = "CsvContentTypes", "JsonContentTypes"
+
+
+class Monitoring:
+    """Collects in memory, publishes from a thread of its own, so that no invocation waits for it."""
+
+    def __init__(self, context: Context):
+        self._context = context
+        self._lock = threading.Lock()
+        self._metrics: dict[tuple, collections.Counter] = collections.defaultdict(collections.Counter)
+        self._captured: dict[str, list[str]] = collections.defaultdict(list)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="monitoring", daemon=True)
+        self._thread.start()
+
+    def measure(
+        self, endpoint: str, variant: str, instances: int, model: float, overhead: float, status: int
+    ):
+        """Count one invocation: seconds in the container, seconds around it, the container's HTTP status."""
+        where = (endpoint, variant)
+        with self._lock:
+            for name, value, unit in (
+                ("Invocations", 1, "None"),
+                ("InvocationsPerInstance", 1 / max(1, instances), "None"),
+                ("ModelLatency", round(model * 1e6), "Microseconds"),
+                ("OverheadLatency", round(overhead * 1e6), "Microseconds"),
+                ("Invocation4XXErrors", int(400 <= status < 500), "None"),
+                ("Invocation5XXErrors", int(status >= 500 or status == 0), "None"),
+            ):
+                self._metrics[(*where, name, unit)][value] += 1
+
+    def capture(
+        self, endpoint: str, variant: str, config: dict, request: tuple, response: tuple, inference_id
+    ) -> None:
+        """Keep (content type, body) of a request and its response as DataCaptureConfig asks."""
+        if not config.get("EnableCapture") or random.random() * 100 >= config["InitialSamplingPercentage"]:
+            return
+        modes = {option["CaptureMode"] for option in config["CaptureOptions"]}
+        types = config.get("CaptureContentTypeHeader", {})
+        data = {}
+        for mode, field, (content_type, body) in (
+            ("Input", "endpointInput", request),
+            ("Output", "endpointOutput", response),
+        ):
+            if mode in modes or "InputAndOutput" in modes:
+                encoding, text = _encode(content_type, body, types)
+                data[field] = {
+                    "observedContentType": content_type,
+                    "mode": mode.upper(),
+                    "data": text,
+                    "encoding": encoding,
+                }
+        now = datetime.datetime.now(datetime.UTC)
+        event = {"eventId": str(uuid.uuid4()), "inferenceTime": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        if inference_id:
+            event["inferenceId"] = inference_id
+        line = json.dumps({"captureData": data, "eventMetadata": event, "eventVersion": "0"})
+        prefix = f"{config['DestinationS3Uri'].rstrip('/')}/{endpoint}/{variant}/{now:%Y/%m/%d/%H}"
+        with self._lock:
+            self._captured[prefix].append(line)
+
+    def close(self) -> None:
+        """Publish what is left."""
+        self._closing.set()
+        self._thread.join()
+        self._flush()
+
+    def _run(self):
+        while not self._closing.wait(FLUSH_SECONDS):
+            self._flush()
+
+    def _flush(self):
+        with self._lock:
+            metrics, self._metrics = self._metrics, collections.defaultdict(collections.Counter)
+            captured, self._captured = self._captured, collections.defaultdict(list)
+        try:
+            for (endpoint, variant, name, unit), counts in metrics.items():
+                dimensions = {"EndpointName": endpoint, "VariantName": variant}
+                pairs = list(counts.items())
+                for start in range(0, len(pairs), VALUES):
+                    values, times = zip(*pairs[start : start + VALUES], strict=True)
+                    datum = {
+                        "MetricName": name,
+                        "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
+                        "Timestamp": time.time(),
+                        "Values": values,
+                        "Counts": times,
+                        "Unit": unit,
+                    }
+                    self._context.cloudwatch.put_metric_data(Namespace="AWS/SageMaker", MetricData=[datum])
+            for prefix, lines in captured.items():
+                now = datetime.datetime.now(datetime.UTC)
+                name = f"{now:%M-%S}-{now.microsecond // 1000:03}-{uuid.uuid4()}.jsonl"
+                bucket, key = storage.parse_uri(f"{prefix}/{name}")
+                self._context.s3.put_object(Bucket=bucket, Key=key, Body="\n".join(lines) + "\n")
+        except (ClientError, BotoCoreError) as error:
+            # The endpoint goes on without; the server's log must tell that the record has a hole.
+            print(f"localaws: metrics or captured data lost: {error}", file=sys.stderr)
+
+
+def _encode(content_type: str, body: bytes, types: dict) -> tuple[str, str]:
+    """How AWS writes captured bytes: as text for the types that the configuration names, else as base64."""
+    media = content_type.split(";")[0].strip().lower()
+    for name, encoding, default in ((CSV, "CSV", ["text/csv"]), (JSON, "JSON", ["application/json"])):
+        if media in types.get(name, default):
+            try:
+                return encoding, body.decode()
+            except UnicodeDecodeError:
+                break  # it is not what it calls itself
+    return "BASE64", base64.b64encode(body).decode()
