@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 from workshop import ROOT
 
@@ -53,7 +54,5 @@ def imports_of_container(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted((ROOT / "labs").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_labs_import_the_workshop_and_no_more_of_the_project(path):
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    code = "\n".join(
-        line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("!", "%"))
-    )
+    code = "\n".join(TransformerManager().transform_cell(cell) for cell in cells)
     assert not imported(code) & ({"localaws", "tests"} | CONTAINER - set(sys.stdlib_module_names))

@@ -21,6 +21,9 @@ def main() -> int:
     )
     run.add_argument("labs", nargs="*", metavar="LAB", help=f"of {', '.join(NEEDS)}; default: all")
     run.add_argument(
+        "--output", type=Path, default=OUTPUT, help="the folder for the pages (default: build/labs)"
+    )
+    run.add_argument(
         "--store",
         action="store_true",
         help="put the outputs of the compared cells (# NBVAL_CHECK_OUTPUT) into labs/ and strip all others",
@@ -32,11 +35,11 @@ def main() -> int:
     unknown = [lab for lab in arguments.labs if lab not in NEEDS]
     if unknown:
         parser.error(f"there is no lab {unknown[0]!r}; there are {', '.join(NEEDS)}")
-    return run_labs(arguments.labs or list(NEEDS), arguments.store)
+    return run_labs(arguments.labs or list(NEEDS), arguments.output.resolve(), arguments.store)
 
 
-def run_labs(labs: list[str], store: bool = False) -> int:
-    """Execute the labs with a progress line each and write `build/labs/LAB.html`; return the exit status.
+def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int:
+    """Execute the labs with a progress line each and write `output`/LAB.html; return the exit status.
 
     Unless WORKSHOP_TARGET is `aws`, they get a localaws of their own in build/, so that a learner's own walk, which
     the last lab would delete, is left alone. It is stopped at the end.
@@ -46,23 +49,19 @@ def run_labs(labs: list[str], store: bool = False) -> int:
     started = time.monotonic()
     aws = os.environ.get("WORKSHOP_TARGET") == "aws"
     if not aws:
-        os.environ["LOCALAWS_HOME"] = str(ROOT / "build" / "localaws")
+        os.environ["LOCALAWS_HOME"] = str(output.parent / "localaws")
         os.environ["LOCALAWS_PORT"] = "0"
         localaws.stop()
         shutil.rmtree(os.environ["LOCALAWS_HOME"], ignore_errors=True)
-    # The `aws` command and the container's programs are found as in an activated environment.
-    os.environ["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-    )
-    OUTPUT.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     failed = []
     try:
         for number, lab in enumerate(labs, 1):
             print(f"[{number}/{len(labs)}] {lab:<20}", end="", flush=True)
-            problem, seconds = _execute(lab)
+            problem, seconds = _execute(lab, output)
             print(f" {seconds:5.1f} s  {'FAILED' if problem else 'ok'}", flush=True)
             if store and not problem:
-                _store(lab)
+                _store(lab, output)
             if problem:
                 print(problem)
                 failed.append(lab)
@@ -70,7 +69,7 @@ def run_labs(labs: list[str], store: bool = False) -> int:
     finally:
         if not aws:
             localaws.stop()
-    where = OUTPUT.relative_to(ROOT)
+    where = output.relative_to(ROOT) if output.is_relative_to(ROOT) else output
     print(
         f"{len(labs) - len(failed)} of {len(labs)} labs, {time.monotonic() - started:.0f} s; read them in {where}/*.html"
         if not failed
@@ -79,7 +78,7 @@ def run_labs(labs: list[str], store: bool = False) -> int:
     return 1 if failed else 0
 
 
-def _execute(lab: str) -> tuple[str | None, float]:
+def _execute(lab: str, output: Path) -> tuple[str | None, float]:
     """Execute one notebook, write its HTML, return (what went wrong or None, seconds)."""
     import nbformat
     from nbclient import NotebookClient
@@ -119,17 +118,17 @@ def _execute(lab: str) -> tuple[str | None, float]:
     # No script or font from elsewhere: the page is complete without a network.
     exporter = HTMLExporter(embed_images=True, mathjax_url="", require_js_url="", jquery_url="")
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lab}})
-    (OUTPUT / f"{lab}.html").write_text(page, encoding="utf-8")
-    nbformat.write(notebook, OUTPUT / f"{lab}.ipynb")  # picture.py cuts README's picture out of it
+    (output / f"{lab}.html").write_text(page, encoding="utf-8")
+    nbformat.write(notebook, output / f"{lab}.ipynb")  # picture.py cuts README's picture out of it
     return problem, time.monotonic() - started
 
 
-def _store(lab: str) -> None:
+def _store(lab: str, output: Path) -> None:
     """Give the lab's notebook the outputs of its compared cells, and no others."""
     import nbformat
 
     notebook = nbformat.read(LABS / f"{lab}.ipynb", as_version=4)
-    executed = nbformat.read(OUTPUT / f"{lab}.ipynb", as_version=4)
+    executed = nbformat.read(output / f"{lab}.ipynb", as_version=4)
     for cell, done in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs = done.outputs if "# NBVAL_CHECK_OUTPUT" in cell.source else []

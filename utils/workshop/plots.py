@@ -1,6 +1,7 @@
 """Pictures: colours and marks that a colour-blind reader tells apart, and alternative texts for who cannot see them."""
 
 import base64
+import html
 import io
 
 import matplotlib.pyplot as plt
@@ -15,9 +16,11 @@ MARKERS = {
 
 
 def show(figure, alt: str) -> None:
-    """Display a matplotlib figure as a PNG with `alt` as its alternative text, and close it."""
+    """Display a matplotlib figure with `alt` as its alternative text, and close it."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
     picture = base64.b64encode(drawn.getvalue()).decode()
-    display({"image/png": picture, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    # As HTML, since a PNG output cannot carry an alternative text through JupyterLab and nbconvert.
+    tag = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}">'
+    display({"text/html": tag, "text/plain": alt}, raw=True)

@@ -2,7 +2,9 @@
 
 import os
 import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import boto3
 from botocore.exceptions import (
@@ -78,11 +80,19 @@ def connect(quiet: bool = False) -> Target:
         raise TargetError(
             f"WORKSHOP_LEARNER is {learner!r}; it is 2 to 8 small letters or digits, such as 'ana1'."
         )
+    _own_commands_first()
     target = _local(learner) if kind == "local" else _aws(learner)
     _explain_lost_connections(target)
     if not quiet:
         print(target)
     return target
+
+
+def _own_commands_first() -> None:
+    """Let `python`, `aws` and container/run in a cell be those of this kernel's environment, activated or not."""
+    here = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    os.environ["PATH"] = os.pathsep.join([here, *(folder for folder in path if folder != here)])
 
 
 def _names(learner: str, region: str, account: str) -> dict:

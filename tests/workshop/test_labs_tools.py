@@ -1,0 +1,82 @@
+"""check, catch_up, preflight and the runner: what they say, and that they fail where they should."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from workshop import CheckFailed, catch_up, check, left_over, preflight
+from workshop.catch_up import LABS, NEEDS
+from workshop.checks import findings
+
+
+def test_a_check_fails_with_a_hint_where_nothing_was_done(target, capsys):
+    for lab in ("00_setup", "03_push", "04_train", "05_deploy", "07_batch_transform"):
+        with pytest.raises(CheckFailed, match=f"{lab}: 1 of its results are missing"):
+            check(lab)
+        shown = capsys.readouterr().out
+        assert "[FAIL]" in shown and len(shown.splitlines()) == 2, shown
+    check("99_cleanup")
+    assert "[OK]   nothing of the walk is left" in capsys.readouterr().out
+
+
+def test_catching_up_does_what_is_missing_once(target, capsys):
+    catch_up("04_train")
+    first = capsys.readouterr().out
+    assert "00_setup: not done yet, running 2 of its cells" in first
+    assert "03_push: not done yet" in first
+    assert all(there for there, _, _ in findings("03_push", target))
+    catch_up("04_train")
+    assert set(capsys.readouterr().out.splitlines()) == {f"{lab}: there already" for lab in NEEDS["04_train"]}
+    assert sorted(left_over(target)) == [f"ECR repository {target.name}", f"bucket {target.bucket}"]
+    with pytest.raises(CheckFailed, match="99_cleanup"):
+        check("99_cleanup")
+
+
+@pytest.mark.parametrize("function", [check, catch_up])
+def test_an_unknown_lab_is_answered_with_the_labs_there_are(target, function):
+    with pytest.raises(KeyError, match="there is no lab '42_answer'; there are 00_setup, 01_build"):
+        function("42_answer")
+
+
+def test_preflight_knows_what_is_pinned(capsys):
+    assert preflight()
+    shown = capsys.readouterr().out
+    assert "[OK]   sagemaker 3" in shown and "[OK]   boto3" in shown
+    assert "tested with" not in shown, "this environment is not the pinned one"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "workshop", *arguments], capture_output=True, text=True, timeout=200
+    )
+
+
+def test_the_runner_writes_a_page_and_a_line_for_a_lab(tmp_path):
+    before = (LABS / "00_setup.ipynb").read_bytes()
+    done = run("run", "00_setup", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[1/1] 00_setup" in done.stdout and "ok" in done.stdout
+    page = (tmp_path / "00_setup.html").read_text()
+    assert "[OK]" in page and 'alt="Petal width over petal length' in page
+    for elsewhere in ("cdnjs", "unpkg", "jsdelivr"):
+        assert elsewhere not in page, "the page would load something from the network"
+    assert (LABS / "00_setup.ipynb").read_bytes() == before
+
+
+def test_the_runner_says_which_lab_failed_and_why(tmp_path, monkeypatch):
+    from workshop import __main__ as runner
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
+    nbformat.write(notebook, tmp_path / "00_setup.ipynb")
+    monkeypatch.setattr(runner, "LABS", tmp_path)
+    problem, _ = runner._execute("00_setup", tmp_path)
+    assert problem == "ZeroDivisionError: division by zero"
+    assert "ZeroDivisionError" in (tmp_path / "00_setup.html").read_text()
+
+
+def test_the_runner_refuses_a_lab_that_is_not_there():
+    done = run("run", "42_answer")
+    assert done.returncode == 2
+    assert "there is no lab '42_answer'" in done.stderr

@@ -1,0 +1,133 @@
+"""connect(): which target, what it sets, and what it says where that cannot be."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import boto3
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import localaws
+from workshop import TargetError, connect
+from workshop.target import _execution_role
+
+
+def test_local_is_the_default_and_every_client_talks_to_it(target, capsys):
+    again = connect()
+    assert again == target
+    assert target.local and target.account == "000000000000"
+    shown = capsys.readouterr().out
+    for value in (target.endpoint_url, target.account, target.region, target.role, target.bucket):
+        assert value in shown
+    assert boto3.client("sts").get_caller_identity()["Account"] == target.account
+    command = subprocess.run(
+        [
+            os.path.join(os.path.dirname(sys.executable), "aws"),
+            "sts",
+            "get-caller-identity",
+            "--query",
+            "Account",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert command.stdout.strip() == f'"{target.account}"', command.stderr
+
+
+def test_the_role_has_what_readme_gives_it_on_aws(target):
+    role = boto3.client("iam").get_role(RoleName="sagemaker-byoa")["Role"]
+    assert role["Arn"] == target.role
+    assert role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {
+        "Service": "sagemaker.amazonaws.com"
+    }
+    policy = boto3.client("iam").get_role_policy(RoleName="sagemaker-byoa", PolicyName="workshop")
+    assert "ecr:BatchGetImage" in str(policy["PolicyDocument"])
+
+
+def test_learners_are_set_apart(home, environment):
+    environment["WORKSHOP_LEARNER"] = "ana1"
+    ana = connect(quiet=True)
+    assert ana.name == "sagemaker-byoa-ana1-decision-trees"
+    assert ana.bucket == "sagemaker-byoa-ana1-us-west-2-000000000000"
+    assert re.fullmatch(r"[a-z0-9-]{3,63}", ana.bucket)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WORKSHOP_TARGET", "azure"), ("WORKSHOP_LEARNER", "Ana"), ("WORKSHOP_LEARNER", "a-b")],
+)
+def test_a_bad_variable_is_named_with_what_is_allowed(environment, name, value):
+    environment[name] = value
+    with pytest.raises(TargetError, match=rf"{name} is '{value}'; it is "):
+        connect()
+
+
+def test_aws_without_credentials_says_what_to_do(environment, tmp_path):
+    environment["WORKSHOP_TARGET"] = "aws"
+    environment["AWS_CONFIG_FILE"] = environment["AWS_SHARED_CREDENTIALS_FILE"] = str(tmp_path / "none")
+    environment["AWS_EC2_METADATA_DISABLED"] = "true"
+    with pytest.raises(TargetError, match="no credentials were found"):
+        connect()
+
+
+def test_aws_with_a_local_endpoint_left_in_the_environment_is_refused(environment):
+    environment["WORKSHOP_TARGET"] = "aws"
+    environment["AWS_ENDPOINT_URL"] = "http://127.0.0.1:4571"
+    with pytest.raises(TargetError, match="unset AWS_ENDPOINT_URL"):
+        connect()
+
+
+def test_on_aws_the_same_names_and_the_named_role(target, environment):
+    # localaws stands in for the two services that connect() asks, each by its own variable.
+    for service in ("STS", "IAM"):
+        environment[f"AWS_ENDPOINT_URL_{service}"] = environment["AWS_ENDPOINT_URL"]
+    del environment["AWS_ENDPOINT_URL"]
+    environment["WORKSHOP_TARGET"] = "aws"
+    environment["WORKSHOP_ROLE"] = "sagemaker-byoa"
+    aws = connect(quiet=True)
+    assert (aws.kind, aws.endpoint_url) == ("aws", "")
+    assert (aws.name, aws.bucket, aws.role) == (target.name, target.bucket, target.role)
+    environment["WORKSHOP_ROLE"] = "nobody"
+    with pytest.raises(TargetError, match=r"'nobody' cannot be looked up \(NoSuchEntity"):
+        connect(quiet=True)
+
+
+def test_the_execution_role_of_somebody_who_names_none(environment):
+    with pytest.raises(TargetError, match="export WORKSHOP_ROLE="):
+        _execution_role("arn:aws:iam::000000000000:user/ana")
+    environment["WORKSHOP_ROLE"] = "arn:aws:iam::000000000000:role/x"
+    assert _execution_role("arn:aws:iam::000000000000:user/ana") == "arn:aws:iam::000000000000:role/x"
+
+
+def run_cells(*sources: str) -> list[str]:
+    """Run cells in one kernel; return what each printed, its error included, without colours."""
+    cells = [nbformat.v4.new_code_cell(textwrap.dedent(source)) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, kernel_name="python3", allow_errors=True, timeout=120).execute()
+    shown = []
+    for cell in notebook.cells:
+        texts = [output.get("text", "") or "\n".join(output.get("traceback", [])) for output in cell.outputs]
+        shown.append(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(texts)))
+    return shown
+
+
+def test_a_killed_localaws_is_explained_and_comes_back(home):
+    before, lost, after, there = run_cells(
+        "from workshop import catch_up, connect\nimport boto3\ntarget = connect()\n"
+        "boto3.client('s3').create_bucket(Bucket='kept', CreateBucketConfiguration={'LocationConstraint': 'us-west-2'});",
+        "import os, signal, localaws\nos.kill(localaws.status().pid, signal.SIGKILL)\nboto3.client('s3').list_buckets()",
+        "target = connect()\ncatch_up('04_train')",
+        "print([bucket['Name'] for bucket in boto3.client('s3').list_buckets()['Buckets']])",
+    )
+    assert "localaws at http://127.0.0.1:" in before
+    assert "does not answer: it was stopped or killed" in lost
+    assert "python -m localaws up" in lost and "catch_up()" in lost
+    assert "Traceback" not in lost
+    assert "03_push: not done yet, running" in after
+    assert "kept" in there
+    assert localaws.status() is not None
