@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -17,6 +18,7 @@ from .context import Context
 
 FLUSH_SECONDS = 5  # AWS publishes each minute
 VALUES = 150  # distinct values that one datum may hold
+DATA = 1000  # that one call may carry
 CSV, JSON = "CsvContentTypes", "JsonContentTypes"
 
 
@@ -93,20 +95,11 @@ class Monitoring:
             metrics, self._metrics = self._metrics, collections.defaultdict(collections.Counter)
             captured, self._captured = self._captured, collections.defaultdict(list)
         try:
-            for (endpoint, variant, name, unit), counts in metrics.items():
-                dimensions = {"EndpointName": endpoint, "VariantName": variant}
-                pairs = list(counts.items())
-                for start in range(0, len(pairs), VALUES):
-                    values, times = zip(*pairs[start : start + VALUES], strict=True)
-                    datum = {
-                        "MetricName": name,
-                        "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
-                        "Timestamp": time.time(),
-                        "Values": values,
-                        "Counts": times,
-                        "Unit": unit,
-                    }
-                    self._context.cloudwatch.put_metric_data(Namespace="AWS/SageMaker", MetricData=[datum])
+            data = [datum for key, counts in metrics.items() for datum in _data(*key, list(counts.items()))]
+            for start in range(0, len(data), DATA):  # in one call, so that a reader sees them together
+                self._context.cloudwatch.put_metric_data(
+                    Namespace="AWS/SageMaker", MetricData=data[start : start + DATA]
+                )
             for prefix, lines in captured.items():
                 now = datetime.datetime.now(datetime.UTC)
                 name = f"{now:%M-%S}-{now.microsecond // 1000:03}-{uuid.uuid4()}.jsonl"
@@ -115,6 +108,21 @@ class Monitoring:
         except (ClientError, BotoCoreError) as error:
             # The endpoint goes on without; the server's log must tell that the record has a hole.
             print(f"localaws: metrics or captured data lost: {error}", file=sys.stderr)
+
+
+def _data(endpoint: str, variant: str, name: str, unit: str, counts: list[tuple]) -> Iterator[dict]:
+    """MetricData of one metric: its values, each with how often it came."""
+    dimensions = [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": variant}]
+    for start in range(0, len(counts), VALUES):
+        values, times = zip(*counts[start : start + VALUES], strict=True)
+        yield {
+            "MetricName": name,
+            "Dimensions": dimensions,
+            "Timestamp": time.time(),
+            "Values": values,
+            "Counts": times,
+            "Unit": unit,
+        }
 
 
 def _encode(content_type: str, body: bytes, types: dict) -> tuple[str, str]:
