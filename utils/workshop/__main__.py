@@ -116,7 +116,8 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
     except (CellTimeoutError, DeadKernelError) as error:
         problem = str(error)
     # No script or font from elsewhere: the page is complete without a network.
-    exporter = HTMLExporter(embed_images=True, mathjax_url="", require_js_url="", jquery_url="")
+    elsewhere = dict.fromkeys(["mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"], "")
+    exporter = HTMLExporter(embed_images=True, **elsewhere)
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lab}})
     (output / f"{lab}.html").write_text(page, encoding="utf-8")
     nbformat.write(notebook, output / f"{lab}.ipynb")  # picture.py cuts README's picture out of it
