@@ -140,12 +140,23 @@ def test_up_after_a_kill_ends_what_was_left(fresh):
     assert job.wait(10) < 0
 
 
-def test_a_server_that_cannot_start_shows_the_end_of_its_log(fresh):
-    fresh.env["LOCALAWS_PORT"] = "not-a-port"
+@pytest.mark.parametrize("port", ["not-a-port", "-1", "65536", "1.5"])
+def test_a_bad_port_is_refused_by_name(fresh, port):
+    fresh.env["LOCALAWS_PORT"] = port
     done = fresh.command("up", check=False)
     assert done.returncode == 1
-    assert "invalid literal" in done.stderr
-    assert "server.log" in done.stderr
+    assert done.stderr.startswith(f"localaws: LOCALAWS_PORT={port} is not a port")
+
+
+def test_a_server_that_cannot_start_shows_the_end_of_its_log(fresh):
+    fresh.home.mkdir()
+    (fresh.home / "moto").write_text("a file where a folder belongs")
+    done = fresh.command("up", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"localaws: localaws ended before it was ready. The end of {fresh.home}/server.log"
+    )
+    assert "NotADirectoryError" in done.stderr
 
 
 def test_env_keeps_a_real_account_out(localaws, tmp_path):

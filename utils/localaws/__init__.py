@@ -51,13 +51,24 @@ def home() -> Path:
     return Path(os.environ.get("LOCALAWS_HOME") or ROOT / ".localaws").resolve()
 
 
+def port() -> int:
+    """Return the port to listen on: LOCALAWS_PORT, else 4571; 0 is any free one. Raises ValueError."""
+    text = os.environ.get("LOCALAWS_PORT") or str(PORT)
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(
+            f"LOCALAWS_PORT={text} is not a port: give a number from 1 to 65535, or unset it for {PORT}"
+        )
+    return int(text)
+
+
 def start(timeout: float = 30) -> Status:
     """Start localaws unless it runs, wait until it is ready, and return where it listens.
 
     The server outlives the caller. Two calls at once give one server. Raises RuntimeError, with the end of the
-    server's log, when it does not come up within `timeout` seconds.
+    server's log, when it does not come up within `timeout` seconds; ValueError when LOCALAWS_PORT is no port.
     """
     folder = home()
+    port()  # a bad value is the caller's to mend, not the server's to die of
     deadline = time.monotonic() + timeout
     with _locked(folder / "start.lock", deadline):
         running = _running()
@@ -72,10 +83,11 @@ def start(timeout: float = 30) -> Status:
             if not psutil.pid_exists(pid):
                 break
             time.sleep(0.05)
-    log = _tail(folder / "server.log")
-    raise RuntimeError(
-        f"localaws did not start within {timeout:.0f} s. The end of {folder / 'server.log'}:\n{log}"
+    what = (
+        "ended before it was ready" if time.monotonic() < deadline else f"is not ready after {timeout:.0f} s"
     )
+    log = folder / "server.log"
+    raise RuntimeError(f"localaws {what}. The end of {log}:\n{_tail(log)}")
 
 
 def stop() -> list[str]:

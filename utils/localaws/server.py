@@ -41,6 +41,7 @@ log = logging.getLogger("localaws")
 # 200 clients at once, each of whose requests may make one more over loopback while it waits.
 THREADS = 416
 CONNECTIONS = 2000
+FILES = 8192
 MB = 1024 * 1024
 MAX_LAYER = 5 * 1024 * MB
 MAX_OBJECT = 1024 * MB  # in one request; clients send larger objects in parts. moto holds a request in memory
@@ -144,7 +145,7 @@ class _PlainHttp(HTTPChannel):
 
 def _listen(home: Path) -> tuple[socket.socket, str]:
     """Bind LOCALAWS_PORT (4571), else the port used last time, else a free one; return the socket and a note."""
-    wanted = int(os.environ.get("LOCALAWS_PORT") or localaws.PORT)
+    wanted = localaws.port()
     memory = home / "port"
     last = [int(memory.read_text())] if memory.exists() else []
     for port in [wanted, *last, 0]:
@@ -177,9 +178,9 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit(f"Another localaws serves {home}")
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))  # macOS begins with 256
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FILES:  # 256 on macOS
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard) if hard > 0 else FILES, hard))
 
     listener, note = _listen(home)
     port = listener.getsockname()[1]
@@ -202,10 +203,10 @@ def main() -> None:
     running = localaws.Status(front.url, me.pid, me.create_time(), str(home), note=note)
     localaws.announce(home, running)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    threading.Thread(target=server.run, daemon=True).start()
     code = 1
     try:
-        front.backend.replay()
+        front.backend.replay()  # clients wait in the socket's queue
+        threading.Thread(target=server.run, daemon=True).start()
         front.control.recover()
         front.ready = True
         log.info("localaws listens on %s", front.url)
