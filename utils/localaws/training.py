@@ -7,10 +7,8 @@ import os
 import re
 import shutil
 import stat
-import sys
 import threading
 import time
-import traceback
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -22,13 +20,13 @@ from .checkpoints import Checkpoints
 from .context import Context
 from .engine import Container, Spec, StartError
 from .errors import AwsError
+from .jobs import FAILURE_CHARACTERS, Job, JobError, Jobs
 from .logs import LogStream
 from .processes import write_json
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 STOP_SECONDS = 120  # between SIGTERM and SIGKILL
 DEFAULT_RUNTIME = 86_400
-FAILURE_CHARACTERS = 1024
 CHECKPOINTS = "/opt/ml/checkpoints"
 # In a spot job's Environment: seconds until its instance is taken away, once. On AWS it means nothing.
 INTERRUPTION = "LOCALAWS_SPOT_INTERRUPTION_SECONDS"
@@ -46,16 +44,10 @@ MESSAGES = {
 }
 
 
-class JobError(Exception):
-    """The job has failed; the message is its FailureReason."""
+class Training(Jobs):
+    """CreateTrainingJob and what follows from it."""
 
-
-class Training:
-    """CreateTrainingJob and what follows from it. Each job has a thread of its own."""
-
-    def __init__(self, context: Context):
-        self.context = context
-        self._running: dict[str, _Job] = {}
+    kind = "TrainingJob"
 
     def create(self, request: dict) -> dict:
         context, name = self.context, request["TrainingJobName"]
@@ -105,74 +97,26 @@ class Training:
             "EnableInterContainerTrafficEncryption": False,
             "EnableManagedSpotTraining": request.get("EnableManagedSpotTraining", False),
         }
-        context.insert("TrainingJob", name, record)
-        job = self._running[name.lower()] = _Job(context, record, image)
-        threading.Thread(target=self._run, args=(name, job), name=f"training-{name}", daemon=True).start()
+        self.launch(record, _Job(context, record, image))
         return {"TrainingJobArn": arn}
 
-    def _run(self, name, job):
-        try:
-            job.run()
-        finally:
-            self._running.pop(name.lower(), None)
+    def stopping(self, record: dict) -> None:
+        transition(record, "Stopping")
 
-    def stop(self, request: dict) -> dict:
-        name = request["TrainingJobName"]
-        self.context.require("TrainingJob", name)
-
-        def stopping(record):
-            if record["TrainingJobStatus"] != "InProgress":
-                status = record["TrainingJobStatus"]
-                raise AwsError(
-                    "ValidationException",
-                    f"The request was rejected because the training job is in status {status}.",
-                )
-            record["TrainingJobStatus"] = "Stopping"
-            transition(record, "Stopping")
-
-        self.context.store.update("TrainingJob", name, stopping)
-        if job := self._running.get(name.lower()):
-            job.stop_requested.set()
-        return {}
-
-    def delete(self, request: dict) -> dict:
-        name = request["TrainingJobName"]
-        record = self.context.require("TrainingJob", name)
-        if record["TrainingJobStatus"] in ("InProgress", "Stopping"):
-            raise AwsError(
-                "ValidationException",
-                f"The request was rejected because the training job is in status {record['TrainingJobStatus']}.",
-            )
-        self.context.store.delete("TrainingJob", name)
-        return {}
-
-    def recover(self) -> None:
-        """Mark the jobs that an earlier server left unfinished; a training job cannot be taken up again."""
-        for record in self.context.store.list("TrainingJob"):
-            if record["TrainingJobStatus"] not in ("InProgress", "Stopping"):
-                continue
-
-            def failed(record):
-                record["TrainingJobStatus"] = "Failed"
-                record["FailureReason"] = (
-                    "InternalServerError: localaws was stopped while this job ran. Create it again."
-                )
-                finish_times(record)
-                transition(record, "Failed", record["FailureReason"])
-
-            self.context.store.update("TrainingJob", record["TrainingJobName"], failed)
-        shutil.rmtree(self.context.home / "jobs" / "training", ignore_errors=True)
-
-    def close(self) -> None:
-        """Record what runs as failed once the engine, which is closed next, has ended it."""
-        for job in list(self._running.values()):
-            job.server_closing.set()
-
-    def join(self, seconds: float) -> None:
-        """Wait until no job's thread is left, at most `seconds`."""
-        deadline = time.monotonic() + seconds
-        while self._running and time.monotonic() < deadline:
-            time.sleep(0.02)
+    def finish(self, record: dict, status: str, job: "_Job | None") -> None:
+        """The times, the final metrics and the last secondary status."""
+        if job and job.final:
+            record["FinalMetricDataList"] = [
+                {"MetricName": name, "Value": value, "Timestamp": when}
+                for name, (value, when) in job.final.items()
+            ]
+        record["TrainingEndTime"] = time.time()
+        # What AWS bills, an instance; here it is the time that the job took.
+        seconds = math.ceil(record["TrainingEndTime"] - record.get("TrainingStartTime", time.time()))
+        record["TrainingTimeInSeconds"] = record["BillableTimeInSeconds"] = seconds
+        if status == "MaxRuntimeExceeded":
+            record["TrainingJobStatus"], record["FailureReason"] = "Stopped", MESSAGES[status]
+        transition(record, status, record.get("FailureReason"))
 
 
 def transition(record: dict, status: str, message: str | None = None) -> None:
@@ -185,15 +129,6 @@ def transition(record: dict, status: str, message: str | None = None) -> None:
     if status in ("Completed", "Failed", "Stopped", "MaxRuntimeExceeded"):
         entry["EndTime"] = now
     transitions.append(entry)
-
-
-def finish_times(record: dict) -> None:
-    """TrainingEndTime and the seconds that AWS would bill, an instance."""
-    record["TrainingEndTime"] = time.time()
-    seconds = math.ceil(
-        record["TrainingEndTime"] - record.get("TrainingStartTime", record["TrainingEndTime"])
-    )
-    record["TrainingTimeInSeconds"] = record["BillableTimeInSeconds"] = seconds
 
 
 def _compile(definition: dict) -> re.Pattern:
@@ -247,72 +182,34 @@ def _check_spot(request: dict) -> None:
         )
 
 
-class _Job:
-    """One training job from Starting to its end, on the thread that calls `run`."""
+class _Job(Job):
+    """One training job from Starting to its end."""
 
     def __init__(self, context: Context, record: dict, image: str):
-        self.context, self.record, self.name = context, record, record["TrainingJobName"]
+        super().__init__(context, "TrainingJob", record["TrainingJobName"])
+        self.record = record
+        self.final: dict[str, tuple[float, float]] = {}  # metric -> its last value and when it came
         self._image = image
-        self.stop_requested = threading.Event()
-        self.server_closing = threading.Event()
-        self.containers: list[Container] = []
-        self._folder = context.home / "jobs" / "training" / self.name
+        self._containers: list[Container] = []
         count = record["ResourceConfig"]["InstanceCount"]
         self._hosts = sorted(f"algo-{number}" for number in range(1, count + 1))
         self._metrics = [
             (definition["Name"], re.compile(definition["Regex"]))
             for definition in record["AlgorithmSpecification"].get("MetricDefinitions", ())
         ]
-        self._final: dict[str, tuple[float, float]] = {}
         self._pipes: list[_Pipe] = []
-
-    def run(self) -> None:
-        """Run to an end; whatever happens, the record says how it ended and nothing is left behind."""
-        reason = None
-        outcome = "Completed"
-        try:
-            outcome = self._execute()
-        except JobError as error:
-            outcome, reason = "Failed", str(error)
-        except storage.DataError as error:
-            outcome, reason = "Failed", f"ClientError: {error}"
-        except StartError as error:
-            outcome, reason = "Failed", f"ClientError: Unable to start the training container: {error}"
-        except Exception as error:
-            # The thread has nobody above it: the record must tell, and the server's log has the traceback.
-            traceback.print_exc(file=sys.stderr)
-            outcome, reason = "Failed", f"InternalServerError: {type(error).__name__}: {error}"
-        if self.server_closing.is_set():
-            outcome, reason = (
-                "Failed",
-                "InternalServerError: localaws was stopped while this job ran. Create it again.",
-            )
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-        def finish(record):
-            record["TrainingJobStatus"] = {"MaxRuntimeExceeded": "Stopped"}.get(outcome, outcome)
-            if reason:
-                record["FailureReason"] = reason[:FAILURE_CHARACTERS]
-            elif outcome == "MaxRuntimeExceeded":
-                record["FailureReason"] = MESSAGES[outcome]
-            if self._final:
-                record["FinalMetricDataList"] = [
-                    {"MetricName": name, "Value": value, "Timestamp": when}
-                    for name, (value, when) in self._final.items()
-                ]
-            finish_times(record)
-            transition(record, outcome, reason and reason[:FAILURE_CHARACTERS])
-
-        self.context.store.update("TrainingJob", self.name, finish)
 
     def _enter(self, status: str, **fields) -> None:
         self.context.store.update(
             "TrainingJob", self.name, lambda record: transition(record, status), **fields
         )
 
-    def _execute(self) -> str:
+    def execute(self) -> str:
         self._enter("Downloading", TrainingStartTime=time.time())
-        root = self.context.unpack(self._image)
+        try:
+            root = self.context.unpack(self._image)
+        except StartError as error:
+            raise JobError(f"ClientError: {error}") from error
         for attempt in itertools.count():
             bases = {host: self._prepare(host) for host in self._hosts}
             if self.stop_requested.is_set():
@@ -321,7 +218,7 @@ class _Job:
             exit_codes, outcome = self._train(root, bases, first=attempt == 0)
             if outcome != "Interrupted" or self.server_closing.is_set():
                 break
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self.folder)
             for status in ("Interrupted", "Starting", "Downloading"):
                 self._enter(status)
         if self.server_closing.is_set():
@@ -340,7 +237,7 @@ class _Job:
 
     def _prepare(self, host: str) -> Path:
         """The host's /opt/ml: configuration and data, as the container contract has them."""
-        record, base = self.record, self._folder / host / "ml"
+        record, base = self.record, self.folder / host / "ml"
         for folder in ("input/config", "input/data", "model", "output/data", "checkpoints"):
             (base / folder).mkdir(parents=True)
         config = base / "input" / "config"
@@ -401,7 +298,7 @@ class _Job:
             "TRAINING_JOB_ARN": record["TrainingJobArn"],
         }
         streams, checkpoints = {}, []
-        self.containers.clear()
+        self._containers.clear()
         try:
             if "CheckpointConfig" in record:
                 checkpoints += [self._checkpoints(base) for base in bases.values()]
@@ -410,17 +307,19 @@ class _Job:
                     self.context.logs, LOG_GROUP, f"{self.name}/{host}-{epoch}"
                 )
                 spec = Spec(f"training job {self.name} {host}", root, "train", bases[host], environment)
-                self.containers.append(
+                self._containers.append(
                     self.context.engine.start(spec, lambda line, to=stream: self._line(line, to))
                 )
             spot = first and record["EnableManagedSpotTraining"]
             interruption = float(record.get("Environment", {}).get(INTERRUPTION, 0)) if spot else 0
             outcome = self._await(record["StoppingCondition"]["MaxRuntimeInSeconds"], interruption)
             return dict(
-                zip(self._hosts, (container.exit_code for container in self.containers), strict=True)
+                zip(self._hosts, (container.exit_code for container in self._containers), strict=True)
             ), outcome
+        except StartError as error:
+            raise JobError(f"ClientError: Unable to start the training container: {error}") from error
         finally:
-            for container in self.containers:
+            for container in self._containers:
                 container.kill()
                 container.wait()
             for pipe in self._pipes:
@@ -440,12 +339,12 @@ class _Job:
                 with suppress(
                     ValueError, IndexError
                 ):  # not a number, or no group: AWS passes it over as well
-                    self._final[name] = (float(match[1]), time.time())
+                    self.final[name] = (float(match[1]), time.time())
 
     def _await(self, seconds: float, interruption: float) -> str:
         """Wait for all hosts, at most `seconds`; `interruption` seconds (0: never) until the instances are lost."""
         start = time.monotonic()
-        while any(container.running for container in self.containers):
+        while any(container.running for container in self._containers):
             outcome, elapsed = None, time.monotonic() - start
             if self.stop_requested.is_set():
                 outcome = "Stopped"
@@ -454,45 +353,45 @@ class _Job:
             elif interruption and elapsed > interruption:
                 outcome = "Interrupted"
             if outcome:
-                for container in self.containers:
+                for container in self._containers:
                     container.terminate()
                 end = time.monotonic() + STOP_SECONDS
-                for container in self.containers:
+                for container in self._containers:
                     container.wait(max(0, end - time.monotonic()))
                 return self._killed(outcome)
-            if any(container.exit_code for container in self.containers):
+            if any(container.exit_code for container in self._containers):
                 # One host has failed: the job has, and the others would wait for it for ever.
                 return self._killed("Completed")
-            next(container for container in self.containers if container.running).wait(0.05)
+            next(container for container in self._containers if container.running).wait(0.05)
         return "Completed"
 
     def _killed(self, outcome: str) -> str:
-        for container in self.containers:
+        for container in self._containers:
             container.kill()
             container.wait()
         return outcome
 
     def _upload_model(self, bases: dict[str, Path]) -> None:
         uri = self.record["ModelArtifacts"]["S3ModelArtifacts"]
-        merged = self._folder / "model"
+        merged = self.folder / "model"
         for host in reversed(self._hosts):  # the first host's files win
             shutil.copytree(bases[host] / "model", merged, dirs_exist_ok=True, symlinks=False)
         if self.record["OutputDataConfig"].get("CompressionType") == "NONE":
             storage.upload(self.context.s3, merged, uri)
         else:
-            storage.upload_archive(self.context.s3, merged, uri, self._folder / "model.tar.gz")
+            storage.upload_archive(self.context.s3, merged, uri, self.folder / "model.tar.gz")
 
     def _upload_output(self, bases: dict[str, Path]) -> None:
-        merged = self._folder / "data"
+        merged = self.folder / "data"
         for host in reversed(self._hosts):
             shutil.copytree(bases[host] / "output" / "data", merged, dirs_exist_ok=True, symlinks=False)
         if any(storage.files_below(merged)):
             output = self.record["OutputDataConfig"]["S3OutputPath"].rstrip("/")
             uri = f"{output}/{self.name}/output/output.tar.gz"
-            storage.upload_archive(self.context.s3, merged, uri, self._folder / "output.tar.gz")
+            storage.upload_archive(self.context.s3, merged, uri, self.folder / "output.tar.gz")
 
     def _publish_metrics(self) -> None:
-        if self._final:
+        if self.final:
             self.context.cloudwatch.put_metric_data(
                 Namespace=LOG_GROUP,
                 MetricData=[
@@ -502,7 +401,7 @@ class _Job:
                         "Timestamp": when,
                         "Value": value,
                     }
-                    for name, (value, when) in self._final.items()
+                    for name, (value, when) in self.final.items()
                 ],
             )
 

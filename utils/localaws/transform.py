@@ -2,11 +2,8 @@
 
 import gzip
 import json
-import shutil
 import sys
-import threading
 import time
-import traceback
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +12,7 @@ import urllib3
 from . import storage
 from .context import Context
 from .errors import AwsError
+from .jobs import Job, JobError, Jobs
 from .logs import LogStream
 from .records import Filter, RecordError, decode, encode, join, record_format
 from .serving import Instance, ServeError, container_definition
@@ -35,12 +33,10 @@ class ObjectError(Exception):
         self.side, self.code = side, code
 
 
-class Transform:
-    """CreateTransformJob and what follows from it. Each job has a thread of its own."""
+class Transform(Jobs):
+    """CreateTransformJob and what follows from it."""
 
-    def __init__(self, context: Context):
-        self.context = context
-        self._running: dict[str, _Job] = {}
+    kind = "TransformJob"
 
     def create(self, request: dict) -> dict:
         context, name = self.context, request["TransformJobName"]
@@ -58,60 +54,12 @@ class Transform:
         except KeyError as error:
             raise AwsError("ValidationException", f"Requested image not found. {error.args[0]}") from error
         arn = context.arn("TransformJob", name)
-        context.insert(
-            "TransformJob", name, request | {"TransformJobArn": arn, "TransformJobStatus": "InProgress"}
-        )
-        job = self._running[name.lower()] = _Job(context, request, definition)
-        threading.Thread(target=self._run, args=(name, job), name=f"transform-{name}", daemon=True).start()
+        record = request | {"TransformJobArn": arn, "TransformJobStatus": "InProgress"}
+        self.launch(record, _Job(context, request, definition))
         return {"TransformJobArn": arn}
 
-    def _run(self, name, job):
-        try:
-            job.run()
-        finally:
-            self._running.pop(name.lower(), None)
-
-    def stop(self, request: dict) -> dict:
-        name = request["TransformJobName"]
-
-        def stopping(record):
-            if record["TransformJobStatus"] != "InProgress":
-                raise AwsError(
-                    "ValidationException",
-                    "The request was rejected because the transform job is in status "
-                    f"{record['TransformJobStatus']}.",
-                )
-            record["TransformJobStatus"] = "Stopping"
-
-        if self.context.store.update("TransformJob", name, stopping) is None:
-            raise self.context.not_found("TransformJob", name)
-        if job := self._running.get(name.lower()):
-            job.stop_requested.set()
-        return {}
-
-    def recover(self) -> None:
-        """Mark the jobs that an earlier server left unfinished."""
-        for record in self.context.store.list("TransformJob"):
-            if record["TransformJobStatus"] in ("InProgress", "Stopping"):
-                self.context.store.update(
-                    "TransformJob",
-                    record["TransformJobName"],
-                    TransformJobStatus="Failed",
-                    FailureReason="InternalServerError: localaws was stopped while this job ran. Create it again.",
-                    TransformEndTime=time.time(),
-                )
-        shutil.rmtree(self.context.home / "jobs" / "transform", ignore_errors=True)
-
-    def close(self) -> None:
-        for job in list(self._running.values()):
-            job.server_closing.set()
-            job.stop_requested.set()
-
-    def join(self, seconds: float) -> None:
-        """Wait until no job's thread is left, at most `seconds`."""
-        deadline = time.monotonic() + seconds
-        while self._running and time.monotonic() < deadline:
-            time.sleep(0.02)
+    def finish(self, record: dict, status: str, job: "_Job | None") -> None:
+        record["TransformEndTime"] = time.time()
 
 
 def _check(request: dict) -> None:
@@ -155,13 +103,12 @@ def _check(request: dict) -> None:
         refuse("JoinSource Input needs the same SplitType and AssembleWith: set both to Line.")
 
 
-class _Job:
-    """One transform job, on the thread that calls `run`."""
+class _Job(Job):
+    """One transform job."""
 
     def __init__(self, context: Context, request: dict, definition: dict):
-        self.context, self.request, self.name = context, request, request["TransformJobName"]
-        self.stop_requested = threading.Event()
-        self.server_closing = threading.Event()
+        super().__init__(context, "TransformJob", request["TransformJobName"])
+        self.request = request
         self._definition = definition
         source, output = request["TransformInput"], request["TransformOutput"]
         processing = request.get("DataProcessing", {})
@@ -180,39 +127,27 @@ class _Job:
             if value
         }
 
-    def run(self) -> None:
-        """Run to an end; whatever happens, the record says how it ended and nothing is left behind."""
-        status, reason = "Completed", None
+    def execute(self) -> str:
+        self.context.store.update("TransformJob", self.name, TransformStartTime=time.time())
         instances: list[Instance] = []
         try:
-            self.context.store.update("TransformJob", self.name, TransformStartTime=time.time())
-            reason = self._execute(instances)
+            sides = self._transform_all(instances)
         except ServeError as error:
-            reason = f"AlgorithmError: the model's container did not come to serve: {error}"
-        except storage.DataError as error:
-            reason = f"ClientError: {error}"
-        except Exception as error:
-            # The thread has nobody above it: the record must tell, and the server's log has the traceback.
-            traceback.print_exc(file=sys.stderr)
-            reason = f"InternalServerError: {type(error).__name__}: {error}"
+            if not self.stop_requested.is_set():
+                message = f"AlgorithmError: the model's container did not come to serve: {error}"
+                raise JobError(message) from error
         finally:
             for instance in instances:
                 instance.stop()
-        if self.server_closing.is_set():
-            reason = "InternalServerError: localaws was stopped while this job ran. Create it again."
-        elif self.stop_requested.is_set():
-            status, reason = "Stopped", None
-        fields = {"FailureReason": reason[:1024]} if reason else {}
-        self.context.store.update(
-            "TransformJob",
-            self.name,
-            TransformJobStatus="Failed" if reason else status,
-            TransformEndTime=time.time(),
-            **fields,
-        )
+        if self.stop_requested.is_set():
+            return "Stopped"
+        if sides:
+            side = "ClientError" if "ClientError" in sides else "AlgorithmError"
+            raise JobError(f"{side}: See job logs for more information")
+        return "Completed"
 
-    def _execute(self, instances: list[Instance]) -> str | None:
-        """Transform every object; the FailureReason if one has failed."""
+    def _transform_all(self, instances: list[Instance]) -> list[str]:
+        """Transform every object with instances that are added to `instances`; the sides to blame for failures."""
         request, context = self.request, self.context
         source = request["TransformInput"]["DataSource"]["S3DataSource"]
         objects = storage.list_objects(context.s3, source["S3DataType"], source["S3Uri"])
@@ -225,18 +160,14 @@ class _Job:
             "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(request.get("MaxConcurrentTransforms") or 1),
         }
         for _ in range(min(request["TransformResources"]["InstanceCount"], len(objects))):
-            what, folder = f"transform job {self.name}", context.home / "jobs" / "transform"
+            what = f"transform job {self.name}"
             log = (LOG_GROUP, f"{self.name}/{{id}}")
-            instances.append(Instance(context, what, self._definition, environment, folder, log))
+            instances.append(Instance(context, what, self._definition, environment, self.folder, log))
         for instance in instances:
             instance.wait_healthy(START_SECONDS, self.stop_requested)
         with ThreadPoolExecutor(max(1, len(instances))) as pool:
             shares = [objects[number :: len(instances)] for number in range(len(instances))]
-            failures = [side for share in pool.map(self._share, instances, shares) for side in share]
-        if not failures:
-            return None
-        side = "ClientError" if "ClientError" in failures else "AlgorithmError"
-        return f"{side}: See job logs for more information"
+            return [side for share in pool.map(self._share, instances, shares) for side in share]
 
     def _share(self, instance: Instance, objects: list) -> list[str]:
         """Transform one instance's objects, going on after one that fails; the sides to blame."""

@@ -1,0 +1,133 @@
+"""What training and transform jobs share: a thread each, a way to stop, and an end that the record always tells."""
+
+import re
+import shutil
+import sys
+import threading
+import time
+import traceback
+
+from .context import Context
+from .errors import AwsError
+from .storage import DataError
+
+FAILURE_CHARACTERS = 1024
+LOST = "InternalServerError: localaws was stopped while this job ran. Create it again."
+
+
+class JobError(Exception):
+    """The job has failed; the message is its FailureReason."""
+
+
+class Job:
+    """One job; a subclass does the work in `execute`, which answers the status that it has come to."""
+
+    def __init__(self, context: Context, kind: str, name: str):
+        self.context, self.kind, self.name = context, kind, name
+        self.folder = context.home / "jobs" / kind / name
+        self.stop_requested = threading.Event()
+        self.server_closing = threading.Event()
+
+    def execute(self) -> str:
+        raise NotImplementedError
+
+
+class Jobs:
+    """All jobs of a kind, such as TrainingJob; a subclass adds `create` and how a record ends."""
+
+    kind: str
+
+    def __init__(self, context: Context):
+        self.context = context
+        self._running: dict[str, Job] = {}
+
+    def finish(self, record: dict, status: str, job: Job | None) -> None:
+        """Add to an ended job's record what is the kind's own; `job` is None for one that an earlier server lost."""
+        raise NotImplementedError
+
+    def stopping(self, record: dict) -> None:
+        """Add to a record that the job is to stop; a kind may have more to tell."""
+
+    def launch(self, record: dict, job: Job) -> None:
+        """Keep the record and start the job's thread. Raises AwsError ResourceInUse for a name that was used."""
+        self.context.insert(self.kind, job.name, record)
+        self._running[job.name.lower()] = job
+        threading.Thread(target=self._run, args=(job,), name=f"{self.kind}-{job.name}", daemon=True).start()
+
+    def _run(self, job: Job) -> None:
+        status, reason = "Failed", None
+        try:
+            if self.context.require(self.kind, job.name)[f"{self.kind}Status"] == "Stopping":
+                job.stop_requested.set()  # the request to stop came before the job was known
+            status = job.execute()
+        except JobError as error:
+            reason = str(error)
+        except DataError as error:
+            reason = f"ClientError: {error}"
+        except Exception as error:
+            # Nobody is above a thread: the record must tell, and the server's log has the traceback.
+            traceback.print_exc(file=sys.stderr)
+            reason = f"InternalServerError: {type(error).__name__}: {error}"
+        shutil.rmtree(job.folder, ignore_errors=True)
+        if job.server_closing.is_set():
+            status, reason = "Failed", LOST
+        self._end(job.name, status, reason, job)
+        if self._running.get(job.name.lower()) is job:  # it may have been deleted and created anew
+            del self._running[job.name.lower()]
+
+    def _end(self, name, status, reason, job=None):
+        def change(record):
+            record[f"{self.kind}Status"] = status
+            if reason:
+                record["FailureReason"] = reason[:FAILURE_CHARACTERS]
+            self.finish(record, status, job)
+
+        self.context.store.update(self.kind, name, change)
+
+    def stop(self, request: dict) -> dict:
+        """Ask a job in progress to stop. Raises AwsError for one that has ended."""
+        name = request[f"{self.kind}Name"]
+
+        def change(record):
+            self._refuse(record, {"Stopping", "Completed", "Failed", "Stopped"})
+            record[f"{self.kind}Status"] = "Stopping"
+            self.stopping(record)
+
+        if self.context.store.update(self.kind, name, change) is None:
+            raise self.context.not_found(self.kind, name)
+        if job := self._running.get(name.lower()):
+            job.stop_requested.set()
+        return {}
+
+    def delete(self, request: dict) -> dict:
+        """Forget a job that has ended."""
+        name = request[f"{self.kind}Name"]
+        self._refuse(self.context.require(self.kind, name), {"InProgress", "Stopping"})
+        self.context.store.delete(self.kind, name)
+        return {}
+
+    def _refuse(self, record: dict, statuses: set[str]) -> None:
+        if (status := record[f"{self.kind}Status"]) in statuses:
+            words = re.sub(r"(?<!^)([A-Z])", r" \1", self.kind).lower()
+            raise AwsError(
+                "ValidationException", f"The request was rejected because the {words} is in status {status}."
+            )
+
+    def recover(self) -> None:
+        """Fail the jobs that an earlier server left unfinished: a job cannot be taken up again."""
+        for record in self.context.store.list(self.kind):
+            if record[f"{self.kind}Status"] in ("InProgress", "Stopping"):
+                self._end(record[f"{self.kind}Name"], "Failed", LOST)
+        shutil.rmtree(self.context.home / "jobs" / self.kind, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let what runs end as lost; the engine, which is closed next, ends its programs."""
+        for job in list(self._running.values()):
+            job.server_closing.set()
+            job.stop_requested.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait until no job's thread is left, at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        while self._running and time.monotonic() < deadline:
+            time.sleep(0.02)
