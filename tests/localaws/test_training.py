@@ -3,13 +3,16 @@
 import gzip
 import io
 import json
+import os
+import signal
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 import tiny
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from tiny import channel, wait_until
 
 GROUP = "/aws/sagemaker/TrainingJobs"
@@ -74,7 +77,7 @@ def test_a_job_runs_what_was_pushed_and_leaves_a_model(account):
 
 def test_nothing_is_left_of_a_job_that_has_ended(account):
     account.train(account.training_request())
-    assert not list((account.aws.home / "jobs" / "training").glob("*"))
+    assert not list((account.aws.home / "jobs" / "TrainingJob").glob("*"))
     records = [json.loads(path.read_text()) for path in (account.aws.home / "processes").glob("*.json")]
     assert not [
         record for record in records if "training job" in record["what"] and psutil.pid_exists(record["pid"])
@@ -305,3 +308,52 @@ def test_boto3s_own_waiter(account):
     account.sagemaker.create_training_job(**request)
     waiter = account.sagemaker.get_waiter("training_job_completed_or_stopped")
     waiter.wait(TrainingJobName=request["TrainingJobName"], WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+
+
+def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(fresh, tmp_path):
+    fresh.up()
+    account = tiny.account(fresh, tmp_path)
+    acknowledged, completed = set(), set()
+
+    def create_and_watch():
+        """Create jobs and note what the server has said, until it is gone."""
+        try:
+            while True:
+                request = account.training_request(model="kept")
+                account.sagemaker.create_training_job(**request)
+                acknowledged.add(request["TrainingJobName"])
+                completed.update(
+                    job["TrainingJobName"]
+                    for job in account.sagemaker.list_training_jobs(StatusEquals="Completed")[
+                        "TrainingJobSummaries"
+                    ]
+                )
+        except (BotoCoreError, ClientError):
+            return
+
+    for seconds in (0.2, 0.5, 0.9):
+        with ThreadPoolExecutor(3) as pool:
+            callers = [pool.submit(create_and_watch) for _ in range(3)]
+            time.sleep(seconds)  # the moment of the kill, not a wait for anything
+            os.kill(json.loads((fresh.home / "server.json").read_text())["pid"], signal.SIGKILL)
+        for caller in callers:
+            caller.result()
+        fresh.up()
+        account.__post_init__()  # the port may be another
+        pages = account.sagemaker.get_paginator("list_training_jobs").paginate()
+        statuses = {
+            job["TrainingJobName"]: job["TrainingJobStatus"]
+            for page in pages
+            for job in page["TrainingJobSummaries"]
+        }
+        assert acknowledged <= set(statuses)
+        assert {statuses[name] for name in completed} <= {"Completed"}
+        assert set(statuses.values()) <= {"Completed", "Failed"}
+        for name, status in statuses.items():
+            job = account.sagemaker.describe_training_job(TrainingJobName=name)
+            if status == "Completed":
+                assert members(account, job["ModelArtifacts"]["S3ModelArtifacts"])["model.txt"] == b"kept"
+            else:
+                assert job["FailureReason"].startswith("InternalServerError: localaws was stopped")
+        assert not list((fresh.home / "jobs" / "TrainingJob").glob("*"))
+    assert acknowledged and completed
