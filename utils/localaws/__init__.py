@@ -197,8 +197,8 @@ def _spawn(folder: Path) -> int:
     command = [sys.executable, "-m", "localaws.server"]
     log = folder / "server.log"
     result = subprocess.run(
-        ["sh", "-c", '"$@" >>"$LOCALAWS_LOG" 2>&1 & echo $!', "sh", *command],
-        env={**os.environ, "LOCALAWS_HOME": str(folder), "LOCALAWS_LOG": str(log)},
+        ["sh", "-c", 'log=$1; shift; "$@" >>"$log" 2>&1 & echo $!', "sh", str(log), *command],
+        env={**os.environ, "LOCALAWS_HOME": str(folder)},
         cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
