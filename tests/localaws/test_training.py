@@ -71,8 +71,10 @@ def test_a_job_runs_what_was_pushed_and_leaves_a_model(account):
     assert env["COLOUR"] == "blue"
     assert env["AWS_ENDPOINT_URL"] == account.aws.endpoint_url
     assert "PYTEST_CURRENT_TEST" not in env
-    metrics = account.aws.client("cloudwatch").list_metrics(Namespace=GROUP, MetricName="loss")["Metrics"]
-    assert {"Name": "TrainingJobName", "Value": job["TrainingJobName"]} in metrics[0]["Dimensions"]
+    dimension = {"Name": "TrainingJobName", "Value": job["TrainingJobName"]}
+    cloudwatch = account.aws.client("cloudwatch")
+    (metric,) = cloudwatch.list_metrics(Namespace=GROUP, Dimensions=[dimension])["Metrics"]
+    assert metric["MetricName"] == "loss"
 
 
 def test_nothing_is_left_of_a_job_that_has_ended(account):
@@ -331,10 +333,10 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(fresh, tmp_pat
         except (BotoCoreError, ClientError):
             return
 
-    for seconds in (0.2, 0.5, 0.9):
+    for seen in (0, 2, 6):  # completed jobs that the clients have seen when the kill comes
         with ThreadPoolExecutor(3) as pool:
             callers = [pool.submit(create_and_watch) for _ in range(3)]
-            time.sleep(seconds)  # the moment of the kill, not a wait for anything
+            wait_until(lambda seen=seen: len(completed) >= seen)
             os.kill(json.loads((fresh.home / "server.json").read_text())["pid"], signal.SIGKILL)
         for caller in callers:
             caller.result()
@@ -356,4 +358,4 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(fresh, tmp_pat
             else:
                 assert job["FailureReason"].startswith("InternalServerError: localaws was stopped")
         assert not list((fresh.home / "jobs" / "TrainingJob").glob("*"))
-    assert acknowledged and completed
+    assert len(completed) >= 6
