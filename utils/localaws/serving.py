@@ -3,8 +3,10 @@
 import collections
 import shutil
 import socket
+import sys
 import threading
 import time
+import traceback
 import uuid
 from contextlib import closing
 from pathlib import Path
@@ -138,9 +140,16 @@ class Instance:
                     )
                     self._wake.wait(min(0.1 * 2**failures, 10))
         except (storage.DataError, StartError) as error:
-            with self._changed:
-                self._failure = str(error)
-                self._changed.notify_all()
+            self._fail(str(error))
+        except Exception as error:
+            # Nobody is above a thread: who waits for the instance must hear of it, the server's log has the traceback.
+            traceback.print_exc(file=sys.stderr)
+            self._fail(f"InternalServerError: {type(error).__name__}: {error}")
+
+    def _fail(self, reason: str):
+        with self._changed:
+            self._failure = reason
+            self._changed.notify_all()
 
     def _fetch(self) -> Path:
         """The image's root, with the model's files in place beside it."""
