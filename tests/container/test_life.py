@@ -109,7 +109,10 @@ def test_the_first_200_on_ping_means_ready(start):
 @pytest.mark.slow
 def test_twenty_cold_starts(start):
     for _ in range(20):
-        test_the_first_200_on_ping_means_ready(start)
+        server = start()
+        with ThreadPoolExecutor(8) as pool:
+            assert [reply.text for reply in pool.map(server.predict, [ROW] * 8)] == ["setosa\n"] * 8
+        assert server.stop() == 0
 
 
 def test_the_model_is_loaded_once(start, tmp_path, iris):
@@ -400,6 +403,7 @@ def test_a_taken_port_is_said(start):
         server = start(ready=False, SAGEMAKER_BIND_TO_PORT=taken.getsockname()[1])
         assert server.process.wait(20) != 0
     assert "Address already in use" in server.log
+    assert "SAGEMAKER_BIND_TO_PORT" in server.log
 
 
 # -- settings
