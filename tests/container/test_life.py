@@ -202,7 +202,7 @@ def test_workers_are_not_root(start_slow):
 def test_ping_answers_while_every_worker_is_busy(start_slow):
     server = start_slow(MODEL_SERVER_WORKERS=2)
     with ThreadPoolExecutor(6) as pool:
-        running = [pool.submit(server.predict, "1.5") for _ in range(6)]
+        running = [pool.submit(server.predict, "0.7") for _ in range(6)]
         until(lambda: any(future.running() for future in running), 5, "a running request")
         slowest, rounds = 0.0, 0
         while not all(future.done() for future in running):
