@@ -448,3 +448,10 @@ def test_what_was_overwritten_or_deleted_is_not_replayed(journal_program, action
     before, after, counts = journal_program([*START, *actions])
     assert after == before
     assert counts == [left, left]
+
+
+def test_an_empty_object_is_an_object(localaws):
+    s3 = localaws.client("s3", config=Config(read_timeout=10, retries={"max_attempts": 0}))
+    s3.create_bucket(Bucket="empty-things", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    s3.put_object(Bucket="empty-things", Key="folder/", Body=b"")
+    assert s3.get_object(Bucket="empty-things", Key="folder/")["Body"].read() == b""

@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 import waitress
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from werkzeug import Request, Response
 
 import localaws
@@ -133,8 +134,19 @@ class Front:
         return Response(body, status, headers)
 
 
+class _Request(HTTPRequestParser):
+    """Answers an empty body at once: boto3 announces one with `Expect: 100-continue`, and waitress would wait for it."""
+
+    def parse_header(self, header: bytes) -> None:
+        super().parse_header(header)
+        if not self.chunked and not self.content_length:
+            self.expect_continue = False
+
+
 class _PlainHttp(HTTPChannel):
     """Hangs up on TLS at once: docker and skopeo try it first, and would wait for an answer until they give up."""
+
+    parser_class = _Request
 
     def received(self, data: bytes) -> bool:
         if self.request is None and data.startswith(b"\x16\x03"):
