@@ -249,6 +249,46 @@ def test_the_log_has_one_line_a_request_without_payload(start):
     assert "4711.11" not in server.log
 
 
+@linux
+def test_the_log_goes_to_a_socket_too(iris):
+    ours, theirs = socket.socketpair()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = environment(SAGEMAKER_BASE_DIR=iris, SAGEMAKER_BIND_TO_PORT=port)
+    args = [str(ROOT / "container/run"), "decision_trees", "serve"]
+    process = subprocess.Popen(args, env=env, stdout=theirs, stderr=subprocess.DEVNULL)
+    theirs.close()
+    client = Client(f"http://127.0.0.1:{port}")
+
+    def is_ready():
+        try:
+            return client.ping().status == 200
+        except OSError:
+            return False
+
+    try:
+        until(is_ready, 30, "the first 200 on /ping")
+        assert client.predict(ROW, X_Amzn_SageMaker_Inference_Id="id-7").status == 200
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+    ours.settimeout(10)
+    log = b"".join(iter(lambda: ours.recv(65536), b""))
+    assert b'inference_id="id-7"' in log
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="changes the user, as root may")
+def test_it_runs_without_root(start):
+    # The Python of a test may lie where only root reads, so this user may read all.
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    user += ["--inh-caps=+dac_override,+dac_read_search", "--ambient-caps=+dac_override,+dac_read_search"]
+    server = start(args=[*user, str(ROOT / "container/run"), "decision_trees", "serve"])
+    assert server.predict(ROW).text == "setosa\n"
+    assert server.stop() == 0
+    assert "rows=1" in server.log
+
+
 # -- faults
 
 
