@@ -132,8 +132,10 @@ def _store(lab: str, output: Path) -> None:
     executed = nbformat.read(output / f"{lab}.ipynb", as_version=4)
     for cell, done in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
-            cell.outputs = done.outputs if "# NBVAL_CHECK_OUTPUT" in cell.source else []
-            cell.execution_count = None
+            compared = "# NBVAL_CHECK_OUTPUT" in cell.source
+            cell.outputs = done.outputs if compared else []
+            # nbval takes a cell without a count for one that was never run, and refuses its outputs.
+            cell.execution_count = done.execution_count if compared else None
     (LABS / f"{lab}.ipynb").write_text(nbformat.writes(notebook, indent=1) + "\n", encoding="utf-8")
 
 
