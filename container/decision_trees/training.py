@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -95,7 +96,7 @@ class Labels(dict):
             raise InputError("the label is not UTF-8 text", value=raw) from None
         if not label:
             raise InputError("the label is missing; the first column holds it", value=raw)
-        if not label.isprintable():
+        if any(unicodedata.category(character) == "Cc" for character in label):
             raise InputError(f"the label {shown(label)!r} has a control character", value=raw)
         self[raw] = self.codes.setdefault(label, len(self.codes))
         return self[raw]
