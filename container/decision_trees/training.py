@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 import numeric
 import numpy as np
-import predictor
 from errors import InputError, shown
 
 # Those of DecisionTreeClassifier that a string can say; scikit-learn checks their values itself.
@@ -28,6 +27,7 @@ HYPERPARAMETERS = [
     "random_state",
     "splitter",
 ]
+FILE, FORMAT = "model.onnx", 1  # predictor.py reads this file, and this format of its metadata
 PIECE = 1 << 20  # bytes read at a time
 # A label, quoted or not, a comma and the features; or a line that is not so.
 RECORD = re.compile(rb'[ \t]*(?:"((?:[^"\n]|"")*)"[ \t]*|([^",\n]*)),([^\n]*)\n|([^\n]*)\n')
@@ -65,7 +65,7 @@ def train(hyperparameters: dict, channels: dict, model_dir: Path) -> dict[str, f
     if held_out:
         metrics["validation_accuracy"] = accuracy(tree, held_out[0], ranks[held_out[1]])
         metrics["validation_rows"] = len(held_out[0])
-    (model_dir / predictor.FILE).write_bytes(to_onnx(tree, classes, hyperparameters, metrics))
+    (model_dir / FILE).write_bytes(to_onnx(tree, classes, hyperparameters, metrics))
     compare(tree, features, np.array(classes, object), model_dir)
     return metrics
 
@@ -277,7 +277,7 @@ def to_onnx(tree, classes: list[str], hyperparameters: dict, metrics: dict) -> b
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     versions |= {"scikit-learn": sklearn.__version__, "onnx": onnx.__version__}
     metadata = {
-        "format": predictor.FORMAT,
+        "format": FORMAT,
         "features": tree.n_features_in_,
         "labels": classes,
         "hyperparameters": hyperparameters,
@@ -291,6 +291,8 @@ def to_onnx(tree, classes: list[str], hyperparameters: dict, metrics: dict) -> b
 
 def compare(tree, features: np.ndarray, classes: np.ndarray, model_dir: Path) -> None:
     """Loads the file as a server does and holds its answers against scikit-learn's, on every training row."""
+    import predictor  # late, as scikit-learn is
+
     model = predictor.model_fn(model_dir)
     for start in range(0, len(features), 1 << 16):
         rows = features[start : start + (1 << 16)]

@@ -74,6 +74,10 @@ def test_shares_too_close_for_float32_keep_their_winner(tmp_path, shares, classe
     assert found[0] == labels[int(np.argmax(shares))]
 
 
+def test_training_and_predictor_mean_the_same_file():
+    assert (training.FILE, training.FORMAT) == (predictor.FILE, predictor.FORMAT)
+
+
 def test_the_file_explains_itself(iris):
     model = onnx.load(iris / "model/model.onnx")
     onnx.checker.check_model(model)
