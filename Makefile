@@ -3,6 +3,8 @@ SHELL := /bin/sh
 BIN := .venv/bin
 # A test run leaves no byte code beside the programs that go into an image.
 export PYTHONDONTWRITEBYTECODE := 1
+# onnxruntime reports its use to its makers unless this is set before it is imported.
+export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup labs lab test check lock picture clean

@@ -81,6 +81,8 @@ def connect(quiet: bool = False) -> Target:
             f"WORKSHOP_LEARNER is {learner!r}; it is 2 to 8 small letters or digits, such as 'ana1'."
         )
     _own_commands_first()
+    # onnxruntime reports its use to its makers unless this is set before it is imported.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     target = _local(learner) if kind == "local" else _aws(learner)
     _explain_lost_connections(target)
     if not quiet:
