@@ -99,6 +99,10 @@ def stop() -> list[str]:
             processes.stop([psutil.Process(running.pid)], grace=STOP_SECONDS)
             stopped.append(f"localaws (pid {running.pid})")
         stopped += processes.kill_recorded(folder)
+        if (folder / "docker").is_dir():  # a killed server's containers outlive what was attached to them
+            from .docker_engine import remove_orphans
+
+            remove_orphans(folder)
         (folder / "server.json").unlink(missing_ok=True)
     return stopped
 

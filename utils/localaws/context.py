@@ -10,9 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-import localaws
-
-from .engine import ProcessEngine, StartError
+from . import docker_engine
 from .errors import AwsError
 from .storage import DataError, list_keys, parse_uri
 from .store import Store
@@ -46,8 +44,7 @@ class Context:
             return session.client(service, endpoint_url=endpoint_url, config=config)
 
         self.s3, self.iam, self.logs, self.cloudwatch = map(client, ("s3", "iam", "logs", "cloudwatch"))
-        # What a program in a container may use to call AWS: this server, with keys that are obviously fake.
-        self.engine = ProcessEngine(home, localaws.environment(endpoint_url))
+        self.engine = docker_engine.choose(home, endpoint_url)
 
     def arn(self, kind: str, name: str) -> str:
         """The ARN of a resource; like the service, in lower case."""
@@ -165,12 +162,9 @@ class Context:
         host, _, rest = image.partition("/")
         return f"{host}/{rest.split('@')[0].split(':')[0]}@{digest}"
 
-    def unpack(self, image: str) -> Path:
-        """The root folder of an image. Raises StartError if it is not there or cannot be run."""
-        try:
-            return self.registry.unpack(self.registry.resolve(image))
-        except (KeyError, ValueError) as error:
-            raise StartError(error.args[0]) from error
+    def fetch(self, image: str) -> Path | str:
+        """The image as the engine runs it. Raises StartError if it is not there or cannot be run."""
+        return self.engine.fetch(self.registry, image)
 
 
 def _trusts_sagemaker(document) -> bool:

@@ -36,17 +36,24 @@ class StartError(Exception):
 
 @dataclass(frozen=True)
 class Spec:
-    """What to run: `command` (train or serve) of the image unpacked at `root`, with `base_dir` as its /opt/ml."""
+    """What to run: `command` (train or serve) of the image that `fetch` gave as `root`, with `base_dir` as its /opt/ml.
+
+    `instance_type` and `isolated` (no network) are kept by the engines that can.
+    """
 
     what: str
-    root: Path
+    root: Path | str
     command: str
     base_dir: Path
     environment: dict[str, str]
+    instance_type: str = ""
+    isolated: bool = False
 
 
 class Container:
     """A running program. `on_line` gets each line of its output, `on_exit` the exit status once all of it has ended."""
+
+    out_of_memory = False
 
     def __init__(self, process: subprocess.Popen, home: Path, on_line: Callable, on_exit: Callable | None):
         self.exit_code: int | None = None
@@ -104,11 +111,20 @@ class Container:
 class ProcessEngine:
     """Starts programs of unpacked images; remembers each in `home/processes` until it has ended."""
 
+    name = "process"
+
     def __init__(self, home: Path, environment: dict[str, str]):
         self._home = home
         self._environment = environment
         self._running: set[Container] = set()
         self.closed = False
+
+    def fetch(self, registry, image: str) -> Path | str:
+        """What Spec.root is to be for an image: its unpacked root. Raises StartError if it cannot be run."""
+        try:
+            return registry.unpack(registry.resolve(image))
+        except (KeyError, ValueError) as error:
+            raise StartError(error.args[0]) from error
 
     def start(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None = None) -> Container:
         """Start a program. Raises StartError, naming the program and what is wrong with it."""
@@ -149,7 +165,9 @@ class ProcessEngine:
                 "Its first line must name an interpreter and end with LF, not CRLF."
             ) from error
         processes.record(self._home, process.pid, spec.what)
-        container = Container(process, self._home, on_line, lambda ended: self._ended(ended, on_exit))
+        return self._keep(Container(process, self._home, on_line, lambda ended: self._ended(ended, on_exit)))
+
+    def _keep(self, container: Container) -> Container:
         self._running.add(container)
         if not container.running:  # it was quicker than the line above
             self._running.discard(container)

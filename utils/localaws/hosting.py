@@ -50,7 +50,7 @@ class Variant:
             Instance(
                 self._context,
                 f"endpoint {self._endpoint} variant {self.name}",
-                self._definition | {"Image": self._resolved},
+                self._definition | {"Image": self._resolved, "InstanceType": self.config["InstanceType"]},
                 {},
                 self._context.home / "jobs" / "endpoints",
                 (LOG_GROUP.format(self._endpoint), f"{self.name}/{{id}}"),

@@ -93,13 +93,12 @@ class ControlPlane:
 
     home:         folder of all state
     endpoint_url: where S3, IAM, Logs and CloudWatch answer (localaws itself, over loopback)
-    registry:     `resolve(uri) -> digest` and `unpack(digest) -> root` of images
+    registry:     the images: see engine.py's and docker_engine.py's `fetch`
     """
-
-    engine = "process"
 
     def __init__(self, home: Path, endpoint_url: str, registry, region: str, account: str):
         self._context = Context(Path(home), endpoint_url, registry, region, account)
+        self.engine = self._context.engine.name
         self._training = Training(self._context)
         self._hosting = Hosting(self._context)
         self._transform = Transform(self._context)

@@ -212,7 +212,7 @@ def main() -> None:
     )
     me = psutil.Process()
     server.channel_class = _PlainHttp
-    running = localaws.Status(front.url, me.pid, me.create_time(), str(home), note=note)
+    running = localaws.Status(front.url, me.pid, me.create_time(), str(home), front.control.engine, note=note)
     localaws.announce(home, running)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     code = 1

@@ -151,7 +151,7 @@ class Instance:
             self._failure = reason
             self._changed.notify_all()
 
-    def _fetch(self) -> Path:
+    def _fetch(self) -> Path | str:
         """The image's root, with the model's files in place beside it."""
         model = self._folder / "ml" / "model"
         model.mkdir(parents=True)
@@ -162,13 +162,14 @@ class Instance:
         elif source:
             objects = storage.list_objects(self._context.s3, "S3Prefix", source["S3Uri"])
             storage.download(self._context.s3, objects, model)
-        return self._context.unpack(self._definition["Image"])
+        return self._context.fetch(self._definition["Image"])
 
-    def _serve_once(self, root: Path) -> bool:
+    def _serve_once(self, root: Path | str) -> bool:
         """One life of the container; whether it ever answered /ping."""
         port = _free_port()
         environment = self._environment | {"SAGEMAKER_BIND_TO_PORT": str(port)}
-        spec = Spec(self._what, root, "serve", self._folder / "ml", environment)
+        instance_type = self._definition.get("InstanceType", "")
+        spec = Spec(self._what, root, "serve", self._folder / "ml", environment, instance_type)
         self._wake.clear()
         if self._stopping:
             return False

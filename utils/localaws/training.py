@@ -25,6 +25,10 @@ from .logs import LogStream
 from .processes import write_json
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+OUT_OF_MEMORY = (
+    "ClientError: Please use an instance type with more memory, or reduce the size of training data processed on an "
+    "instance."
+)
 STOP_SECONDS = 120  # between SIGTERM and SIGKILL
 DEFAULT_RUNTIME = 86_400
 CHECKPOINTS = "/opt/ml/checkpoints"
@@ -207,7 +211,7 @@ class _Job(Job):
     def execute(self) -> str:
         self._enter("Downloading", TrainingStartTime=time.time())
         try:
-            root = self.context.unpack(self._image)
+            root = self.context.fetch(self._image)
         except StartError as error:
             raise JobError(f"ClientError: {error}") from error
         for attempt in itertools.count():
@@ -230,6 +234,8 @@ class _Job(Job):
             self._enter("Uploading")
             self._upload_model(bases)
         self._upload_output(bases)
+        if failed and any(container.out_of_memory for container in self._containers):
+            raise JobError(OUT_OF_MEMORY)
         if failed:
             raise JobError(_failure_reason(exit_codes, bases))
         self._publish_metrics()
@@ -289,7 +295,7 @@ class _Job(Job):
             for path, _ in storage.files_below(folder):
                 path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
 
-    def _train(self, root: Path, bases: dict[str, Path], first: bool) -> tuple[dict[str, int], str]:
+    def _train(self, root: Path | str, bases: dict[str, Path], first: bool) -> tuple[dict[str, int], str]:
         """Run `train` on every host; the exit codes, and how it ended: Completed, Stopped, MaxRuntimeExceeded or
         Interrupted."""
         record, epoch = self.record, int(time.time() * 1000)
@@ -306,7 +312,9 @@ class _Job(Job):
                 streams[host] = stream = LogStream(
                     self.context.logs, LOG_GROUP, f"{self.name}/{host}-{epoch}"
                 )
-                spec = Spec(f"training job {self.name} {host}", root, "train", bases[host], environment)
+                what = f"training job {self.name} {host}"
+                instance_type = record["ResourceConfig"]["InstanceType"]
+                spec = Spec(what, root, "train", bases[host], environment, instance_type)
                 self._containers.append(
                     self.context.engine.start(spec, lambda line, to=stream: self._line(line, to))
                 )

@@ -1,0 +1,278 @@
+"""localaws' docker engine: the walk with real containers, several hosts, limits, and nothing left behind."""
+
+import json
+import os
+import re
+import signal
+import uuid
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+from docker_tools import BOTH, ROOT, LocalAws, until
+from sklearn.tree import DecisionTreeClassifier
+
+IRIS = (ROOT / "data/iris.csv").read_text()
+ROWS = [line.partition(",")[2] for line in IRIS.splitlines()]
+LABELS = [line.partition(",")[0] for line in IRIS.splitlines()]
+HYPERPARAMETERS = {"max_leaf_nodes": "5", "random_state": "0"}
+
+
+class Account:
+    """Role, bucket and the image in ECR of one localaws."""
+
+    def __init__(self, aws, docker):
+        self.aws, self.docker = aws, docker
+        self.sagemaker, self.s3, self.logs = map(aws.client, ("sagemaker", "s3", "logs"))
+        self.runtime = aws.client("sagemaker-runtime")
+        trust = (ROOT / "utils/iam/trust-policy.json").read_text()
+        role = aws.client("iam").create_role(RoleName="sagemaker-byoa", AssumeRolePolicyDocument=trust)
+        self.role = role["Role"]["Arn"]
+        self.s3.create_bucket(Bucket="data", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        self.s3.put_object(Bucket="data", Key="iris/iris.csv", Body=IRIS)
+        self.s3.put_object(Bucket="data", Key="rows/rows.csv", Body="\n".join(ROWS) + "\n")
+        self.image = self.push(BOTH)
+
+    def push(self, image: str, repository: str | None = None) -> str:
+        ecr = self.aws.client("ecr")
+        name = repository or f"sagemaker-{uuid.uuid4().hex[:8]}"
+        uri = ecr.create_repository(repositoryName=name)["repository"]["repositoryUri"]
+        token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
+        folder = Path(self.aws.env["DOCKER_CONFIG"])
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"auths": {uri.split("/")[0]: {"auth": token}}}))
+        self.docker("tag", image, uri)
+        self.docker("--config", str(folder), "push", "--quiet", uri, timeout=300)
+        self.docker("rmi", uri)
+        return uri
+
+    def train(
+        self, hosts=1, instance="ml.m5.large", image=None, uri="s3://data/iris/", **hyperparameters
+    ) -> dict:
+        name = f"job-{uuid.uuid4().hex[:12]}"
+        source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+        self.sagemaker.create_training_job(
+            TrainingJobName=name,
+            RoleArn=self.role,
+            AlgorithmSpecification={"TrainingImage": image or self.image, "TrainingInputMode": "File"},
+            HyperParameters=HYPERPARAMETERS | hyperparameters,
+            InputDataConfig=[{"ChannelName": "training", "DataSource": {"S3DataSource": source}}],
+            OutputDataConfig={"S3OutputPath": "s3://data/output"},
+            ResourceConfig={"InstanceType": instance, "InstanceCount": hosts, "VolumeSizeInGB": 1},
+            StoppingCondition={"MaxRuntimeInSeconds": 600},
+        )
+        waiter = self.sagemaker.get_waiter("training_job_completed_or_stopped")
+        try:
+            waiter.wait(TrainingJobName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 180})
+        except Exception as error:
+            assert "Failed" in str(error), error
+        return self.sagemaker.describe_training_job(TrainingJobName=name)
+
+    def log(self, job: str) -> dict[str, str]:
+        """A training job's log by host."""
+        group = "/aws/sagemaker/TrainingJobs"
+        streams = self.logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}/")[
+            "logStreams"
+        ]
+        return {
+            stream["logStreamName"].split("/")[1].rpartition("-")[0]: "\n".join(
+                event["message"]
+                for event in self.logs.get_log_events(
+                    logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True
+                )["events"]
+            )
+            for stream in streams
+        }
+
+    def endpoint(self, name: str, data: str) -> None:
+        container = {"Image": self.image, "ModelDataUrl": data}
+        self.sagemaker.create_model(ModelName=name, ExecutionRoleArn=self.role, PrimaryContainer=container)
+        variant = {"VariantName": "all", "ModelName": name, "InstanceType": "ml.t2.medium"}
+        self.sagemaker.create_endpoint_config(
+            EndpointConfigName=name, ProductionVariants=[variant | {"InitialInstanceCount": 1}]
+        )
+        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        self.in_service(name)
+
+    def in_service(self, name: str) -> None:
+        waiter = self.sagemaker.get_waiter("endpoint_in_service")
+        waiter.wait(EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+
+    def predict(self, name: str) -> list[str]:
+        answer = self.runtime.invoke_endpoint(EndpointName=name, ContentType="text/csv", Body="\n".join(ROWS))
+        return answer["Body"].read().decode().split()
+
+
+@pytest.fixture(scope="session")
+def account(localaws, engine):
+    return Account(localaws, engine)
+
+
+@pytest.fixture(scope="session")
+def job(account):
+    described = account.train()
+    assert described["TrainingJobStatus"] == "Completed", described.get("FailureReason")
+    return described
+
+
+@pytest.fixture(scope="session")
+def scikit_learn() -> list[str]:
+    """scikit-learn's own predictions, what `process` is held to as well."""
+    X = [[float(cell) for cell in row.split(",")] for row in ROWS]
+    return DecisionTreeClassifier(max_leaf_nodes=5, random_state=0).fit(X, LABELS).predict(X).tolist()
+
+
+def test_status_says_docker(localaws):
+    assert "engine       docker" in localaws.command("status")
+
+
+def test_a_training_job_runs_in_a_container(account, job):
+    log = account.log(job["TrainingJobName"])["algo-1"]
+    assert "training_accuracy=" in log
+    assert "engine: process" not in log
+
+
+def test_endpoint_and_transform_predict_what_scikit_learn_does(account, localaws, job, scikit_learn, engine):
+    name = f"walk-{uuid.uuid4().hex[:8]}"
+    account.endpoint(name, job["ModelArtifacts"]["S3ModelArtifacts"])
+    [container] = localaws.containers()
+    [state] = json.loads(engine("inspect", container).stdout)
+    assert re.fullmatch(r"127\.0\.0\.1:\d+/sagemaker-\w+@sha256:[0-9a-f]{64}", state["Config"]["Image"])
+    assert state["HostConfig"]["NanoCpus"] == 2_000_000_000
+    assert state["HostConfig"]["Memory"] == 4 << 30
+    assert state["HostConfig"]["PortBindings"]["8080/tcp"][0]["HostIp"] == "127.0.0.1"
+    assert account.predict(name) == scikit_learn
+
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://data/rows/"}}
+    account.sagemaker.create_transform_job(
+        TransformJobName=name,
+        ModelName=name,
+        TransformInput={"DataSource": source, "ContentType": "text/csv", "SplitType": "Line"},
+        TransformOutput={"S3OutputPath": f"s3://data/{name}", "AssembleWith": "Line"},
+        TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+    )
+    waiter = account.sagemaker.get_waiter("transform_job_completed_or_stopped")
+    waiter.wait(TransformJobName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+    answer = account.s3.get_object(Bucket="data", Key=f"{name}/rows.csv.out")["Body"].read().decode()
+    assert answer.split() == scikit_learn
+
+    account.sagemaker.delete_endpoint(EndpointName=name)
+    account.sagemaker.get_waiter("endpoint_deleted").wait(
+        EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+    )
+    assert not localaws.containers()
+
+
+def test_a_killed_container_comes_back(account, localaws, job, engine, scikit_learn):
+    name = f"killed-{uuid.uuid4().hex[:8]}"
+    account.endpoint(name, job["ModelArtifacts"]["S3ModelArtifacts"])
+    [before] = localaws.containers()
+    engine("kill", before)
+    until(lambda: localaws.containers() not in ([], [before]), 60, "another container")
+
+    def answer():
+        try:
+            return account.predict(name)
+        except ClientError:  # it is not in service yet
+            return None
+
+    assert until(answer, 60, "an answer") == scikit_learn
+    account.sagemaker.delete_endpoint(EndpointName=name)
+    until(lambda: not localaws.containers(), 60, "the end of its container")
+
+
+def test_two_hosts_are_two_containers_on_a_network_of_their_own(account, localaws, engine):
+    described = account.train(hosts=2)
+    assert described["TrainingJobStatus"] == "Completed", described.get("FailureReason")
+    log = account.log(described["TrainingJobName"])
+    assert "training_accuracy=" in log["algo-1"]
+    assert "algo-2 has nothing to do" in log["algo-2"]
+    assert not localaws.networks()
+
+
+def test_hosts_find_each_other_by_name(account, localaws, image_of):
+    """A train that has algo-1 wait for a word from algo-2, on the interface that resourceconfig.json names."""
+    program = """#!/usr/bin/env python3
+import json, pathlib, socket, time
+config = json.loads(pathlib.Path("/opt/ml/input/config/resourceconfig.json").read_text())
+assert config["network_interface_name"] in [name for _, name in socket.if_nameindex()]
+if config["current_host"] == "algo-1":
+    print("heard", socket.create_server(("", 7000)).accept()[0].recv(100).decode())
+else:
+    for attempt in range(300):
+        try:
+            socket.create_connection(("algo-1", 7000)).sendall(socket.gethostname().encode())
+            break
+        except OSError:
+            time.sleep(0.1)
+"""
+    described = account.train(hosts=2, image=account.push(image_of(program)))
+    assert described["TrainingJobStatus"] == "Completed", described.get("FailureReason")
+    assert account.log(described["TrainingJobName"])["algo-1"].strip() == "heard algo-2"
+
+
+def test_a_container_killed_for_memory_ends_as_aws_words_it(account, image_of):
+    program = """#!/usr/bin/env python3
+block = []
+while True:
+    block.append(bytearray(b"x" * (64 << 20)))
+"""
+    described = account.train(instance="ml.t3.medium", image=account.push(image_of(program)))
+    assert described["TrainingJobStatus"] == "Failed"
+    assert described["FailureReason"].startswith("ClientError: Please use an instance type with more memory")
+
+
+def test_a_failure_tells_its_cause(account):
+    account.s3.put_object(Bucket="data", Key="bad/bad.csv", Body="a,1,2\nb,x,4\n")
+    described = account.train(uri="s3://data/bad/")
+    assert described["TrainingJobStatus"] == "Failed"
+    assert "bad.csv: row 2, column 2: 'x'" in described["FailureReason"]
+
+
+def test_an_image_that_localaws_built_runs_as_a_process(account, localaws):
+    name = f"sagemaker-{uuid.uuid4().hex[:8]}"
+    uri = localaws.client("ecr").create_repository(repositoryName=name)["repository"]["repositoryUri"]
+    localaws.command("build", "decision_trees", "-t", name)
+    localaws.command("push", name, uri)
+    described = account.train(image=uri)
+    assert described["TrainingJobStatus"] == "Completed", described.get("FailureReason")
+    assert "engine: process" in account.log(described["TrainingJobName"])["algo-1"]
+
+
+def test_what_a_killed_server_left_is_removed_at_the_next_start(engine, tmp_path, scikit_learn):
+    aws = LocalAws(tmp_path / "home", LOCALAWS_ENGINE="docker")
+    aws.up()
+    try:
+        account = Account(aws, engine)
+        data = account.train()["ModelArtifacts"]["S3ModelArtifacts"]
+        for name in ("one", "two"):
+            account.endpoint(name, data)
+        before = aws.containers()
+        assert len(before) == 2
+        os.kill(json.loads((aws.home / "server.json").read_text())["pid"], signal.SIGKILL)
+        aws.up()
+        account.runtime = aws.client("sagemaker-runtime")
+        account.sagemaker = aws.client("sagemaker")
+        for name in ("one", "two"):
+            account.in_service(name)
+            assert account.predict(name) == scikit_learn
+        after = aws.containers()
+        assert len(after) == 2
+        assert not set(after) & set(before)
+
+        os.kill(json.loads((aws.home / "server.json").read_text())["pid"], signal.SIGKILL)
+    finally:
+        aws.command("down")
+    assert not aws.containers()
+
+
+def test_an_engine_of_another_name_is_refused(engine, tmp_path):
+    aws = LocalAws(tmp_path / "home", LOCALAWS_ENGINE="podman")
+    with pytest.raises(AssertionError, match="LOCALAWS_ENGINE=podman is none of docker, process"):
+        aws.up()
+
+
+def test_docker_that_is_asked_for_and_does_not_answer_is_an_error(tmp_path):
+    aws = LocalAws(tmp_path / "home", LOCALAWS_ENGINE="docker", DOCKER_HOST=f"unix://{tmp_path}/none")
+    with pytest.raises(AssertionError, match="LOCALAWS_ENGINE=docker, but no Docker engine answers"):
+        aws.up()

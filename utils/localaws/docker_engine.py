@@ -1,0 +1,284 @@
+"""The `docker` engine: an image pulled by digest from localaws' registry, run in containers, as SageMaker runs it.
+
+Each container has a `docker run` of its own that stays attached, so a container is to everybody else what a program of
+the `process` engine is: a recorded process that prints lines, takes SIGTERM and ends with an exit code. Containers and
+networks carry the label `localaws.home`: what a killed server left behind is found by it and removed at the next start.
+
+An image that `python -m localaws build` made has no operating system in it: such an image runs as a process here, too.
+A container reaches other containers and the internet, but not localaws itself, which listens on 127.0.0.1 alone.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import uuid
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+import localaws
+
+from . import processes
+from .engine import Container, ProcessEngine, Spec, StartError
+from .processes import write_json
+from .registry import INDEXES, URI
+
+LABEL = "localaws.home"
+BUILDER = "localaws build"  # in the history of what images.py builds
+PORT = 8080  # SageMaker's, inside a container
+ENGINES = ("docker", "process")
+PATIENCE = 30  # seconds for what the engine answers at once; a pull may take minutes
+PULL_SECONDS = 1800
+FAMILY_MEMORY = {"c": 2, "m": 4, "t": 4, "r": 8}  # GiB a virtual CPU, by an instance type's first letter
+SIZES = {"medium": 2, "large": 2, "xlarge": 4}  # virtual CPUs; 4xlarge has four times those of xlarge
+
+
+def choose(home: Path, endpoint_url: str) -> ProcessEngine:
+    """The engine that LOCALAWS_ENGINE names; where it names none, docker if an engine answers, else process.
+
+    Raises ValueError for another word, and RuntimeError when docker is asked for and does not answer.
+    """
+    wanted = os.environ.get("LOCALAWS_ENGINE") or None
+    if wanted not in (None, *ENGINES):
+        raise ValueError(f"LOCALAWS_ENGINE={wanted} is none of {', '.join(ENGINES)}: mend it, or unset it")
+    # What a program may use to call AWS: this server, with keys that are obviously fake.
+    environment = localaws.environment(endpoint_url)
+    if wanted == "process":
+        return ProcessEngine(home, environment)
+    problem = _problem()
+    if problem is None:
+        return DockerEngine(home, environment, endpoint_url)
+    if wanted == "docker":
+        raise RuntimeError(f"LOCALAWS_ENGINE=docker, but no Docker engine answers: {problem}")
+    return ProcessEngine(home, environment)
+
+
+def _problem() -> str | None:
+    """Why there is no engine, or None when one answers."""
+    if shutil.which("docker") is None:
+        return "the docker command is not installed"
+    try:
+        asked = _docker("version", "--format", "{{.Server.Os}}", check=False, timeout=5)
+    except subprocess.TimeoutExpired:
+        return "it did not answer within 5 s"
+    if asked.returncode:
+        return asked.stderr.strip().rpartition("\n")[2]
+    return None if asked.stdout.strip() == "linux" else f"it runs {asked.stdout.strip()} containers"
+
+
+def _docker(*arguments: str, check: bool = True, timeout: float = PATIENCE, **options):
+    """Run a docker command. Raises StartError in the engine's own words, unless `check` is off."""
+    done = subprocess.run(
+        ["docker", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **options,
+    )
+    if check and done.returncode:
+        raise StartError(f"docker {arguments[0]}: {done.stderr.strip()}")
+    return done
+
+
+def remove_orphans(home: Path) -> None:
+    """Remove the containers and networks that a server of this folder left behind."""
+    mine = f"label={LABEL}={home}"
+    for listing, removal in (
+        (["ps", "--all"], ["rm", "--force", "--volumes"]),
+        (["network", "ls"], ["network", "rm"]),
+    ):
+        if found := _docker(*listing, "--quiet", "--filter", mine, check=False).stdout.split():
+            removed = _docker(*removal, *found, check=False)
+            if removed.returncode:
+                print(f"localaws: left behind by an earlier server: {removed.stderr}", file=sys.stderr)
+
+
+class DockerContainer(Container):
+    """A container and the `docker run` that is attached to it. `out_of_memory`: the kernel killed it, or a part of it."""
+
+    def __init__(self, process, home, on_line, on_exit, name: str, cleanup: Callable[[], None]):
+        self.name, self.out_of_memory, self._cleanup = name, False, cleanup
+        super().__init__(process, home, on_line, on_exit)
+
+    def terminate(self) -> None:
+        """SIGTERM to the container's first process."""
+        if self.running and _docker("kill", "--signal=TERM", self.name, check=False).returncode:
+            super().terminate()  # it is not there yet: `docker run` passes the signal on, or does not start it
+
+    def kill(self) -> None:
+        """SIGKILL to all of the container."""
+        if self.running:
+            _docker("kill", self.name, check=False)
+            super().kill()
+
+    def _reap(self, on_exit):
+        self._process.wait()
+        state = _docker("inspect", "--format", "{{.State.OOMKilled}}", self.name, check=False)
+        self.out_of_memory = state.stdout.strip() == "true"
+        self._cleanup()
+        super()._reap(on_exit)
+
+
+class DockerEngine(ProcessEngine):
+    """Runs images with an operating system in containers, and the others as processes."""
+
+    name = "docker"
+
+    def __init__(self, home: Path, environment: dict[str, str], endpoint_url: str):
+        super().__init__(home, environment)
+        (home / "docker").mkdir(exist_ok=True)
+        self._host = urlsplit(endpoint_url).netloc
+        self._networks: Counter[str] = Counter()  # containers that use it
+        self._lock = threading.Lock()
+        security = _docker("info", "--format", "{{.SecurityOptions}}", check=False).stdout
+        # Elsewhere the engine itself makes files in a mounted folder those of the person who runs it.
+        self._give_back = sys.platform == "linux" and os.getuid() != 0 and "rootless" not in security
+        remove_orphans(home)
+
+    def fetch(self, registry, image: str):
+        """Pull an image by digest; what Spec.root is to be. Raises StartError if it is not there or cannot be run."""
+        digest = _found(registry, image)
+        manifest = json.loads(registry.read_manifest(digest))
+        if "manifests" in manifest or manifest.get("mediaType") in INDEXES:
+            raise StartError(
+                f"The image {digest} is an index of images, which SageMaker does not take: build it with "
+                "--provenance=false and for one platform"
+            )
+        config = json.loads(registry.read_manifest(manifest["config"]["digest"]))
+        if config.get("history", [{}])[0].get("created_by", "").startswith(BUILDER):
+            return super().fetch(registry, image)
+        platform = f"{config.get('os')}/{config.get('architecture')}"
+        if platform != "linux/amd64":
+            raise StartError(f"The image {digest} is for {platform}: build it with --platform linux/amd64")
+        # Not the host of `image`: an endpoint may have been made when localaws listened on another port.
+        reference = f"{self._host}/{URI.fullmatch(image)['name']}@{digest}"
+        if _docker("image", "inspect", reference, check=False).returncode:
+            _docker("pull", "--quiet", reference, timeout=PULL_SECONDS, env=self._login(registry))
+        return reference
+
+    def _login(self, registry) -> dict[str, str]:
+        """An environment in which docker is logged in at our registry, the learner's own configuration untouched."""
+        password, _ = registry.password()
+        folder = self._home / "docker"
+        login = {"auths": {self._host: {"auth": b64encode(f"AWS:{password}".encode()).decode()}}}
+        write_json(folder / "config.json", login)
+        # The engine that the learner's context names must still be found.
+        engine = _docker("context", "inspect", "--format", "{{.Endpoints.docker.Host}}", check=False)
+        host = {"DOCKER_HOST": engine.stdout.strip()} if engine.stdout.strip() else {}
+        return os.environ | host | {"DOCKER_CONFIG": str(folder)}
+
+    def start(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None = None) -> Container:
+        """Start a container, or a process where the image is made for one. Raises StartError."""
+        if isinstance(spec.root, Path):
+            return super().start(spec, on_line, on_exit)
+        if self.closed:
+            raise StartError("localaws is being stopped")
+        name = f"localaws-{uuid.uuid4().hex[:16]}"
+        host, hosts = _hosts(spec.base_dir)
+        command = ["docker", "run", "--name", name, "--label", f"{LABEL}={self._home}", "--label"]
+        command += [f"localaws.what={spec.what}", "--log-driver=none", *_limits(spec.instance_type)]
+        environment = {
+            "AWS_REGION": localaws.REGION,
+            "AWS_DEFAULT_REGION": localaws.REGION,
+        } | spec.environment
+        network = ""
+        if spec.command == "serve":
+            port = environment.pop("SAGEMAKER_BIND_TO_PORT", "")
+            command += [f"--publish=127.0.0.1:{port}:{PORT}"]
+            command += [_mount(spec.base_dir / "model", "/opt/ml/model") + ",readonly"]
+        else:
+            command += [_mount(spec.base_dir, "/opt/ml")]
+            if spec.isolated:
+                command += ["--network=none"]
+            elif len(hosts) > 1:
+                network = self._join(spec.base_dir.parent.parent)
+                command += [f"--network={network}", f"--network-alias={host}"]
+            command += [f"--hostname={host}"] if host else []
+        for variable, value in environment.items():
+            command += ["--env", f"{variable}={value}"]
+
+        def cleanup():
+            if self._give_back and spec.command == "train":
+                owner = f"{os.getuid()}:{os.getgid()}"
+                helper = ["run", "--rm", "--network=none", _mount(spec.base_dir, "/opt/ml")]
+                _docker(*helper, spec.root, "chown", "-R", owner, "/opt/ml", check=False)
+            _docker("rm", "--force", "--volumes", name, check=False)
+            if network:
+                self._leave(network)
+
+        process = subprocess.Popen(
+            [*command, spec.root, spec.command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        processes.record(self._home, process.pid, spec.what)
+        return self._keep(
+            DockerContainer(
+                process, self._home, on_line, lambda ended: self._ended(ended, on_exit), name, cleanup
+            )
+        )
+
+    def _join(self, job: Path) -> str:
+        """The network of a job's hosts, made for the first of them."""
+        network = "localaws-" + hashlib.sha256(str(job).encode()).hexdigest()[:16]
+        with self._lock:
+            self._networks[network] += 1
+            if self._networks[network] == 1:
+                _docker("network", "create", "--label", f"{LABEL}={self._home}", network)
+        return network
+
+    def _leave(self, network: str) -> None:
+        with self._lock:
+            self._networks[network] -= 1
+            if not self._networks[network]:
+                _docker("network", "rm", network, check=False)
+
+
+def _found(registry, image: str) -> str:
+    try:
+        return registry.resolve(image)
+    except KeyError as error:
+        raise StartError(error.args[0]) from error
+
+
+def _mount(source: Path, target: str) -> str:
+    return f"--mount=type=bind,source={source},target={target}"
+
+
+def _hosts(base_dir: Path) -> tuple[str, list[str]]:
+    """This host's name and all hosts' of a training job; corrects the interface's name, which differs by engine."""
+    file = base_dir / "input" / "config" / "resourceconfig.json"
+    with suppress(FileNotFoundError):
+        config = json.loads(file.read_text())
+        write_json(file, config | {"network_interface_name": "eth0"})
+        return config["current_host"], config["hosts"]
+    return "", []
+
+
+def _limits(instance_type: str) -> list[str]:
+    """The CPUs and memory of an instance type such as ml.m5.xlarge, or what this machine has if that is less."""
+    match = re.fullmatch(r"ml\.([a-z])[^.]*\.(\d*)(medium|large|xlarge)", instance_type)
+    if not match:
+        return []
+    family, times, size = match.groups()
+    cpus = SIZES[size] * int(times or 1)
+    memory = 4 if size == "medium" else cpus * FAMILY_MEMORY.get(family, 4)  # GiB
+    memory = min(memory << 30, psutil.virtual_memory().total)
+    return [
+        f"--cpus={min(cpus, psutil.cpu_count() or 1)}",
+        f"--memory={memory}",
+        f"--memory-swap={memory}",  # no swap beyond it
+    ]
