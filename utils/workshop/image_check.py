@@ -1,0 +1,323 @@
+"""Does an image keep what SageMaker asks of it? `python -m workshop.image_check IMAGE` trains, serves and stops it.
+
+One line a promise: [OK], or [FAIL] with what was found and how to mend it. Exit code 0 when all are kept. Files go in
+and out by `docker cp`, so the engine may be anywhere and nothing is left behind.
+"""
+
+import argparse
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import ROOT
+from .errors import WorkshopError
+
+TEST_DIR = ROOT / "container" / "local_test" / "test_dir"
+PING_SECONDS = 30  # SageMaker gives a container minutes; a learner should not wait that long
+STOP_SECONDS = 30  # then SageMaker kills
+MAX_GB = 10  # serverless endpoints take no larger image
+INDEXES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# What gives itself away; a name alone, such as TOKEN_FILE, does not.
+SECRETS = {
+    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "an AWS secret": r"(?i)aws_secret_access_key\W{1,3}\S",
+    "a password in an address": r"://[^/\s:@]+:[^/\s@$]+@",
+    "a password or token": r"(?i)\b[a-z_]*(?:password|passwd|secret|token)\s*=\s*['\"]?[^\s'\"$]{6,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+
+
+class ImageCheckError(WorkshopError):
+    """The image cannot be checked at all."""
+
+
+class Docker:
+    """The `docker` command (another one by the variable DOCKER), and the image that is looked at."""
+
+    def __init__(self, image: str):
+        self.image = image
+        self.program = os.environ.get("DOCKER", "docker")
+        try:
+            engine = self.run("version", "--format", "{{.Server.Version}}")
+        except OSError:
+            raise ImageCheckError(
+                f"{self.program!r} is not installed: https://docs.docker.com/engine/install"
+            ) from None
+        if engine.returncode:
+            raise ImageCheckError(
+                "no Docker engine answers. Start Docker Desktop, or: sudo systemctl start docker"
+            )
+        found = self.run("image", "inspect", image)
+        if found.returncode:
+            raise ImageCheckError(
+                f"there is no image {image} here. Build it: container/build_local.sh {image.partition(':')[0]}"
+            )
+        self.about = json.loads(found.stdout)[0]
+
+    def run(self, *arguments: str, **options) -> subprocess.CompletedProcess:
+        return subprocess.run([self.program, *arguments], capture_output=True, timeout=300, **options)
+
+    @contextmanager
+    def container(self, *options: str, verb: str, files: bytes = b"") -> Iterator[str]:
+        """A container, not started yet, with the files of a tar archive below /; removed in the end."""
+        made = self.run("create", *options, self.image, verb)
+        if made.returncode:
+            raise ImageCheckError(f"docker create {self.image} {verb}: {made.stderr.decode().strip()}")
+        container = made.stdout.decode().strip()
+        try:
+            if files and (copied := self.run("cp", "-", f"{container}:/", input=files)).returncode:
+                raise ImageCheckError(f"docker cp: {copied.stderr.decode().strip()}")
+            yield container
+        finally:
+            self.run("rm", "--force", "--volumes", container)
+
+    def read(self, container: str, path: str) -> dict[str, tuple[tarfile.TarInfo, bytes]]:
+        """The file or folder at `path` of a container: (what tar says of it, bytes) by name. Empty if there is none."""
+        copied = self.run("cp", "--follow-link", f"{container}:{path}", "-")
+        if copied.returncode:
+            return {}
+        with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as archive:
+            return {
+                member.name: (member, archive.extractfile(member).read())
+                for member in archive
+                if member.isfile()
+            }
+
+    def wait(self, container: str) -> tuple[int, str]:
+        """The exit code and the log of a container that ends by itself."""
+        code = int(self.run("wait", container).stdout)
+        log = self.run("logs", container)
+        return code, (log.stdout + log.stderr).decode("utf-8", "replace")
+
+
+Finding = tuple[bool, str, str]  # is it so, what it is, how to mend it
+
+
+def check_image(image: str, test_dir: Path = TEST_DIR, verbs: tuple[str, ...] = ("train", "serve")) -> bool:
+    """Print a line for each promise, and return whether the image keeps all of them.
+
+    `test_dir` is laid out like /opt/ml before training: input/config and input/data. Without data in it the channel
+    `training` is data/iris.csv. Raises ImageCheckError where there is no engine or no such image.
+    """
+    docker, kept = Docker(image), True
+    for there, what, mend in _findings(docker, test_dir, verbs):
+        print(f"[OK]   {what}" if there else f"[FAIL] {what}: {mend}", flush=True)
+        kept &= there
+    return kept
+
+
+def _findings(docker: Docker, test_dir: Path, verbs: tuple[str, ...]) -> Iterator[Finding]:
+    about = docker.about
+    platform = f"{about['Os']}/{about['Architecture']}"
+    yield platform == "linux/amd64", f"its platform is {platform}", "build with --platform linux/amd64"
+    kind = about.get("Descriptor", {}).get("mediaType", "")
+    yield (
+        kind not in INDEXES,
+        "its manifest is one image, not an index",
+        "SageMaker takes no index: build with --provenance=false --sbom=false",
+    )
+    size = about["Size"] / 1e9
+    yield (
+        size < MAX_GB,
+        f"its size is {size:.2f} GB",
+        f"above {MAX_GB} GB: look at the layers, docker history",
+    )
+    yield from _secrets(docker)
+    config = about["Config"]
+    yield (
+        not config.get("Entrypoint"),
+        f"no ENTRYPOINT stands before {' and '.join(verbs)}",
+        f"it has {config.get('Entrypoint')}: remove it, or take the arguments train and serve there",
+    )
+    runnable = True
+    for verb in verbs:
+        for finding in _program(docker, verb):
+            runnable &= finding[0]
+            yield finding
+    if not runnable:
+        return
+    model: dict = {}
+    if "train" in verbs:
+        yield from _training(docker, test_dir, model)
+    if "serve" in verbs:
+        yield from _serving(docker, test_dir, model)
+
+
+def _secrets(docker: Docker) -> Iterator[Finding]:
+    history = docker.run("history", "--no-trunc", "--format", "{{.CreatedBy}}", docker.image).stdout.decode()
+    text = history + "\n".join(docker.about["Config"].get("Env") or ())
+    found = [what for what, pattern in SECRETS.items() if re.search(pattern, text)]
+    yield (
+        not found,
+        "no secret in its history and environment",
+        f"{', '.join(found)} can be read by whoever pulls it: revoke it, use RUN --mount=type=secret, build anew",
+    )
+
+
+def _program(docker: Docker, verb: str) -> Iterator[Finding]:
+    """Is it on the PATH, executable, with an interpreter that can be found?"""
+    environment = dict(pair.split("=", 1) for pair in docker.about["Config"].get("Env") or ())
+    folders = environment.get("PATH", DEFAULT_PATH).split(":")
+    with docker.container(verb="true") as container:
+        for folder in folders:
+            if files := docker.read(container, f"{folder}/{verb}"):
+                break
+        else:
+            yield (
+                False,
+                f"{verb} is on the PATH",
+                f"not in {', '.join(folders)}: copy it to /opt/program and ENV PATH=/opt/program:$PATH",
+            )
+            return
+    member, content = next(iter(files.values()))
+    where = f"{folder}/{verb}"
+    yield bool(member.mode & 0o001), f"{where} is executable", f"in the Dockerfile: RUN chmod +x {where}"
+    first = content.partition(b"\n")[0]
+    yield (
+        not first.endswith(b"\r"),
+        f"{where} has LF line ends",
+        "Linux looks for an interpreter whose name ends in a carriage return: save it with LF",
+    )
+
+
+def _archive(test_dir: Path, data: bytes | None = None) -> bytes:
+    """A tar of /opt/ml as SageMaker lays it out; `data` instead of every data file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+
+        def add(name: str, content: bytes | None = None):
+            member = tarfile.TarInfo(f"opt/ml/{name}")
+            member.type, member.mode = (
+                (tarfile.DIRTYPE, 0o755) if content is None else (tarfile.REGTYPE, 0o644)
+            )
+            member.size = len(content or b"")
+            archive.addfile(member, io.BytesIO(content or b""))
+
+        for folder in ("model", "output", "input/data"):
+            add(folder)
+        files = {
+            path.relative_to(test_dir).as_posix(): path.read_bytes()
+            for path in sorted((test_dir / "input").rglob("*"))
+            if path.is_file()
+        }
+        if not any(name.startswith("input/data/") for name in files):
+            files["input/data/training/iris.csv"] = (ROOT / "data" / "iris.csv").read_bytes()
+        for name, content in files.items():
+            add(name, data if data is not None and name.startswith("input/data/") else content)
+    return out.getvalue()
+
+
+def _training(docker: Docker, test_dir: Path, model: dict) -> Iterator[Finding]:
+    """Without a network, as with EnableNetworkIsolation. Leaves the model's files in `model`."""
+    with docker.container("--network=none", verb="train", files=_archive(test_dir)) as container:
+        docker.run("start", container)
+        code, log = docker.wait(container)
+        model |= docker.read(container, "/opt/ml/model")
+    yield code == 0, "train ends with exit code 0", f"it was {code}; the end of its log:\n{log[-1000:]}"
+    yield (
+        bool(model),
+        "train leaves a model in /opt/ml/model",
+        "nothing is there: SageMaker takes it from there alone",
+    )
+
+    broken = _archive(test_dir, b"\x00\xff no data\n")
+    with docker.container("--network=none", verb="train", files=broken) as container:
+        docker.run("start", container)
+        code, _ = docker.wait(container)
+        files = docker.read(container, "/opt/ml/output/failure")
+    yield (
+        code != 0,
+        "train on broken data ends with an exit code that is not 0",
+        "SageMaker would call it Completed",
+    )
+    reason = next(iter(files.values()))[1].decode("utf-8", "replace") if files else ""
+    what = "train writes the cause to /opt/ml/output/failure"
+    yield bool(reason.strip()), what, "it wrote none: FailureReason would not tell it"
+
+
+def _serving(docker: Docker, test_dir: Path, model: dict) -> Iterator[Finding]:
+    archive = io.BytesIO(_archive(test_dir))
+    with tarfile.open(fileobj=archive, mode="a") as extended:
+        for name, (member, content) in model.items():
+            member.name = f"opt/ml/{name}"
+            extended.addfile(member, io.BytesIO(content))
+    with docker.container("--publish=127.0.0.1::8080", verb="serve", files=archive.getvalue()) as container:
+        started = time.monotonic()
+        docker.run("start", container)
+        address = docker.run("port", container, "8080/tcp").stdout.decode().split("\n")[0]
+        seconds = _await_ping(docker, container, address, started)
+        log = docker.run("logs", "--tail", "10", container)
+        said = (log.stdout + log.stderr).decode("utf-8", "replace")
+        yield (
+            seconds is not None,
+            f"serve answers /ping with 200 after {seconds:.1f} s"
+            if seconds
+            else "serve answers /ping with 200",
+            f"not within {PING_SECONDS} s on port 8080; the end of its log:\n{said}",
+        )
+        if seconds is None:
+            return
+        started = time.monotonic()
+        docker.run("stop", "--time", str(STOP_SECONDS), container)
+        seconds = time.monotonic() - started
+        code = int(docker.run("wait", container).stdout)
+        yield (
+            seconds < STOP_SECONDS,
+            f"serve stops {seconds:.1f} s after SIGTERM",
+            "it had to be killed: forward SIGTERM; a shell script starts the server with exec",
+        )
+        yield code == 0, "serve ends with exit code 0 after SIGTERM", f"it was {code}; look at: docker logs"
+
+
+def _await_ping(docker: Docker, container: str, address: str, started: float) -> float | None:
+    """Seconds until the first 200, or None when it does not come or the container ends."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while address and time.monotonic() - started < PING_SECONDS:
+        try:
+            with opener.open(f"http://{address}/ping", timeout=2) as answer:
+                if answer.status == 200:
+                    return time.monotonic() - started
+        except (OSError, urllib.error.HTTPError):
+            if docker.run("inspect", "--format", "{{.State.Running}}", container).stdout.strip() != b"true":
+                return None
+        time.sleep(0.1)
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m workshop.image_check", description=__doc__)
+    parser.add_argument("image", metavar="IMAGE", help="an image that `docker images` lists")
+    parser.add_argument(
+        "--only", choices=("train", "serve"), help="for an image that is made for one of them"
+    )
+    parser.add_argument(
+        "--test-dir",
+        type=Path,
+        default=TEST_DIR,
+        help="like /opt/ml before training; default: container/local_test/test_dir",
+    )
+    arguments = parser.parse_args()
+    verbs = (arguments.only,) if arguments.only else ("train", "serve")
+    try:
+        return 0 if check_image(arguments.image, arguments.test_dir, verbs) else 1
+    except ImageCheckError as error:
+        print(f"image_check: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
