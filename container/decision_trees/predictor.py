@@ -51,7 +51,7 @@ def model_fn(model_dir: Path) -> Model:
 
 def load(file: Path, outputs: list[str]) -> Model:
     content = read(file)
-    onnx_check.one_operator(content, "TreeEnsembleClassifier")
+    needed, labels = onnx_check.one_tree(content)
     options = onnxruntime.SessionOptions()
     # The workers are the parallelism; threads made here would not be there after the fork.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -64,6 +64,10 @@ def load(file: Path, outputs: list[str]) -> Model:
             f"format {metadata.get('format')}, made with {made}; expected {FORMAT}: train it anew"
         )
     model = Model(session, metadata["features"], metadata["labels"], outputs)
+    if metadata["features"] < needed:
+        raise ValueError(f"its tree needs {needed} features; its metadata says {metadata['features']}")
+    if metadata["labels"] != labels:
+        raise ValueError("the labels of its tree and of its metadata differ")
     # A first prediction shows that the parts fit, and leaves nothing for the first client to wait for.
     _, probabilities = run(np.zeros((1, model.features), np.float32), model)
     if probabilities.shape[1] != len(model.labels):

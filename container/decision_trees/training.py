@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numeric
 import numpy as np
+import onnx_check
 from errors import InputError, shown
 
 # Those of DecisionTreeClassifier that a string can say; scikit-learn checks their values itself.
@@ -54,6 +55,11 @@ def train(hyperparameters: dict, channels: dict, model_dir: Path) -> dict[str, f
     ranks = np.array([rank.get(label, -1) for label in labels.codes], np.int32)
 
     tree = fit(features, ranks[codes], {"random_state": 0} | hyperparameters)
+    if tree.get_depth() > onnx_check.MAX_DEPTH:
+        raise InputError(
+            f"the tree is {tree.get_depth()} levels deep; a server takes {onnx_check.MAX_DEPTH}. "
+            "Set hyperparameter max_depth"
+        )
     metrics = {
         "training_accuracy": accuracy(tree, features, ranks[codes]),
         "tree_depth": int(tree.get_depth()),

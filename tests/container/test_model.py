@@ -5,9 +5,13 @@ import io
 import json
 import os
 import pickle
+import time
+import tracemalloc
 
+import channels
 import numpy as np
 import onnx
+import onnx_check
 import predictor
 import pytest
 import training
@@ -146,11 +150,70 @@ def with_metadata(name, value):
     return change
 
 
-def cycle(iris):
+def attribute(model, name):
+    return next(a for a in model.graph.node[0].attribute if a.name == name)
+
+
+def with_value(name, at, value, kind="ints"):
+    """A model with one number of its tree changed."""
+
+    def change(iris):
+        model = good_model(iris)
+        getattr(attribute(model, name), kind)[at] = value
+        return model
+
+    return change
+
+
+def without(name, kind="ints"):
+    def change(iris):
+        model = good_model(iris)
+        getattr(attribute(model, name), kind).pop()
+        return model
+
+    return change
+
+
+def twice(iris):
     model = good_model(iris)
-    (children,) = (a for a in model.graph.node[0].attribute if a.name == "nodes_truenodeids")
-    children.ints[2] = 0
+    model.graph.node[0].attribute.append(attribute(model, "nodes_modes"))
     return model
+
+
+def soft(iris):
+    model = good_model(iris)
+    attribute(model, "post_transform").s = b"PROBIT"
+    return model
+
+
+class Chain:
+    """A tree, as scikit-learn shows it, that goes down as many levels as it has thresholds."""
+
+    n_features_in_ = 4
+
+    def __init__(self, depth):
+        inner = np.arange(depth)
+        nothing = np.full(depth + 1, -1)
+        self.tree_ = self
+        self.children_left = np.concatenate([2 * inner + 1, nothing])[self.order(depth)]
+        self.children_right = np.concatenate([2 * inner + 2, nothing])[self.order(depth)]
+        self.feature = np.zeros(2 * depth + 1, int)
+        self.threshold = np.zeros(2 * depth + 1)
+        self.value = np.tile([[[1.0, 0.0, 0.0]]], (2 * depth + 1, 1, 1))
+
+    @staticmethod
+    def order(depth):
+        """Inner nodes at 0, 2, 4 …, a leaf at 1, 3, 5 … and at the end."""
+        places = np.empty(2 * depth + 1, int)
+        places[0:-1:2], places[1::2], places[-1] = np.arange(depth), np.arange(depth, 2 * depth), -1
+        return places
+
+
+def chain(depth):
+    def make(iris):
+        return onnx.load_from_string(training.to_onnx(Chain(depth), ["a", "b", "c"], {}, {}))
+
+    return make
 
 
 EVIL = {
@@ -159,13 +222,68 @@ EVIL = {
     "other operator": other_operator,
     "tensor": tensor_inside,
     "function": function_inside,
-    "cycle": cycle,
+    "feature index": with_value("nodes_featureids", 0, 4),
+    "feature index far out": with_value("nodes_featureids", 0, 1 << 40),
+    "negative feature index": with_value("nodes_featureids", 0, -1),
+    "child index": with_value("nodes_falsenodeids", 0, 99),
+    "child index far out": with_value("nodes_truenodeids", 0, 1 << 31),
+    "negative child index": with_value("nodes_truenodeids", 0, -1),
+    "child of itself": with_value("nodes_truenodeids", 2, 2),
+    "cycle": with_value("nodes_truenodeids", 2, 0),
+    "child of two": with_value("nodes_truenodeids", 2, 1),
+    "too deep for a stack": chain(30_000),
+    "class index": with_value("class_ids", 0, 3),
+    "negative class index": with_value("class_ids", 0, -1),
+    "class of no node": with_value("class_nodeids", 0, 9),
+    "class of an inner node": with_value("class_nodeids", 0, 0),
+    "second tree": with_value("nodes_treeids", 8, 1),
+    "node twice": with_value("nodes_nodeids", 3, 2),
+    "mode of another kind": with_value("nodes_modes", 0, b"BRANCH_GT", "strings"),
+    "threshold NaN": with_value("nodes_values", 0, float("nan"), "floats"),
+    "weight infinite": with_value("class_weights", 0, float("inf"), "floats"),
+    "label not UTF-8": with_value("classlabels_strings", 0, b"\xff", "strings"),
+    "label of another model": with_value("classlabels_strings", 0, b"x", "strings"),
+    "a child too few": without("nodes_truenodeids"),
+    "a weight too few": without("class_weights", "floats"),
+    "an attribute twice": twice,
+    "other transform": soft,
     "format of another time": with_metadata("format", 2),
     "format as text": with_metadata("format", "1"),
     "wrong number of features": with_metadata("features", 7),
     "features not a number": with_metadata("features", "many"),
     "wrong labels": with_metadata("labels", ["a"]),
 }
+
+
+def test_a_deep_tree_is_served(iris, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(chain(2000)(iris).SerializeToString())
+    model = predictor.model_fn(tmp_path)
+    assert predictor.run(np.ones((1, 4), np.float32), model)[0].tolist() == ["a"]
+
+
+def test_a_big_tree_is_looked_through_in_time_and_memory(tmp_path):
+    """Half a million nodes, in which numbers take one to four bytes."""
+    nodes = (1 << 19) - 1
+    left = np.full(nodes, -1)
+    left[: nodes // 2] = 2 * np.arange(nodes // 2) + 1
+
+    class Full:
+        n_features_in_ = 3_000_000
+
+        class tree_:
+            children_left, children_right = left, np.where(left < 0, -1, left + 1)
+            feature, threshold = np.arange(nodes) * 5, np.linspace(-1, 1, nodes)
+            value = np.tile([[[0.25, 0.75]]], (nodes, 1, 1))
+
+    content = training.to_onnx(Full, ["LEAF", "BRANCH_LEQ"], {}, {})
+    tracemalloc.start()
+    begin = time.perf_counter()
+    needed, labels = onnx_check.one_tree(content)
+    seconds, peak = time.perf_counter() - begin, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (needed, labels) == ((nodes // 2 - 1) * 5 + 1, ["LEAF", "BRANCH_LEQ"])
+    assert seconds < 5
+    assert peak < 4 * len(content)
 
 
 @pytest.mark.parametrize("make", EVIL.values(), ids=EVIL)
@@ -277,3 +395,10 @@ def test_iris_by_hand(iris):
             node = a["nodes_truenodeids" if left else "nodes_falsenodeids"][node]
         weights = [w for n, w in zip(a["class_nodeids"], a["class_weights"], strict=True) if n == node]
         assert labels[int(np.argmax(weights))] == row[0]
+
+
+def test_a_tree_too_deep_to_be_served_is_not_trained(tmp_path):
+    (tmp_path / "d.csv").write_text("".join(f"{'ab'[i % 2]},{i}\n" for i in range(6000)))
+    channel = channels.Channel("training", tmp_path, {})
+    with pytest.raises(InputError, match="max_depth"):
+        training.train({}, {"training": channel}, tmp_path)
