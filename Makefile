@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab test check lock picture clean
+.PHONY: help setup labs lab test check audit lock picture clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ check: .venv/ready  ## look at the style: ruff
 lock: .venv/ready  ## pin again what pyproject.toml asks for (needs uv: pip install uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		pyproject.toml --output-file requirements.lock
+
+audit: .venv/ready  ## report known weaknesses of what requirements.lock pins (asks the package index; pip-audit)
+	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install -qq pip-audit; }
+	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
 picture: .venv/ready  ## draw README's picture from the executed lab (after `make labs`; needs chromium)
 	@$(BIN)/python -m workshop.picture
