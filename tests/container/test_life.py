@@ -12,9 +12,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import settings
-from conftest import CSV, LABELS, ROOT, ROWS, STACK, Client, environment, until
+from conftest import CSV, LABELS, ROOT, ROWS, STACK, TREES, Client, environment, lay_out, until
 from errors import InputError
 
 ROW = ROWS[0]
@@ -615,20 +616,86 @@ def test_clients_that_vanish_leave_no_mark(start):
     assert "status=5" not in server.log
 
 
+def memory(server) -> int:
+    """What the server's processes take together, in kB; what they share counts once.
+
+    Without what lies in files: of that others on this machine have a part, and it changes with them.
+    """
+    pids = [server.process.pid, *tree(server.process.pid)]
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    return sum(int(re.search(r"^Pss_Anon:\s+(\d+)", text, re.M)[1]) for text in rollups)
+
+
 @linux
 def test_memory_stays_flat(start):
     server = start(MODEL_SERVER_WORKERS=1)
     body = ("\n".join(ROWS) + "\n") * 600  # 1.4 MB
-
-    def memory() -> int:
-        pids = [server.process.pid, *tree(server.process.pid)]
-        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-        return sum(int(re.search(r"^Pss:\s+(\d+)", text, re.M)[1]) for text in rollups)
-
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(server.predict, [body] * 10))
-        before = memory()
+        before = memory(server)
         for _ in range(3):
             list(pool.map(server.predict, [ROW] * 300))
             list(pool.map(server.predict, [body, "x", body[:1000]] * 5))
-    assert memory() < before + 10_000  # kB
+    assert memory(server) < before + 10_000
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_thousand_requests_of_6_megabytes_leave_memory_flat(start):
+    server = start(MODEL_SERVER_WORKERS=2)
+    line = f"{ROW}\n".encode()
+    body = line * (6_291_456 // len(line))
+    figures = []
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(11):
+            replies = pool.map(lambda _: server.predict(body), range(100))
+            assert {(reply.status, len(reply.body)) for reply in replies} == {(200, len(body) // 16 * 7)}
+            figures.append(memory(server) >> 10)
+    print(f"MiB after each hundred requests: {figures}")
+    assert max(figures[1:]) < figures[0] + 20
+
+
+# -- training that is stopped
+
+LONG_FIT = """
+import importlib.util
+import numpy as np
+import sklearn.tree
+
+def train(hyperparameters, channels, model_dir):
+    spec = importlib.util.spec_from_file_location("decision_trees", {real!r})
+    real = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(real)
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(1_000_000, 20)).astype(np.float32)
+    targets = generator.integers(0, 2, len(features))
+    (model_dir / "half").write_text("a model")
+    print("the fit begins")
+    real.fit(features, targets, {{}})
+    print("the fit has ended")
+    return {{}}
+"""
+
+
+def test_sigterm_in_the_middle_of_a_fit(tmp_path):
+    """The fit takes more than a minute, in compiled code that looks at no signal."""
+    (tmp_path / "training.py").write_text(LONG_FIT.format(real=str(TREES / "training.py")))
+    base = lay_out(tmp_path / "ml", {"training": {}})
+    env = environment(SAGEMAKER_BASE_DIR=base, PYTHONPATH=tmp_path)
+    with open(tmp_path / "log", "w+b") as log:
+        args = [sys.executable, str(STACK / "train")]
+        process = subprocess.Popen(args, env=env, stdout=log, stderr=subprocess.STDOUT)
+    until(lambda: "the fit begins" in (tmp_path / "log").read_text(), 60, "the fit")
+    (child,) = psutil.Process(process.pid).children()
+    used = child.cpu_times().user
+    until(lambda: child.cpu_times().user > used + 1, 60, "a second of the fit")
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) != 0
+    assert time.monotonic() - begin < 20
+    output = (tmp_path / "log").read_text()
+    assert "SIGTERM" in output
+    assert "the fit has ended" not in output
+    assert is_gone([child.pid])
+    assert not list((base / "model").iterdir())
