@@ -150,7 +150,7 @@ def _findings(docker: Docker, test_dir: Path, verbs: tuple[str, ...]) -> Iterato
             yield finding
     if not runnable:
         return
-    model: dict = {}
+    model = {} if "train" in verbs else _model(test_dir)
     if "train" in verbs:
         yield from _training(docker, test_dir, model)
     if "serve" in verbs:
@@ -219,6 +219,20 @@ def _archive(test_dir: Path, data: bytes | None = None) -> bytes:
         for name, content in files.items():
             add(name, data if data is not None and name.startswith("input/data/") else content)
     return out.getvalue()
+
+
+def _model(test_dir: Path) -> dict:
+    """The files of test_dir/model, for an image that only serves; as `Docker.read` gives them."""
+    files = [path for path in sorted((test_dir / "model").rglob("*")) if path.is_file()]
+    if not files:
+        raise ImageCheckError(f"{test_dir}/model is empty: an image that only serves needs a model to serve")
+    found = {}
+    for path in files:
+        name = path.relative_to(test_dir).as_posix()
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = path.stat().st_size, 0o644
+        found[name] = (member, path.read_bytes())
+    return found
 
 
 def _training(docker: Docker, test_dir: Path, model: dict) -> Iterator[Finding]:
