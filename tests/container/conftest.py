@@ -1,9 +1,11 @@
 """Starts the real programs, train and serve, and talks to them over loopback.
 
-By default they are ours. Any other container is held to the same contract by
+By default they are ours. Any other container that learns iris is held to the same contract, and each promise
+that it breaks is one line. A program, an image (Docker on Linux), a server that has a model of data/iris.csv:
 
-    pytest tests/container/test_contract_*.py --train-command 'docker run … train' --serve-command '…'
-    pytest tests/container/test_contract_serving.py --base-url http://localhost:8080
+    pytest tests/container/test_contract_*.py -q --tb=no -rfE --train-command TRAIN --serve-command SERVE
+        (for an image: TRAIN is "$PWD/tests/docker/in_image IMAGE train", SERVE the same with serve)
+    pytest tests/container/test_contract_serving.py -q --tb=no -rfE --base-url http://localhost:8080
 
 The commands get SAGEMAKER_BASE_DIR and SAGEMAKER_BIND_TO_PORT in their environment.
 """
@@ -287,7 +289,12 @@ def shared_server(request, tmp_path_factory):
     """One server of the iris tree for all tests that do it no harm; or the one at --base-url."""
     url = request.config.getoption("--base-url", default=None)
     if url:
-        yield Client(url)
+        client = Client(url)
+        try:
+            client.ping()
+        except OSError as error:
+            pytest.exit(f"--base-url {url}: GET /ping gets no answer ({error}); start the container first", 2)
+        yield client
         return
     base = request.getfixturevalue("iris")
     log = tmp_path_factory.mktemp("server") / "serve.log"

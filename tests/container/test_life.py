@@ -421,12 +421,20 @@ def test_sigterm_before_it_is_ready(start):
     assert server.stop(10) == 0
 
 
+def new_pid_namespace() -> list[str]:
+    """The command that runs another one as PID 1."""
+    unshare = ["unshare", "--fork", "--pid", "--kill-child", "--mount-proc"]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*unshare, "true"], stderr=subprocess.DEVNULL).returncode
+    ):
+        pytest.skip("this kernel or user may not make PID namespaces")
+    return unshare
+
+
 @linux
 def test_stops_as_pid_1(start, iris):
-    unshare = [shutil.which("unshare") or "unshare", "--fork", "--pid", "--kill-child", "--mount-proc"]
-    if subprocess.run([*unshare, "true"], stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("this kernel or user may not make PID namespaces")
-    server = start(args=[*unshare, str(ROOT / "container/run"), "decision_trees", "serve"])
+    server = start(args=[*new_pid_namespace(), str(ROOT / "container/run"), "decision_trees", "serve"])
     assert server.predict(ROW).status == 200
     (first,) = (pid for pid, text in tree(server.process.pid).items() if text.endswith("stack/serve"))
     below = tree(server.process.pid)
@@ -699,3 +707,32 @@ def test_sigterm_in_the_middle_of_a_fit(tmp_path):
     assert "the fit has ended" not in output
     assert is_gone([child.pid])
     assert not list((base / "model").iterdir())
+
+
+def waiting_train(base, *before) -> tuple[subprocess.Popen, psutil.Process]:
+    """A train that waits for its pipe, and the process in which the algorithm runs."""
+    inputs = {"training": {"TrainingInputMode": "Pipe"}}
+    os.mkfifo(
+        lay_out(base, {"training": {}}, config={"inputdataconfig.json": inputs}) / "input/data/training_0"
+    )
+    args = [*before, str(ROOT / "container/run"), "decision_trees", "train"]
+    env = environment(SAGEMAKER_BASE_DIR=base)
+    process = subprocess.Popen(args, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    until(lambda: (base / "model/.partial").exists(), 30, "the beginning")
+    return process, psutil.Process(process.pid).children(recursive=True)[-1]
+
+
+def test_a_killed_algorithm_is_a_failure(tmp_path):
+    process, algorithm = waiting_train(tmp_path)
+    algorithm.kill()  # as the kernel does when memory runs out
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert "SIGKILL" in (tmp_path / "output/failure").read_text()
+
+
+@linux
+def test_sigterm_stops_training_as_pid_1(tmp_path):
+    process, algorithm = waiting_train(tmp_path, *new_pid_namespace())
+    algorithm.parent().terminate()
+    assert "SIGTERM" in process.communicate(timeout=20)[0].decode()
+    assert not list((tmp_path / "model").iterdir())
