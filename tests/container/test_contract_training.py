@@ -356,5 +356,5 @@ def test_labels_come_back_as_written(run_train, start, tmp_path):
     assert [row["predicted_label"] for row in document["predictions"]] == STRANGE
 
 
-def test_the_server_answers_as_training_saw_the_data(iris, start):
-    assert start(iris).predict("\n".join(ROWS)).text.splitlines() == LABELS
+def test_the_server_answers_as_training_saw_the_data(shared_server):
+    assert shared_server.predict("\n".join(ROWS)).text.splitlines() == LABELS

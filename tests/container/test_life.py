@@ -168,8 +168,8 @@ def test_workers_import_nothing_late(iris):
 
 
 @linux
-def test_nothing_else_listens(start):
-    server = start()
+def test_nothing_else_listens(shared_server):
+    server = shared_server
     pids = {server.process.pid, *tree(server.process.pid)}
     inodes = set()
     for pid in pids:
