@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from docker_tools import BOTH, LocalAws, docker, lay_out, problem
 
+LEFT_OUT = ": the tests of the image itself are left out"
+
 
 @pytest.fixture(scope="session")
 def engine():
@@ -18,7 +20,7 @@ def engine():
     if found := problem():
         if os.environ.get("BYOA_DOCKER") == "required":
             pytest.fail(f"BYOA_DOCKER=required, but {found}")
-        pytest.skip(f"{found}: the tests of the image itself are left out")
+        pytest.skip(f"{found}{LEFT_OUT}")
     return docker
 
 
@@ -77,3 +79,11 @@ def image_of(engine, tmp_path):
     yield make
     for image in images:
         engine("rmi", "--force", image)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The one line."""
+    reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ())]
+    left_out = [reason.removeprefix("Skipped: ") for reason in reasons if reason.endswith(LEFT_OUT)]
+    if left_out:
+        terminalreporter.write_line(f"{len(left_out)} tests need a Docker engine: {left_out[0]} (.ci/docker)")

@@ -6,11 +6,14 @@ import re
 import signal
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError
 from docker_tools import BOTH, ROOT, LocalAws, until
 from sklearn.tree import DecisionTreeClassifier
+
+from localaws import docker_engine
 
 IRIS = (ROOT / "data/iris.csv").read_text()
 ROWS = [line.partition(",")[2] for line in IRIS.splitlines()]
@@ -46,20 +49,19 @@ class Account:
         self.docker("rmi", uri)
         return uri
 
-    def train(
-        self, hosts=1, instance="ml.m5.large", image=None, uri="s3://data/iris/", **hyperparameters
-    ) -> dict:
+    def train(self, hosts=1, instance="ml.m5.large", image=None, uri="s3://data/iris/", **options) -> dict:
         name = f"job-{uuid.uuid4().hex[:12]}"
         source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
         self.sagemaker.create_training_job(
             TrainingJobName=name,
             RoleArn=self.role,
             AlgorithmSpecification={"TrainingImage": image or self.image, "TrainingInputMode": "File"},
-            HyperParameters=HYPERPARAMETERS | hyperparameters,
+            HyperParameters=HYPERPARAMETERS,
             InputDataConfig=[{"ChannelName": "training", "DataSource": {"S3DataSource": source}}],
             OutputDataConfig={"S3OutputPath": "s3://data/output"},
             ResourceConfig={"InstanceType": instance, "InstanceCount": hosts, "VolumeSizeInGB": 1},
             StoppingCondition={"MaxRuntimeInSeconds": 600},
+            **options,
         )
         waiter = self.sagemaker.get_waiter("training_job_completed_or_stopped")
         try:
@@ -276,3 +278,41 @@ def test_docker_that_is_asked_for_and_does_not_answer_is_an_error(tmp_path):
     aws = LocalAws(tmp_path / "home", LOCALAWS_ENGINE="docker", DOCKER_HOST=f"unix://{tmp_path}/none")
     with pytest.raises(AssertionError, match="LOCALAWS_ENGINE=docker, but no Docker engine answers"):
         aws.up()
+
+
+def test_network_isolation_is_kept(account, image_of):
+    program = """#!/usr/bin/env python3
+import pathlib
+print("interfaces", *sorted(path.name for path in pathlib.Path("/sys/class/net").iterdir()))
+"""
+    image = account.push(image_of(program))
+    for isolated in (True, False):
+        described = account.train(image=image, EnableNetworkIsolation=isolated)
+        assert described["EnableNetworkIsolation"] is isolated
+        interfaces = account.log(described["TrainingJobName"])["algo-1"].split()[1:]
+        assert ("eth0" in interfaces) is not isolated
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "cpus", "gib"),
+    [
+        ("ml.t3.medium", 2, 4),
+        ("ml.m5.large", 2, 8),
+        ("ml.c5.xlarge", 4, 8),
+        ("ml.r5.2xlarge", 8, 64),
+        ("ml.m7i-flex.4xlarge", 16, 64),
+    ],
+)
+def test_limits_follow_the_instance_type_within_the_machine(monkeypatch, instance_type, cpus, gib):
+    machine = {"cpus": 1000, "memory": 1 << 50}
+    monkeypatch.setattr(docker_engine.psutil, "cpu_count", lambda: machine["cpus"])
+    memory = SimpleNamespace(total=machine["memory"])
+    monkeypatch.setattr(docker_engine.psutil, "virtual_memory", lambda: memory)
+    words = [f"--cpus={cpus}", f"--memory={gib << 30}", f"--memory-swap={gib << 30}"]
+    assert docker_engine._limits(instance_type) == words
+    machine["cpus"], memory.total = 1, 1 << 30
+    assert docker_engine._limits(instance_type) == [
+        "--cpus=1",
+        f"--memory={1 << 30}",
+        f"--memory-swap={1 << 30}",
+    ]

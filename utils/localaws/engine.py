@@ -142,6 +142,10 @@ class ProcessEngine:
         inherited = {
             name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("SSL_")
         }
+        if spec.isolated:
+            raise StartError(
+                "EnableNetworkIsolation needs an image with an operating system, built with Docker"
+            )
         if self.closed:
             raise StartError("localaws is being stopped")
         on_line(ISOLATION_NOTICE)

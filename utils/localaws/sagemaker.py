@@ -28,7 +28,7 @@ _LIST_STATUS = _LIST + " StatusEquals LastModifiedTimeAfter LastModifiedTimeBefo
 SERVED = {
     operation: parse_served(paths)
     for operation, paths in {
-        "CreateTrainingJob": """TrainingJobName HyperParameters RoleArn Tags Environment
+        "CreateTrainingJob": """TrainingJobName HyperParameters RoleArn Tags Environment EnableNetworkIsolation
             AlgorithmSpecification.TrainingImage AlgorithmSpecification.TrainingInputMode
             AlgorithmSpecification.MetricDefinitions AlgorithmSpecification.EnableSageMakerMetricsTimeSeries
             InputDataConfig.ChannelName InputDataConfig.ContentType InputDataConfig.InputMode

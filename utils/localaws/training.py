@@ -74,6 +74,13 @@ class Training(Jobs):
         names = [channel["ChannelName"] for channel in request.get("InputDataConfig", ())]
         if len(set(names)) < len(names):
             raise AwsError("ValidationException", f"Channel names must be unique, got {', '.join(names)}.")
+        if request.get("EnableNetworkIsolation") and context.engine.name == "process":
+            raise AwsError(
+                "NotServedByLocalaws",
+                "localaws does not serve EnableNetworkIsolation with its process engine, which isolates nothing: start a "
+                "Docker engine, then localaws again.",
+                501,
+            )
         context.check_role(request["RoleArn"])
         try:
             image = context.pin(specification["TrainingImage"])
@@ -97,7 +104,7 @@ class Training(Jobs):
             "StoppingCondition": {"MaxRuntimeInSeconds": DEFAULT_RUNTIME}
             | request.get("StoppingCondition", {}),
             "ModelArtifacts": {"S3ModelArtifacts": f"{output.rstrip('/')}/{name}/output/model{suffix}"},
-            "EnableNetworkIsolation": False,
+            "EnableNetworkIsolation": request.get("EnableNetworkIsolation", False),
             "EnableInterContainerTrafficEncryption": False,
             "EnableManagedSpotTraining": request.get("EnableManagedSpotTraining", False),
         }
@@ -314,7 +321,15 @@ class _Job(Job):
                 )
                 what = f"training job {self.name} {host}"
                 instance_type = record["ResourceConfig"]["InstanceType"]
-                spec = Spec(what, root, "train", bases[host], environment, instance_type)
+                spec = Spec(
+                    what,
+                    root,
+                    "train",
+                    bases[host],
+                    environment,
+                    instance_type,
+                    record["EnableNetworkIsolation"],
+                )
                 self._containers.append(
                     self.context.engine.start(spec, lambda line, to=stream: self._line(line, to))
                 )
