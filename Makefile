@@ -41,6 +41,7 @@ audit: .venv/ready  ## report known weaknesses of what requirements.lock pins (a
 picture: .venv/ready  ## draw README's picture from the executed lab (after `make labs`; needs chromium)
 	@$(BIN)/python -m workshop.picture
 
-clean: .venv/ready  ## stop localaws and delete everything that was made here: .localaws, build, .venv
-	@$(BIN)/python -m localaws down
+clean:  ## stop localaws and delete everything that was made here: .localaws, build, .venv
+	@for home in .localaws build/localaws; do \
+		[ ! -x $(BIN)/python ] || LOCALAWS_HOME=$$home $(BIN)/python -m localaws down; done
 	rm -rf .localaws build .venv .pytest_cache .ruff_cache .hypothesis

@@ -25,6 +25,7 @@ def isolated_environment(tmp_path: Path) -> dict:
         **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "WORKSHOP_"))},
         "LOCALAWS_HOME": str(tmp_path / "localaws"),
         "LOCALAWS_PORT": "0",
+        "WORKSHOP_LEARNER": "learner8",  # the longest there is: every name that a lab makes must still fit
         "OFFLINE_LOG": str(tmp_path / "left-the-machine.log"),
         "PYTHONPATH": str(OFFLINE),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),

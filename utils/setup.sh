@@ -16,7 +16,7 @@ debian_install() {
 }
 
 python=""
-for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do
+for candidate in "${PYTHON:-python3.11}" python3 python3.12 python3.13; do
     if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
         python=$candidate
         break

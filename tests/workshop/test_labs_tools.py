@@ -9,6 +9,7 @@ import pytest
 from workshop import CheckFailed, catch_up, check, left_over, preflight
 from workshop.catch_up import LABS, NEEDS
 from workshop.checks import findings
+from workshop.errors import UnknownLab
 
 
 def test_a_check_fails_with_a_hint_where_nothing_was_done(target, capsys):
@@ -36,7 +37,7 @@ def test_catching_up_does_what_is_missing_once(target, capsys):
 
 @pytest.mark.parametrize("function", [check, catch_up])
 def test_an_unknown_lab_is_answered_with_the_labs_there_are(target, function):
-    with pytest.raises(KeyError, match="there is no lab '42_answer'; there are 00_setup, 01_build"):
+    with pytest.raises(UnknownLab, match="there is no lab '42_answer'; there are 00_setup, 01_build"):
         function("42_answer")
 
 

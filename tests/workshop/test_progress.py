@@ -9,8 +9,7 @@ import sys
 import boto3
 import pytest
 
-from workshop import JobFailed, catch_up, follow_training_job
-from workshop.checks import latest_training_job
+from workshop import JobFailed, catch_up, follow_training_job, latest_training_job
 
 DATA = "5.1,3.5,1.4,0.2"
 

@@ -88,7 +88,9 @@ class Front:
 
         A page's own requests carry its Origin, or come from a name that its owner pointed at 127.0.0.1.
         """
-        names = {f"127.0.0.1:{self.port}", f"localhost:{self.port}"}
+        names = {f"{host}:{self.port}" for host in ("127.0.0.1", "localhost")}
+        if self.port == 80:  # which clients leave out
+            names |= {"127.0.0.1", "localhost"}
         origin = request.headers.get("Origin")
         if request.headers.get("Host") not in names:
             reason = f"Host {request.headers.get('Host')!r} is not localaws: use {self.url}"
@@ -160,7 +162,8 @@ def _listen(home: Path) -> tuple[socket.socket, str]:
     wanted = localaws.port()
     memory = home / "port"
     last = [int(memory.read_text())] if memory.exists() else []
-    for port in [wanted, *last, 0]:
+    # The last one again where any will do: what clients were told before a crash then still holds.
+    for port in [*([wanted] if wanted else []), *last, 0]:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

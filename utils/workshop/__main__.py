@@ -116,7 +116,7 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
     except (CellTimeoutError, DeadKernelError) as error:
         problem = str(error)
     # No script or font from elsewhere: the page is complete without a network.
-    elsewhere = dict.fromkeys(["mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"], "")
+    elsewhere = {name: "" for name in HTMLExporter.class_trait_names() if name.endswith("_url")}
     exporter = HTMLExporter(embed_images=True, **elsewhere)
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lab}})
     (output / f"{lab}.html").write_text(page, encoding="utf-8")

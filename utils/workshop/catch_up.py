@@ -9,7 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from . import ROOT
 from .checks import passed
-from .errors import WorkshopError
+from .errors import UnknownLab, WorkshopError
 from .target import connect
 
 LABS = ROOT / "labs"
@@ -36,10 +36,10 @@ def catch_up(lab: str) -> None:
     """Bring about what `lab` needs from earlier labs; say for each what is done, and do nothing where it is there.
 
     Runs those cells of an earlier lab's notebook that are tagged `catch-up`, in a name space of their own. Raises
-    CatchUpFailed, naming the lab to open, where that does not help, and KeyError for a lab that does not exist.
+    CatchUpFailed, naming the lab to open, where that does not help, and UnknownLab for a lab that does not exist.
     """
     if lab not in NEEDS:
-        raise KeyError(f"there is no lab {lab!r}; there are {', '.join(NEEDS)}")
+        raise UnknownLab(lab, NEEDS)
     target = connect(quiet=True)
     for needed in NEEDS[lab]:
         # A built image is only needed on the way to a pushed one.

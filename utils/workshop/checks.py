@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from urllib.parse import urlparse
 
 import boto3
-from botocore.exceptions import ClientError
-
-from localaws import images
 
 from . import ROOT
+from .aws import answer, endpoint_status
 from .cleanup import left_over
-from .errors import WorkshopError
+from .errors import UnknownLab, WorkshopError
+from .image import NoImage, inspect_image
 from .target import Target, connect
 
 
@@ -42,62 +41,52 @@ def passed(lab: str, target: Target) -> bool:
 
 
 def findings(lab: str, target: Target) -> Iterator[Finding]:
-    """The lab's results, one finding each. KeyError, naming the labs, for a lab that does not exist."""
+    """The lab's results, one finding each. Raises UnknownLab."""
     if lab not in _CHECKS:
-        raise KeyError(f"there is no lab {lab!r}; there are {', '.join(_CHECKS)}")
+        raise UnknownLab(lab, _CHECKS)
     return _CHECKS[lab](target)
-
-
-def _answers(call, **arguments):
-    """The call's answer, or None where the service says that the thing does not exist (any 4xx)."""
-    try:
-        return call(**arguments)
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-            raise
-        return None
 
 
 def _exists_in_s3(uri: str) -> bool:
     place = urlparse(uri)
-    return bool(_answers(boto3.client("s3").head_object, Bucket=place.netloc, Key=place.path.lstrip("/")))
+    return bool(answer(boto3.client("s3").head_object, Bucket=place.netloc, Key=place.path.lstrip("/")))
 
 
-def latest_training_job(target: Target) -> dict | None:
-    """DescribeTrainingJob of the walk's newest completed training job, or None."""
-    return _latest(target, "training", "TrainingJob")
-
-
-def latest_transform_job(target: Target) -> dict | None:
-    """DescribeTransformJob of the walk's newest completed batch transform job, or None."""
-    return _latest(target, "transform", "TransformJob")
+def latest_training_job(target: Target) -> dict:
+    """DescribeTrainingJob of the walk's newest completed training job. Raises CheckFailed where there is none."""
+    job = _latest(target, "training", "TrainingJob")
+    if job is None:
+        raise CheckFailed(
+            "There is no completed training job yet: run 04_train, or this lab's catch_up cell."
+        )
+    return job
 
 
 def _latest(target: Target, kind: str, word: str) -> dict | None:
+    """The newest completed job's description. Pages are walked, since AWS filters a page only after it has cut it."""
     client = boto3.client("sagemaker")
-    jobs = getattr(client, f"list_{kind}_jobs")(
-        NameContains=target.name,
-        StatusEquals="Completed",
-        SortBy="CreationTime",
-        SortOrder="Descending",
-        MaxResults=1,
-    )[f"{word}Summaries"]
-    return (
-        getattr(client, f"describe_{kind}_job")(**{f"{word}Name": jobs[0][f"{word}Name"]}) if jobs else None
+    pages = client.get_paginator(f"list_{kind}_jobs").paginate(
+        NameContains=target.name, StatusEquals="Completed", SortBy="CreationTime", SortOrder="Descending"
     )
+    for page in pages:
+        for job in page[f"{word}Summaries"]:
+            return getattr(client, f"describe_{kind}_job")(**{f"{word}Name": job[f"{word}Name"]})
+    return None
 
 
 def _setup(target: Target) -> Iterator[Finding]:
-    bucket = _answers(boto3.client("s3").head_bucket, Bucket=target.bucket)
+    bucket = answer(boto3.client("s3").head_bucket, Bucket=target.bucket)
     yield bool(bucket), f"bucket {target.bucket}", "Run the cell with create_bucket in 00_setup."
 
 
 def _build(target: Target) -> Iterator[Finding]:
-    yield (
-        any(image.name == f"{target.name}:latest" for image in images.listed()),
-        f"image {target.name} is built on this machine",
-        "Run the build cell of 01_build and read what it prints.",
-    )
+    try:
+        inspect_image(target)
+        there = True
+    except NoImage:
+        there = False
+    hint = "Run the build cell of 01_build and read what it prints."
+    yield there, f"image {target.name} is built on this machine", hint
 
 
 def _local_test(target: Target) -> Iterator[Finding]:
@@ -112,14 +101,14 @@ def _local_test(target: Target) -> Iterator[Finding]:
 def _push(target: Target) -> Iterator[Finding]:
     image = {"repositoryName": target.name, "imageIds": [{"imageTag": "latest"}]}
     yield (
-        bool(_answers(boto3.client("ecr").describe_images, **image)),
+        bool(answer(boto3.client("ecr").describe_images, **image)),
         f"image {target.name}:latest is in ECR",
         "Run the cells of 03_push that create the repository and push.",
     )
 
 
 def _train(target: Target) -> Iterator[Finding]:
-    job = latest_training_job(target)
+    job = _latest(target, "training", "TrainingJob")
     yield bool(job), "a completed training job", "Run the training cell of 04_train and wait for Completed."
     if job:
         artifact = job["ModelArtifacts"]["S3ModelArtifacts"]
@@ -131,25 +120,22 @@ def _train(target: Target) -> Iterator[Finding]:
 
 
 def _deploy(target: Target) -> Iterator[Finding]:
-    endpoint = _answers(boto3.client("sagemaker").describe_endpoint, EndpointName=target.name)
-    status = endpoint["EndpointStatus"] if endpoint else "missing"
+    status = endpoint_status(target.name) or "missing"
     yield (
         status == "InService",
-        f"endpoint {target.name} is InService"
-        if status == "InService"
-        else f"endpoint {target.name} is {status}",
-        "Run the deploy cells of 05_deploy; where it Failed, delete it first (99_cleanup shows how).",
+        f"endpoint {target.name} is {status}",
+        "Run the deploy cells of 05_deploy; they wait for one that is on its way and replace one that Failed.",
     )
 
 
 def _invoke(target: Target) -> Iterator[Finding]:
-    answer = _answers(
+    reply = answer(
         boto3.client("sagemaker-runtime").invoke_endpoint,
         EndpointName=target.name,
         ContentType="text/csv",
         Body="5.1,3.5,1.4,0.2\n",
     )
-    label = answer["Body"].read().decode().strip() if answer else "no answer"
+    label = reply["Body"].read().decode().strip() if reply else "no answer"
     yield (
         label == "setosa",
         f"the endpoint calls 5.1,3.5,1.4,0.2 {label}",
@@ -158,12 +144,12 @@ def _invoke(target: Target) -> Iterator[Finding]:
 
 
 def _batch_transform(target: Target) -> Iterator[Finding]:
-    job = latest_transform_job(target)
+    job = _latest(target, "transform", "TransformJob")
     yield bool(job), "a completed batch transform job", "Run the transform cell of 07_batch_transform."
     if not job:
         return
     place = urlparse(job["TransformOutput"]["S3OutputPath"])
-    output = _answers(
+    output = answer(
         boto3.client("s3").get_object, Bucket=place.netloc, Key=f"{place.path.strip('/')}/iris.csv.out"
     )
     rows = list(csv.reader(io.TextIOWrapper(output["Body"], "utf-8"))) if output else []

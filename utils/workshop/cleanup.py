@@ -1,15 +1,15 @@
 """What of the walk is still there: the proof that 99_cleanup asks for."""
 
 import boto3
-from botocore.exceptions import ClientError
 
+from .aws import answer
 from .target import Target
 
 
 def left_over(target: Target) -> list[str]:
     """Everything that the walk made and that still exists or runs, each as `kind name`; empty when all is gone.
 
-    Ended training and transform jobs are not listed: they are records, cost nothing, and AWS keeps them.
+    Ended training and transform jobs are not listed: they are records that AWS keeps, with their log lines.
     """
     sagemaker = boto3.client("sagemaker")
     things = []
@@ -21,23 +21,20 @@ def left_over(target: Target) -> list[str]:
         for page in sagemaker.get_paginator(operation).paginate(NameContains=target.name):
             things += [f"{kind} {item[name]}" for item in page[key] if item[name].startswith(target.name)]
     for kind, word in [("training", "Training"), ("transform", "Transform")]:
-        pages = sagemaker.get_paginator(f"list_{kind}_jobs").paginate(
-            NameContains=target.name, StatusEquals="InProgress"
-        )
-        for page in pages:
-            things += [f"running {kind} job {job[f'{word}JobName']}" for job in page[f"{word}JobSummaries"]]
-    if _exists(boto3.client("ecr").describe_repositories, repositoryNames=[target.name]):
+        for status in ("InProgress", "Stopping"):
+            pages = sagemaker.get_paginator(f"list_{kind}_jobs").paginate(
+                NameContains=target.name, StatusEquals=status
+            )
+            for page in pages:
+                things += [
+                    f"running {kind} job {job[f'{word}JobName']}" for job in page[f"{word}JobSummaries"]
+                ]
+    if answer(boto3.client("ecr").describe_repositories, repositoryNames=[target.name]):
         things.append(f"ECR repository {target.name}")
-    if _exists(boto3.client("s3").head_bucket, Bucket=target.bucket):
+    if answer(boto3.client("s3").head_bucket, Bucket=target.bucket):
         things.append(f"bucket {target.bucket}")
+    groups = boto3.client("logs").describe_log_groups(
+        logGroupNamePrefix=f"/aws/sagemaker/Endpoints/{target.name}"
+    )
+    things += [f"log group {group['logGroupName']}" for group in groups["logGroups"]]
     return things
-
-
-def _exists(describe, **names) -> bool:
-    try:
-        describe(**names)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchBucket", "RepositoryNotFoundException"):
-            return False
-        raise
-    return True

@@ -7,3 +7,10 @@ class WorkshopError(Exception):
     def _render_traceback_(self):
         # IPython calls this in place of its own traceback (IPython.core.interactiveshell.showtraceback).
         return [f"{type(self).__name__}: {self}"]
+
+
+class UnknownLab(WorkshopError):
+    """There is no lab of this name."""
+
+    def __init__(self, lab: str, labs):
+        super().__init__(f"there is no lab {lab!r}; there are {', '.join(labs)}")

@@ -63,10 +63,10 @@ class _Logs:
 
     def new_lines(self) -> list[str]:
         try:
-            answer = self.client.describe_log_streams(**self.streams)
+            pages = list(self.client.get_paginator("describe_log_streams").paginate(**self.streams))
         except self.client.exceptions.ResourceNotFoundException:
             return []  # the group appears with the first line
-        streams = [stream["logStreamName"] for stream in answer["logStreams"]]
+        streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
         lines = []
         for stream in streams:
             # The host, or variant and instance; a training host's stream ends with the time it began at.
@@ -107,6 +107,10 @@ def _follow(title: str, describe, statuses, logs: _Logs, wanted: str, going_on: 
             if status not in going_on:
                 break
             time.sleep(pause)
+        if pause > 1:  # CloudWatch is some seconds behind
+            time.sleep(pause)
+            for line in logs.new_lines():
+                screen.log(line)
     finally:
         screen.close()
     if status != wanted:
@@ -144,15 +148,24 @@ def follow_transform_job(name: str) -> dict:
 
 
 def follow_endpoint(name: str) -> dict:
-    """Show the endpoint `name` until it is InService; return DescribeEndpoint's answer, or raise JobFailed."""
+    """Show the endpoint `name` until it is InService; return DescribeEndpoint's answer.
+
+    Raises JobFailed where it fails, and where an update failed and the endpoint went back to its old config.
+    """
     client = boto3.client("sagemaker")
-    changed = client.describe_endpoint(EndpointName=name)["LastModifiedTime"]
-    return _follow(
+    before = client.describe_endpoint(EndpointName=name)
+    description = _follow(
         f"Endpoint {name}",
         lambda: client.describe_endpoint(EndpointName=name),
         lambda answer: (answer["EndpointStatus"],) * 2,
-        _Logs(f"/aws/sagemaker/Endpoints/{name}", since=changed),
+        _Logs(f"/aws/sagemaker/Endpoints/{name}", since=before["LastModifiedTime"]),
         wanted="InService",
         going_on={"Creating", "Updating", "SystemUpdating", "RollingBack"},
         mend="Look at the container's log lines above. Delete the endpoint before you create it again.",
     )
+    if "FailureReason" in description:
+        raise JobFailed(
+            f"Endpoint {name} could not be updated and serves {description['EndpointConfigName']} as before: "
+            f"{description['FailureReason']}\nMend what the reason and the log lines above name, then update again."
+        )
+    return description

@@ -1,5 +1,6 @@
 """Where the labs run: localaws on this machine, or AWS where the learner asked for it."""
 
+import json
 import os
 import re
 import sys
@@ -40,6 +41,7 @@ class Target:
     endpoint_url: str  # "" on AWS: boto3 then finds AWS's own
     name: str  # repository, endpoint, and the beginning of every job's and model's name
     bucket: str
+    docker: bool  # images are built by Docker: always for AWS, here where an engine answers
 
     @property
     def local(self) -> bool:
@@ -58,6 +60,9 @@ class Target:
             "Role": self.role,
             "Bucket": self.bucket,
             "Name": self.name,
+            "Images": "built by Docker"
+            if self.docker
+            else "built by localaws: no Docker engine answers here",
         }
         return "\n".join(f"{label:<8} {value}" for label, value in rows.items())
 
@@ -121,6 +126,7 @@ def _local(learner: str) -> Target:
         account=status.account,
         role=role,
         endpoint_url=status.endpoint_url,
+        docker=status.engine == "docker",
         **_names(learner, status.region, status.account),
     )
 
@@ -138,7 +144,7 @@ def _aws(learner: str) -> Target:
         identity = boto3.client("sts").get_caller_identity()
     except NoCredentialsError:
         raise TargetError(
-            "WORKSHOP_TARGET is 'aws' and no credentials were found. Run `aws configure` (or `aws sso login`) in a "
+            "WORKSHOP_TARGET is 'aws' and no credentials were found. Run `aws configure` in a "
             "terminal, or leave WORKSHOP_TARGET out to stay on this machine."
         ) from None
     except (ClientError, BotoCoreError) as error:
@@ -150,6 +156,7 @@ def _aws(learner: str) -> Target:
         account=account,
         role=_execution_role(identity["Arn"]),
         endpoint_url="",
+        docker=True,
         **_names(learner, region, account),
     )
 
@@ -167,12 +174,18 @@ def _execution_role(caller_arn: str) -> str:
         )
     name = named or assumed.group(1)
     try:
-        return boto3.client("iam").get_role(RoleName=name)["Role"]["Arn"]
+        role = boto3.client("iam").get_role(RoleName=name)["Role"]
     except ClientError as error:
         raise TargetError(
             f"The role {name!r} cannot be looked up ({error.response['Error']['Code']}). Give the whole ARN: "
             "export WORKSHOP_ROLE=arn:aws:iam::ACCOUNT:role/NAME"
         ) from None
+    if "sagemaker.amazonaws.com" not in json.dumps(role["AssumeRolePolicyDocument"]):
+        raise TargetError(
+            f"SageMaker may not assume the role {name!r}: its trust policy does not name sagemaker.amazonaws.com. Name "
+            "another: export WORKSHOP_ROLE=ROLE_NAME_OR_ARN (README, 'On AWS', says how to make it)."
+        )
+    return role["Arn"]
 
 
 def _explain_lost_connections(target: Target) -> None:

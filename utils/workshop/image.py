@@ -1,0 +1,72 @@
+"""What is in an image that was built on this machine, by Docker or by localaws: the same answer for both."""
+
+import json
+import subprocess
+import tarfile
+from dataclasses import dataclass
+
+from localaws import images
+
+from .errors import WorkshopError
+from .target import Target
+
+
+class NoImage(WorkshopError):
+    """The image was not built on this machine."""
+
+
+@dataclass(frozen=True)
+class LocalImage:
+    """A local image: its layers (bytes, what made it), its config, the files in /opt/program (mode, bytes, name)."""
+
+    layers: list[tuple[int, str]]
+    config: dict
+    files: list[tuple[str, int, str]]
+    digests: list[str]  # as registries name it: known after a build without Docker, after a push with Docker
+
+
+def inspect_image(target: Target) -> LocalImage:
+    """Look into the walk's image. Raises NoImage where there is none."""
+    try:
+        return _of_docker(target.name) if target.docker else _of_localaws(target.name)
+    except (ValueError, subprocess.CalledProcessError):
+        raise NoImage(
+            f"There is no image {target.name} on this machine: run the build cell of 01_build."
+        ) from None
+
+
+def _of_localaws(name: str) -> LocalImage:
+    image = images.inspect(name)
+    blobs = images._folder() / "blobs" / "sha256"
+
+    def blob(digest: str):
+        return blobs / digest.removeprefix("sha256:")
+
+    manifest = json.loads(blob(image.digest).read_text())
+    config = json.loads(blob(manifest["config"]["digest"]).read_text())
+    made_by = [step["created_by"] for step in config["history"]]
+    files = []
+    for layer in manifest["layers"]:
+        with tarfile.open(blob(layer["digest"])) as archive:
+            files += [(f"{m.mode:o}", m.size, m.name.split("/")[-1]) for m in archive if m.isfile()]
+    sizes = [layer["size"] for layer in manifest["layers"]]
+    return LocalImage(list(zip(sizes, made_by, strict=True)), config["config"], files, [image.digest])
+
+
+def _of_docker(name: str) -> LocalImage:
+    def docker(*arguments: str) -> str:
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
+
+    found = json.loads(docker("image", "inspect", name))[0]
+    history = docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", name)
+    steps = [line.split("\t", 1) for line in reversed(history.splitlines())]
+    listed = docker(
+        "run", "--rm", "--network", "none", name, "sh", "-c", "cd /opt/program && stat -c '%a %s %n' *"
+    )
+    rows = [line.split(" ", 2) for line in listed.splitlines()]
+    return LocalImage(
+        layers=[(int(size), made_by) for size, made_by in steps if int(size)],
+        config=found["Config"],
+        files=[(mode, int(size), file) for mode, size, file in rows],
+        digests=[digest.split("@")[1] for digest in found["RepoDigests"]],
+    )
