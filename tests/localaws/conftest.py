@@ -53,7 +53,10 @@ class LocalAws:
 def bare(home: Path) -> LocalAws:
     """Return a localaws that is not started yet."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "LOCALAWS_"))}
-    return LocalAws(home, {**env, "LOCALAWS_HOME": str(home), "LOCALAWS_PORT": "0"})
+    # tests/docker has the other engine.
+    return LocalAws(
+        home, {**env, "LOCALAWS_HOME": str(home), "LOCALAWS_PORT": "0", "LOCALAWS_ENGINE": "process"}
+    )
 
 
 @pytest.fixture
