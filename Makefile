@@ -7,10 +7,10 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab test check audit lock picture clean
+.PHONY: help setup labs lab test check check-container audit lock picture clean
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/ready: requirements.lock utils/setup.sh
 	@utils/setup.sh
@@ -25,6 +25,12 @@ lab: .venv/ready  ## open JupyterLab on the labs
 
 test: .venv/ready  ## run all tests
 	@$(BIN)/python -m pytest
+
+# Without TRAIN, SERVE or URL it is our own container, off Docker.
+check-container: .venv/ready  ## hold a container to SageMaker's contract: TRAIN="… train" SERVE="… serve", or URL=http://…
+	@$(BIN)/python -m pytest -q --tb=no -rfE $(if $(URL),--base-url "$(URL)") $(if $(TRAIN),--train-command "$(TRAIN)") \
+		$(if $(SERVE),--serve-command "$(SERVE)") tests/container/test_contract_serving.py \
+		$(if $(URL),,tests/container/test_contract_training.py)
 
 check: .venv/ready  ## look at the style: ruff
 	@$(BIN)/ruff check .
