@@ -21,7 +21,7 @@ labs: .venv/ready  ## run the whole workshop on localaws; the executed labs land
 	@$(BIN)/python -m workshop run
 
 lab: .venv/ready  ## open JupyterLab on the labs
-	@$(BIN)/jupyter lab --notebook-dir=labs
+	@$(BIN)/jupyter lab --notebook-dir=labs $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: .venv/ready  ## run all tests
 	@$(BIN)/python -m pytest
