@@ -39,6 +39,7 @@ check: .venv/ready  ## look at the style: ruff
 lock: .venv/ready  ## pin again what pyproject.toml asks for (needs uv: pip install uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		pyproject.toml --output-file requirements.lock
+	@container/lock.sh decision_trees
 
 audit: .venv/ready  ## report known weaknesses of what requirements.lock pins (asks the package index; pip-audit)
 	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install -qq pip-audit; }

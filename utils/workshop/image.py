@@ -10,6 +10,9 @@ from localaws import images
 from .errors import WorkshopError
 from .target import Target
 
+#: The files of /opt/program, as `mode bytes name` lines, by a shell in the image.
+LIST = "cd /opt/program && for file in *; do [ ! -f $file ] || stat -c '%a %s %n' $file; done"
+
 
 class NoImage(WorkshopError):
     """The image was not built on this machine."""
@@ -60,10 +63,8 @@ def _of_docker(name: str) -> LocalImage:
     found = json.loads(docker("image", "inspect", name))[0]
     history = docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", name)
     steps = [line.split("\t", 1) for line in reversed(history.splitlines())]
-    listed = docker(
-        "run", "--rm", "--network", "none", name, "sh", "-c", "cd /opt/program && stat -c '%a %s %n' *"
-    )
-    rows = [line.split(" ", 2) for line in listed.splitlines()]
+    listed = docker("run", "--rm", "--network", "none", name, "sh", "-c", LIST)
+    rows = sorted((line.split(" ", 2) for line in listed.splitlines()), key=lambda row: row[2])
     return LocalImage(
         layers=[(int(size), made_by) for size, made_by in steps if int(size)],
         config=found["Config"],

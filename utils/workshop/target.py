@@ -88,6 +88,8 @@ def connect(quiet: bool = False) -> Target:
     _own_commands_first()
     # onnxruntime reports its use to its makers unless this is set before it is imported.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    # A notebook cannot show a build's progress bars, which move the cursor.
+    os.environ.setdefault("BUILDKIT_PROGRESS", "plain")
     target = _local(learner) if kind == "local" else _aws(learner)
     _explain_lost_connections(target)
     if not quiet:
