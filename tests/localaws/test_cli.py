@@ -244,3 +244,11 @@ def test_importing_it_is_quick():
     code = "import sys, localaws; print(sorted({'moto', 'boto3', 'botocore', 'flask', 'waitress'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"pid": 1, "of_another_version": true}'])
+def test_a_damaged_record_of_the_server_counts_as_none(fresh, content):
+    fresh.home.mkdir(parents=True)
+    (fresh.home / "server.json").write_text(content)
+    assert "localaws is not running" in fresh.command("status", check=False).stdout
+    fresh.up()

@@ -173,7 +173,8 @@ def _client_files(folder: Path) -> Path:
 
 
 def _running() -> Status | None:
-    with suppress(FileNotFoundError):
+    # ValueError, TypeError: damaged, or another version's. Nothing that we know how to talk to runs, then.
+    with suppress(FileNotFoundError, ValueError, TypeError):
         running = Status(**json.loads((home() / "server.json").read_text()))
         if processes.find(running.pid, running.create_time):
             return running
