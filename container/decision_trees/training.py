@@ -72,7 +72,7 @@ def train(hyperparameters: dict, channels: dict, model_dir: Path) -> dict[str, f
         metrics["validation_accuracy"] = accuracy(tree, held_out[0], ranks[held_out[1]])
         metrics["validation_rows"] = len(held_out[0])
     (model_dir / FILE).write_bytes(to_onnx(tree, classes, hyperparameters, metrics))
-    compare(tree, features, np.array(classes, object), model_dir)
+    compare(tree, features, model_dir)
     return metrics
 
 
@@ -295,13 +295,13 @@ def to_onnx(tree, classes: list[str], hyperparameters: dict, metrics: dict) -> b
     return model.SerializeToString(deterministic=True)
 
 
-def compare(tree, features: np.ndarray, classes: np.ndarray, model_dir: Path) -> None:
+def compare(tree, features: np.ndarray, model_dir: Path) -> None:
     """Loads the file as a server does and holds its answers against scikit-learn's, on every training row."""
     import predictor  # late, as scikit-learn is
 
     model = predictor.model_fn(model_dir)
     for start in range(0, len(features), 1 << 16):
         rows = features[start : start + (1 << 16)]
-        labels, _ = predictor.run(rows, model)
-        if not np.array_equal(labels, classes[tree.predict(rows)]):
+        codes, _ = predictor.run(rows, model)
+        if not np.array_equal(codes, tree.predict(rows)):
             raise RuntimeError("the ONNX model and scikit-learn's tree differ; no model is written")

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+from typing import NamedTuple
 
 import numeric
 import numpy as np
@@ -53,7 +54,7 @@ def decode(body: bytes, content_type: str) -> np.ndarray:
     Raises InputError that names row and column (from 1) and value.
     """
     name, header = media_type(content_type)
-    if not body.strip():
+    if not body or body.isspace():
         raise InputError("the request has no body; send at least one row", "empty_body")
     if name == NPY:
         return _from_npy(body)
@@ -172,8 +173,22 @@ def _float32(values: np.ndarray) -> np.ndarray:
     return matrix
 
 
+class Categories(NamedTuple):
+    """A column of few words and many rows: row i holds names[codes[i]]."""
+
+    names: list[str]
+    codes: np.ndarray
+
+
 def encode(columns: dict, media: str) -> bytes:
-    """Named columns of one length (str, float32, or float32 vectors and lists a row) in a media type."""
+    """Named columns of one length (Categories, float32, or float32 vectors and lists a row) in a media type."""
+    if media == CSV and len(columns) == 1 and isinstance(column := next(iter(columns.values())), Categories):
+        lines = np.array([f"{_csv_cell(name)}\n".encode() for name in column.names], object)
+        return b"".join(lines[column.codes].tolist())
+    columns = {
+        name: np.array(column.names, object)[column.codes] if isinstance(column, Categories) else column
+        for name, column in columns.items()
+    }
     if media == NPY:
         if len(columns) > 1:
             text = f"npy holds one array, and {', '.join(columns)} were asked for; accept {JSON}"

@@ -1,5 +1,6 @@
 """gunicorn's settings; serve adds the addresses, the number of workers and the timeout on the command line."""
 
+import gc
 import json
 import os
 
@@ -18,6 +19,8 @@ access_log_format = (
 
 def when_ready(server):
     """Starts all workers at once: gunicorn itself would sleep a little after each."""
+    # What is here now stays to the end: no worker looks through it again, and so copies it, not even to exit.
+    gc.freeze()
     for _ in range(server.num_workers):
         server.spawn_worker()
 

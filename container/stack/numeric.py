@@ -1,13 +1,18 @@
-"""Strict parsing of comma separated numbers: requests and training files go through here."""
+"""Strict parsing of comma separated numbers: requests and training files go through here.
+
+Nearly all numbers in CSV files are written as in JSON, and simdjson reads those at the speed of memory. What it
+does not take (+7, 5., .3, 007) Python's float() reads, to the same numbers. What both refuse is explained.
+"""
 
 import re
 
 import numpy as np
 from errors import InputError, shown
+from simdjson import Parser
 
 # With these characters only, float() takes exactly the decimal numbers that CSV files hold:
 # 5, +7, 5., .3, 1e-3, blanks around them. nan, inf, 1_0, 0x1 and other digits need other characters.
-ALLOWED = b"0123456789+-.eE, \t\n"
+NUMERALS = b"0123456789+-.eE \t"
 NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 QUOTED = re.compile(rb'(?<![^,\n])([ \t]*)"([^",\n]*)"(?=[ \t]*(?:[,\n]|\Z))')
 # Python's cells take some fifteen times the bytes they were read from, so a big body goes piece by piece.
@@ -42,19 +47,24 @@ def parse(text: bytes, first_row: int = 1, first_column: int = 1, columns: int |
 def _parse_piece(piece: bytes, columns: int | None) -> np.ndarray | None:
     if b'"' in piece:
         piece = QUOTED.sub(rb"\1\2", piece)
-    if piece.translate(None, ALLOWED):
+    separators = piece.translate(None, NUMERALS) + b"\n"
+    wide = separators.index(b"\n") + 1
+    rows = len(separators) // wide
+    if separators != (b"," * (wide - 1) + b"\n") * rows or columns not in (None, wide):
         return None
-    rows = piece.count(b"\n") + 1
-    commas = {line.count(b",") for line in piece.split(b"\n")} if rows > 1 else {piece.count(b",")}
-    if len(commas) > 1 or columns not in (None, min(commas) + 1):
-        return None
-    cells = piece.replace(b"\n", b",").split(b",")
+    cells = piece.replace(b"\n", b",")
     try:
-        with np.errstate(over="ignore"):
-            values = np.fromiter(map(float, cells), np.float32, len(cells))
-    except ValueError:
-        return None
-    return values.reshape(rows, -1) if np.isfinite(values).all() else None
+        values = np.frombuffer(Parser().parse(b"[%b]" % cells).as_buffer(of_type="d"))
+    except (ValueError, RuntimeError):  # RuntimeError: an integer of more than 64 bits
+        try:
+            values = np.fromiter(map(float, cells.split(b",")), np.float64, rows * wide)
+        except ValueError:
+            return None
+    if len(values) != rows * wide:
+        return None  # one cell of blanks: an empty list to JSON
+    with np.errstate(over="ignore"):
+        matrix = values.astype(np.float32).reshape(rows, wide)
+    return matrix if np.isfinite(matrix).all() else None
 
 
 def _explain(piece: bytes, first_row: int, first_column: int, columns: int | None) -> InputError:
