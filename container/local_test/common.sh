@@ -11,9 +11,9 @@ fail() {
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 docker=${DOCKER:-docker}
 
-# For scripts that take IMAGE [TEST_DIR] [--port PORT]. Sets image, base (the container's /opt/ml) and port.
-arguments() {
-    image="" base="" port=8080
+# Reads up to two words and --port PORT. Sets first, second and port.
+words() {
+    first="" second="" port=8080
     while [ $# -gt 0 ]; do
         case $1 in
             --help) echo "$usage" && exit ;;
@@ -23,11 +23,17 @@ arguments() {
                 ;;
             -*) fail "unknown option $1 (--help explains what there is)" ;;
             *)
-                if [ -z "$image" ]; then image=$1; elif [ -z "$base" ]; then base=$1; else fail "one word too many: $1"; fi
+                if [ -z "$first" ]; then first=$1; elif [ -z "$second" ]; then second=$1; else fail "one word too many: $1"; fi
                 ;;
         esac
         shift
     done
+}
+
+# For scripts that take IMAGE [TEST_DIR] [--port PORT]. Sets image, base (the container's /opt/ml) and port.
+arguments() {
+    words "$@"
+    image=$first base=$second
     [ -n "$image" ] || fail "IMAGE is missing, as in: $0 sagemaker-decision-trees"
     base=${base:-$here/test_dir}
     [ -d "$base/input/config" ] || fail "$base has no input/config: it must be laid out like container/local_test/test_dir"
@@ -61,6 +67,8 @@ give_back() {
 
 free_port() {
     if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-        fail "port $port is taken. Stop what listens there, or take another one: --port 8081"
+        local container
+        container=$("$docker" ps --quiet --filter "publish=$port")
+        fail "port $port is taken. Stop what listens there${container:+ ($docker stop $container)}, or take another one: --port 8081"
     fi
 }

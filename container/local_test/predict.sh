@@ -1,32 +1,13 @@
 #!/usr/bin/env bash
 # Sends a file to a server that serve_local.sh has started, and prints the answer.
-set -euo pipefail
-
 usage="usage: container/local_test/predict.sh PAYLOAD [CONTENT_TYPE] [--port PORT]
 
 PAYLOAD is a file; CONTENT_TYPE is text/csv (the default), application/json, application/jsonlines or
 application/x-npy; PORT is 8080. Exit code 1 where the answer is an error."
-
-fail() {
-    printf 'predict.sh: %s\n' "$*" >&2
-    exit 1
-}
-
-payload="" content_type="" port=8080
-while [ $# -gt 0 ]; do
-    case $1 in
-        --help) echo "$usage" && exit ;;
-        --port)
-            [[ ${2:-} =~ ^[0-9]{1,5}$ ]] || fail "--port needs a number, as in: --port 8081"
-            port=$2 && shift
-            ;;
-        -*) fail "unknown option $1 (--help explains what there is)" ;;
-        *)
-            if [ -z "$payload" ]; then payload=$1; elif [ -z "$content_type" ]; then content_type=$1; else fail "one word too many: $1"; fi
-            ;;
-    esac
-    shift
-done
+# shellcheck source=common.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+words "$@"
+payload=$first content_type=$second
 [ -n "$payload" ] || fail "PAYLOAD is missing, as in: $0 container/local_test/payload.csv"
 [ -r "$payload" ] || fail "cannot read the file '$payload'"
 command -v curl >/dev/null || fail "curl is not installed: apt-get install curl, or brew install curl"

@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -66,7 +67,13 @@ REFUSED = {
     ],
     SERVE: [(["a", "--port", "x"], "--port needs a number"), (["a", "b", "c"], "one word too many")],
     DEBUG: [(["--verbose"], "unknown option --verbose")],
-    PREDICT: [([], "PAYLOAD is missing"), (["/no/such/file"], "cannot read the file '/no/such/file'")],
+    PREDICT: [
+        ([], "PAYLOAD is missing"),
+        (["/no/such/file"], "cannot read the file '/no/such/file'"),
+        (["a", "b", "c"], "one word too many: c"),
+        (["a", "--port", "x"], "--port needs a number"),
+        (["a", "--colour"], "unknown option --colour"),
+    ],
 }
 
 
@@ -201,6 +208,7 @@ def test_train_serve_predict_twice_from_another_folder(engine, clone, tmp_path):
             taken = sh(local_test / "serve_local.sh", BOTH, "--port", port)
             assert taken.returncode == 1
             assert f"port {port} is taken" in taken.stderr
+            assert re.search(r"docker stop [0-9a-f]{12}\b", taken.stderr), "it names the container"
         finally:
             os.killpg(server.pid, signal.SIGINT)  # Ctrl-C
             code = server.wait(40)

@@ -96,7 +96,7 @@ def inspect(name: str) -> Image:
             f"Build it: python -m localaws build ALGORITHM -t {name}"
         )
     manifest = _read_json(found[0]["digest"])
-    with tarfile.open(_blob(manifest["layers"][0]["digest"])) as archive:
+    with tarfile.open(blob(manifest["layers"][0]["digest"])) as archive:
         files = tuple(member.name.removeprefix(f"{PROGRAM}/") for member in archive if member.isfile())
     size = sum(part["size"] for part in [manifest["config"], *manifest["layers"]])
     return Image(name, found[0]["digest"], size, files)
@@ -127,9 +127,9 @@ def push(name: str, uri: str, progress: Callable[[str], None] = lambda line: Non
     with _Client(match["host"], match["name"]) as client:
         for part in [manifest["config"], *manifest["layers"]]:
             short = f"{part['digest'][7:19]}: {part['size']:>9,} bytes "
-            progress(short + ("pushed" if client.push_blob(part, _blob(part["digest"])) else "already there"))
+            progress(short + ("pushed" if client.push_blob(part, blob(part["digest"])) else "already there"))
         client.send(
-            "PUT", f"manifests/{tag}", _blob(image.digest).read_bytes(), {"Content-Type": MANIFEST}, {201}
+            "PUT", f"manifests/{tag}", blob(image.digest).read_bytes(), {"Content-Type": MANIFEST}, {201}
         )
     progress(f"{tag}: digest {image.digest}")
     return image.digest
@@ -255,14 +255,15 @@ def _folder() -> Path:
     return localaws.home() / "images"
 
 
-def _blob(digest: str) -> Path:
+def blob(digest: str) -> Path:
+    """The file that holds a blob of a local image: a manifest, a config or a layer."""
     return _folder() / "blobs/sha256" / digest.removeprefix("sha256:")
 
 
 def _store(media_type: str, content: bytes) -> dict:
     """Keep a blob and return its descriptor."""
     digest = _digest(content)
-    file = _blob(digest)
+    file = blob(digest)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}")
     temporary.write_bytes(content)
@@ -287,7 +288,7 @@ def _index():
 
 
 def _read_json(digest: str) -> dict:
-    return json.loads(_blob(digest).read_bytes())
+    return json.loads(blob(digest).read_bytes())
 
 
 def _json(value: dict) -> bytes:

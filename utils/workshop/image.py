@@ -40,17 +40,12 @@ def inspect_image(target: Target) -> LocalImage:
 
 def _of_localaws(name: str) -> LocalImage:
     image = images.inspect(name)
-    blobs = images._folder() / "blobs" / "sha256"
-
-    def blob(digest: str):
-        return blobs / digest.removeprefix("sha256:")
-
-    manifest = json.loads(blob(image.digest).read_text())
-    config = json.loads(blob(manifest["config"]["digest"]).read_text())
+    manifest = json.loads(images.blob(image.digest).read_text())
+    config = json.loads(images.blob(manifest["config"]["digest"]).read_text())
     made_by = [step["created_by"] for step in config["history"]]
     files = []
     for layer in manifest["layers"]:
-        with tarfile.open(blob(layer["digest"])) as archive:
+        with tarfile.open(images.blob(layer["digest"])) as archive:
             files += [(f"{m.mode:o}", m.size, m.name.split("/")[-1]) for m in archive if m.isfile()]
     sizes = [layer["size"] for layer in manifest["layers"]]
     return LocalImage(list(zip(sizes, made_by, strict=True)), config["config"], files, [image.digest])
