@@ -49,7 +49,9 @@ def ask(aws, method, path, body=None, headers=None):
         {"Sec-Fetch-Site": "cross-site"},
     ],
 )
-@pytest.mark.parametrize("path", ["/", "/localaws/health", "/v2/", "/some-bucket/key"])
+@pytest.mark.parametrize(
+    "path", ["/", "/_localaws/health", "/_localaws/", "/_localaws/state", "/v2/", "/some-bucket/key"]
+)
 def test_a_web_page_of_somebody_else_is_refused(localaws, headers, path):
     status, answer_headers, body = ask(localaws, "GET", path, headers=headers)
     assert status == 403

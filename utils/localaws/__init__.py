@@ -185,7 +185,7 @@ def _is_ready(running: Status) -> bool:
     address = running.endpoint_url.removeprefix("http://")
     connection = http.client.HTTPConnection(address, timeout=5)
     try:
-        connection.request("GET", "/localaws/health")
+        connection.request("GET", "/_localaws/health")
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -15,6 +15,7 @@ def up(_) -> int:
     if running.note:
         print(f"localaws: {running.note}")
     print(f"localaws listens on {running.endpoint_url} (pid {running.pid}, state in {running.home})")
+    print(f"See what is in it: {running.endpoint_url}/ in a browser")
     print('Use it from this shell:  eval "$(python -m localaws env)"')
     return 0
 

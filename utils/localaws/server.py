@@ -1,6 +1,7 @@
 """The front: one WSGI app on 127.0.0.1 that sends each request to who can answer it.
 
-    /localaws/health                    ready or not
+    /_localaws/health                   ready or not
+    /_localaws/..., / in a browser      a page for people                               page.py
     /v2/...                             the image registry                              registry.py
     X-Amz-Target: SageMaker.OPERATION   our executing control plane                     sagemaker.py
     /endpoints/NAME/invocations         the same
@@ -11,7 +12,6 @@ Started by `python -m localaws up` as `python -m localaws.server`.
 """
 
 import fcntl
-import json
 import logging
 import os
 import re
@@ -34,6 +34,7 @@ from . import protocol
 from .backend import Backend
 from .errors import AwsError
 from .gaps import Gaps
+from .page import PATH, Page, is_wanted
 from .registry import Registry
 from .sagemaker import ControlPlane
 
@@ -69,6 +70,8 @@ class Front:
         self.registry = Registry(home, lambda name: self.gaps.describe_repository(name), localaws.ACCOUNT)
         self.gaps = Gaps(self.registry, self.backend, self.url, localaws.REGION, localaws.ACCOUNT)
         self.control = ControlPlane(home, self.url, self.registry, localaws.REGION, localaws.ACCOUNT)
+        about = {"region": localaws.REGION, "account": localaws.ACCOUNT, "engine": self.control.engine}
+        self.page = Page(self.control, self.registry, self.url, about)
 
     def __call__(self, environ, start_response):
         request = Request(environ)
@@ -81,6 +84,8 @@ class Front:
             response = protocol.failure(
                 AwsError("InternalFailure", "localaws failed: `python -m localaws logs` says why", 500)
             )
+        # An object of S3's that a browser opens is no page of localaws: its script, if it has one, is not run.
+        response.headers.setdefault("Content-Security-Policy", "sandbox")
         return response(environ, start_response)
 
     def _refusal(self, request: Request) -> Response | None:
@@ -96,7 +101,9 @@ class Front:
             reason = f"Host {request.headers.get('Host')!r} is not localaws: use {self.url}"
         elif origin is not None and origin.removeprefix("http://") not in names:
             reason = f"Origin {origin!r} may not use localaws"
-        elif request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        elif request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not (
+            request.headers.get("Sec-Fetch-Mode") == "navigate" and is_wanted(request)  # a link to the page
+        ):
             reason = "Another site's page may not use localaws"
         else:
             return None
@@ -105,10 +112,10 @@ class Front:
     def _answer(self, request: Request) -> Response:
         if request.path.startswith(MOTO_OWN):
             raise AwsError("UnknownOperationException", f"There is nothing at {request.path}", 404)
-        if request.path == "/localaws/health":
-            return Response(
-                json.dumps({"ready": self.ready}), 200 if self.ready else 503, content_type="application/json"
-            )
+        if request.path == f"{PATH}health":
+            return protocol.answer({"ready": self.ready}, 200 if self.ready else 503)
+        if request.path.startswith(PATH) or is_wanted(request):
+            return self.page(request)
         if request.path.startswith("/v2/") or request.path == "/v2":
             return self.registry(request)
         scope = SCOPE.search(request.headers.get("Authorization", ""))

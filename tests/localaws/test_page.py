@@ -1,0 +1,237 @@
+"""The page on localaws' port: who gets it, what it may do, and what a browser shows of it."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+from contextlib import closing
+
+import pytest
+import tiny
+import websocket
+
+HTML = {"Accept": "text/html,application/xhtml+xml"}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+    "--remote-allow-origins=*",
+]
+
+
+@pytest.fixture(scope="module")
+def account(localaws, tmp_path_factory):
+    return tiny.account(localaws, tmp_path_factory.mktemp("images"))
+
+
+class Browser:
+    """One window of a real browser, spoken to in its own protocol: https://chromedevtools.github.io/devtools-protocol."""
+
+    def __init__(self, profile):
+        targets = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{_port(profile)}/json/list").read())
+        window = next(target for target in targets if target["type"] == "page")
+        self.socket = websocket.create_connection(window["webSocketDebuggerUrl"], timeout=30)
+        self.sent = 0
+        self.complaints = []
+        for domain in ("Page", "Runtime", "Log"):
+            self.command(f"{domain}.enable")
+
+    def command(self, method: str, **parameters) -> dict:
+        """Send one command and return its result; keep what the page complained of meanwhile."""
+        self.sent += 1
+        self.socket.send(json.dumps({"id": self.sent, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.complaints.append(message["params"])
+            if message.get("id") == self.sent:
+                assert "error" not in message, message
+                return message["result"]
+
+    def ask(self, expression: str):
+        """The value of a JavaScript expression in the page."""
+        answer = self.command("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait(self, expression: str):
+        return tiny.wait_until(lambda: self.ask(expression))
+
+
+def _port(profile) -> int:
+    file = profile / "DevToolsActivePort"
+    return int(tiny.wait_until(lambda: file.exists() and file.read_text()).splitlines()[0])
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None and "CI" not in os.environ:
+        pytest.skip("no chromium here: apt-get install chromium, or brew install chromium")
+    assert CHROMIUM, "CI must see the page: apt-get install chromium"
+    profile = tmp_path_factory.mktemp("chromium")
+    command = [CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            browser = Browser(profile)
+            with closing(browser.socket):
+                yield browser
+        finally:
+            process.terminate()
+
+
+def row(name: str) -> str:
+    """The JavaScript of the row that shows the thing called `name`."""
+    return f"[...document.querySelectorAll('details')].find((row) => row.querySelector('b').textContent === {name!r})"
+
+
+def status(name: str) -> str:
+    return f"{row(name)}?.querySelector('.status').textContent"
+
+
+def test_a_browser_sees_a_job_run_and_fail_live(localaws, account, browser):
+    browser.complaints.clear()
+    browser.command("Page.navigate", url=localaws.endpoint_url)
+    browser.wait("document.querySelector('#about')?.textContent.includes('account 000000000000')")
+    assert browser.ask("location.pathname") == "/_localaws/"
+    cause = "row 7: <img src=x onerror=document.title='broken-in'> is no number"
+    gate = account.folder / "gate"
+    train = tiny.TRAIN.replace(
+        'print("sleeping")',
+        f"print('waiting'); p = pathlib.Path({str(gate)!r})\n    while not p.exists(): time.sleep(0.01)",
+    )
+    request = account.training_request("seen-in-a-browser", sleep="0", fail=cause, exit="1")
+    request["AlgorithmSpecification"]["TrainingImage"] = account.push("sagemaker-page", train=train)
+    account.sagemaker.create_training_job(**request)
+
+    browser.wait(f"{status('seen-in-a-browser')} === 'InProgress'")
+    browser.ask(f"{row('seen-in-a-browser')}.querySelector('summary').click()")
+    browser.wait(f"{row('seen-in-a-browser')}.querySelector('pre').textContent.includes('waiting')")
+    gate.touch()
+    browser.wait(f"{status('seen-in-a-browser')} === 'Failed'")
+    shown = browser.ask(f"{row('seen-in-a-browser')}.textContent")
+    assert cause in shown, "the reason is text, with its brackets"
+    assert "1 ml.m5.large" in shown and "$0.00" in shown
+    assert browser.ask("document.images.length") == 0
+    assert browser.ask("document.title") == "localaws"
+    text = browser.ask("document.body.textContent")
+    for name in (account.bucket, "sagemaker-page:latest"):
+        assert name in text
+    assert browser.complaints == []
+
+
+def test_a_browser_says_that_localaws_is_gone_and_that_it_is_back(fresh, browser):
+    fresh.up()
+    browser.command("Page.navigate", url=fresh.endpoint_url)
+    browser.wait("document.querySelectorAll('p.none').length === 5")
+    fresh.command("down")
+    browser.wait("!document.querySelector('#lost').hidden")
+    assert "python -m localaws up" in browser.ask("document.querySelector('#lost').textContent")
+    fresh.up()
+    browser.wait("document.querySelector('#lost').hidden")
+
+
+def test_a_phone_shows_all_of_it(localaws, account, browser):
+    account.put("a-bucket-is-there", b"1")
+    browser.command(
+        "Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True
+    )
+    try:
+        browser.command("Page.navigate", url=localaws.endpoint_url)
+        browser.wait("document.querySelectorAll('#buckets details').length > 0")
+        assert browser.ask("document.documentElement.scrollWidth") <= 360
+    finally:
+        browser.command("Emulation.clearDeviceMetricsOverride")
+
+
+def get(aws, path, **headers):
+    connection = http.client.HTTPConnection(aws.endpoint_url.removeprefix("http://"), timeout=30)
+    with closing(connection):
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+
+
+def test_a_browser_is_sent_to_the_page_and_a_client_lists_buckets(localaws):
+    status, headers, _ = get(localaws, "/", **HTML)
+    assert (status, headers["Location"]) == (302, "/_localaws/")
+    for other in (
+        {},
+        {**HTML, "Authorization": "AWS4-HMAC-SHA256 Credential=a/20261121/us-west-2/s3/aws4_request"},
+    ):
+        status, _, body = get(localaws, "/", **other)
+        assert status == 200 and b"ListAllMyBucketsResult" in body
+
+
+def test_the_page_may_run_its_own_script_and_nothing_else(localaws):
+    status, headers, body = get(localaws, "/_localaws/", **HTML)
+    assert status == 200
+    policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+    assert re.fullmatch(r"'sha256-[\w+/]+='", policy["script-src"])
+    assert policy["connect-src"] == "'self'"
+    assert not re.search(rb"https?://|<script |style=| on[a-z]+=", body), (
+        "nothing from elsewhere, nothing inline"
+    )
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_link_may_open_the_page_and_nothing_more(localaws, site):
+    """A notebook's link to the page is followed; no other site's page may read what it shows."""
+    link = {**HTML, "Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert get(localaws, "/", **link)[0] == 302
+    assert get(localaws, "/_localaws/", **link)[0] == 200
+    for path in ("/_localaws/state", "/_localaws/logs/Endpoint/e", "/a-bucket/key", "/?delete"):
+        assert get(localaws, path, **link)[0] == 403
+    assert get(localaws, "/_localaws/", **{**link, "Sec-Fetch-Dest": "iframe"})[0] == 403
+    assert get(localaws, "/_localaws/", **{**link, "Sec-Fetch-Mode": "no-cors"})[0] == 403
+    assert get(localaws, "/_localaws/", **{**link, "Host": "evil.example"})[0] == 403
+
+
+def test_an_object_that_is_a_web_page_is_kept_in_a_sandbox(localaws, account):
+    account.s3.put_object(
+        Bucket=account.bucket, Key="evil.html", Body=b"<script></script>", ContentType="text/html"
+    )
+    url = account.s3.generate_presigned_url(
+        "get_object", Params={"Bucket": account.bucket, "Key": "evil.html"}
+    )
+    status, headers, _ = get(localaws, url.removeprefix(localaws.endpoint_url), **HTML)
+    assert (status, headers["Content-Security-Policy"]) == (200, "sandbox")
+
+
+@pytest.mark.parametrize(
+    "path", ["nothing", "logs/Model/m", "logs/TrainingJob/..%2f..", "logs/Endpoint/", "state/x"]
+)
+def test_there_is_nothing_else_below_it(localaws, path):
+    status, _, body = get(localaws, f"/_localaws/{path}")
+    assert status == 404 and b"There is nothing at" in body
+
+
+def test_up_says_where_the_page_is(localaws):
+    assert f"See what is in it: {localaws.endpoint_url}/ in a browser" in localaws.command("up").stdout
+
+
+def test_what_an_endpoint_would_cost(localaws, account):
+    name = account.endpoint(account.config(account.model(), count=2))
+    (endpoint,) = [one for one in state(localaws)["endpoints"] if one["name"] == name]
+    assert endpoint["instances"] == "2 ml.m5.large"
+    assert endpoint["hourly"] == pytest.approx(2 * 0.115)
+    assert endpoint["cost"] == pytest.approx(2 * 0.115 * (time.time() - endpoint["created"]) / 3600, abs=1e-4)
+    request = account.training_request(exit="0")
+    request["ResourceConfig"]["InstanceType"] = "ml.p3.2xlarge"
+    account.train(request)
+    (job,) = [one for one in state(localaws)["jobs"] if one["name"] == request["TrainingJobName"]]
+    assert (job["instances"], job["cost"]) == ("1 ml.p3.2xlarge", None), "no price, no figure"
+
+
+def state(aws) -> dict:
+    return json.loads(get(aws, "/_localaws/state")[2])

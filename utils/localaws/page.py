@@ -1,0 +1,247 @@
+"""The page on localaws' port: what there is and what it would cost on AWS, live, for people with a browser.
+
+    /_localaws/                 the page (page.html); a browser that asks for / is sent here
+    /_localaws/state            what the page shows, as JSON; times are seconds since the epoch, costs US dollars
+    /_localaws/logs/KIND/NAME   the last lines of a job or an endpoint, as JSON
+
+No bucket's name may begin with an underscore, so nothing of S3's is hidden by these paths. The page changes nothing
+and asks what any client may ask. A name or a log line reaches it as JSON and becomes text there, never markup.
+"""
+
+import hashlib
+import re
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+from botocore.exceptions import ClientError
+from werkzeug import Request, Response
+
+from . import hosting, protocol, training, transform
+from .errors import AwsError
+from .sagemaker import SERVED
+
+PATH = "/_localaws/"
+# On-demand list prices in us-west-2, US dollars for an hour of one instance: the same for training, endpoints and
+# transforms. https://aws.amazon.com/sagemaker/ai/pricing/ has today's.
+PRICES_AS_OF = "November 2026"
+PRICES = {
+    "ml.c5.large": 0.102,
+    "ml.c5.xlarge": 0.204,
+    "ml.c5.2xlarge": 0.408,
+    "ml.m5.large": 0.115,
+    "ml.m5.xlarge": 0.23,
+    "ml.m5.2xlarge": 0.461,
+    "ml.m5.4xlarge": 0.922,
+}
+SHOWN = 50  # of a kind, the newest
+LINES = 200  # of a log, the last
+# Kind -> the log group and the beginning of the streams' names.
+LOGS = {
+    "TrainingJob": (training.LOG_GROUP, "{}/"),
+    "TransformJob": (transform.LOG_GROUP, "{}/"),
+    "Endpoint": (hosting.LOG_GROUP, ""),
+}
+HTML = Path(__file__).with_name("page.html").read_text("utf-8")
+
+
+def _policy() -> str:
+    """Allow the page its own script and style, by their digests, and to ask this server: nothing else."""
+
+    def digest(tag: str) -> str:
+        text = re.search(rf"<{tag}>(.*?)</{tag}>", HTML, re.DOTALL)[1]
+        return "sha256-" + b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; script-src '{digest('script')}'; style-src '{digest('style')}'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+HEADERS = {
+    "Content-Security-Policy": _policy(),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def is_wanted(request: Request) -> bool:
+    """Tell whether a browser's window asks for the page. AWS's clients sign what they ask, and take no HTML."""
+    return (
+        request.method == "GET"
+        and request.path in ("/", PATH)
+        and not request.query_string
+        and "Authorization" not in request.headers
+        and "text/html" in request.headers.get("Accept", "")
+        and request.headers.get("Sec-Fetch-Dest", "document") == "document"
+    )
+
+
+class Page:
+    """Answers below PATH for the localaws that listens at `url`; `about` is what its header says besides."""
+
+    def __init__(self, control, registry, url: str, about: dict):
+        self.control, self.registry, self.about = control, registry, {"url": url, **about}
+        where = {"endpoint_url": url, "region_name": about["region"]}
+        self.s3, self.logs, self.ecr = (boto3.client(name, **where) for name in ("s3", "logs", "ecr"))
+
+    def __call__(self, request: Request) -> Response:
+        path = request.path.removeprefix(PATH)
+        if is_wanted(request):
+            if request.path != PATH:
+                return Response(status=302, headers={"Location": PATH})
+            return Response(HTML, headers=HEADERS, content_type="text/html; charset=utf-8")
+        if path == "state":
+            return protocol.answer(self.state(), headers={"Cache-Control": "no-store"})
+        kind, _, name = path.removeprefix("logs/").partition("/")
+        if path.startswith("logs/") and kind in LOGS and re.fullmatch(r"[A-Za-z0-9-]{1,63}", name):
+            return protocol.answer(self.lines(kind, name), headers={"Cache-Control": "no-store"})
+        raise AwsError("UnknownOperationException", f"There is nothing at {request.path}", 404)
+
+    def state(self) -> dict:
+        """Return all that the page shows."""
+        training, transforms = self._jobs("TrainingJob"), self._jobs("TransformJob")
+        tuning = self._jobs("HyperParameterTuningJob")
+        jobs = sorted([*training, *transforms, *tuning], key=lambda job: job["created"], reverse=True)
+        return {
+            **self.about,
+            "now": time.time(),
+            "prices": PRICES_AS_OF,
+            "jobs": jobs[:SHOWN],
+            "endpoints": [self._endpoint(*found) for found in self._described("Endpoint")],
+            "models": [self._model(*found) for found in self._described("Model")],
+            "images": self._images(),
+            "buckets": self._buckets(),
+        }
+
+    def lines(self, kind: str, name: str) -> list[str]:
+        """Return the last log lines of a job or an endpoint, oldest first, each after its time and its stream."""
+        group, prefix = (text.format(name) for text in LOGS[kind])
+        where = {"logGroupName": group}
+        try:
+            streams = self.logs.describe_log_streams(
+                **where, **({"logStreamNamePrefix": prefix} if prefix else {})
+            )
+            events = [
+                (event["timestamp"], stream["logStreamName"].removeprefix(prefix), event["message"])
+                for stream in streams["logStreams"]
+                for event in self.logs.get_log_events(
+                    **where, logStreamName=stream["logStreamName"], limit=LINES, startFromHead=False
+                )["events"]
+            ]
+        except self.logs.exceptions.ResourceNotFoundException:
+            return []  # a group appears with its first line
+        events.sort(key=lambda event: event[0])
+        several = len(streams["logStreams"]) > 1
+        return [f"[{stream}] {line}" if several else line for _, stream, line in events[-LINES:]]
+
+    def _described(self, kind: str) -> Iterator[tuple[str, dict]]:
+        """Give name and description of the newest resources of a kind."""
+        if f"List{kind}s" not in SERVED:
+            return
+        newest = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": SHOWN}
+        answer = self.control.handle(f"List{kind}s", newest)
+        for entry in next(value for name, value in answer.items() if name != "NextToken"):
+            name = entry[f"{kind}Name"]
+            try:
+                yield name, self.control.handle(f"Describe{kind}", {f"{kind}Name": name})
+            except AwsError:
+                continue  # deleted since it was listed
+
+    def _jobs(self, kind: str) -> list[dict]:
+        verb = kind.removesuffix("Job").removeprefix("HyperParameter")
+        return [
+            {
+                **_common(kind, name, job),
+                "what": f"{verb} job",
+                "secondary": job.get("SecondaryStatus"),
+                "started": job.get(f"{verb}StartTime"),
+                "ended": job.get(f"{verb}EndTime") or job.get("HyperParameterTuningEndTime"),
+                "metrics": {item["MetricName"]: item["Value"] for item in job.get("FinalMetricDataList", ())},
+                **_cost(
+                    [job.get("ResourceConfig") or job.get("TransformResources") or {}],
+                    job.get(f"{verb}StartTime"),
+                    job.get(f"{verb}EndTime"),
+                ),
+            }
+            for name, job in self._described(kind)
+        ]
+
+    def _endpoint(self, name: str, endpoint: dict) -> dict:
+        try:
+            request = {"EndpointConfigName": endpoint["EndpointConfigName"]}
+            config = self.control.handle("DescribeEndpointConfig", request)
+        except AwsError:
+            config = {"ProductionVariants": ()}  # it may be deleted before its endpoint
+        running = {item["VariantName"]: item for item in endpoint.get("ProductionVariants", ())}
+        fleet = [
+            variant
+            | {"InstanceCount": running.get(variant["VariantName"], {}).get("CurrentInstanceCount", 0)}
+            for variant in config["ProductionVariants"]
+        ]
+        return {
+            **_common("Endpoint", name, endpoint),
+            "what": endpoint["EndpointConfigName"],
+            **_cost(fleet, endpoint["CreationTime"], None),
+        }
+
+    def _model(self, name: str, model: dict) -> dict:
+        container = model.get("PrimaryContainer") or model["Containers"][0]
+        return {
+            **_common("Model", name, model),
+            "what": container["Image"],
+            "data": container.get("ModelDataUrl"),
+        }
+
+    def _images(self) -> list[dict]:
+        return [
+            {
+                "name": f"{repository['repositoryName']}:{', '.join(image['tags']) or '(no tag)'}",
+                "what": image["digest"],
+                "bytes": image["size"],
+                "created": image["pushed"],
+            }
+            for repository in self.ecr.describe_repositories()["repositories"]
+            for image in self.registry.images(repository["repositoryName"])
+        ]
+
+    def _buckets(self) -> list[dict]:
+        found = []
+        for bucket in self.s3.list_buckets()["Buckets"]:
+            try:
+                page = self.s3.list_objects_v2(Bucket=bucket["Name"])
+            except ClientError:
+                continue  # deleted since it was listed
+            sizes = [entry["Size"] for entry in page.get("Contents", ())]
+            found.append(
+                {
+                    "name": bucket["Name"],
+                    "created": bucket["CreationDate"],
+                    "what": f"{len(sizes):,}{'+' * page['IsTruncated']} objects",
+                    "bytes": sum(sizes),
+                }
+            )
+        return found
+
+
+def _common(kind: str, name: str, description: dict) -> dict:
+    return {
+        "kind": kind,
+        "name": name,
+        "status": description.get(f"{kind}Status"),
+        "created": description["CreationTime"],
+        "reason": description.get("FailureReason"),
+    }
+
+
+def _cost(fleet: list[dict], started: float | None, ended: float | None) -> dict:
+    """Return what an hour and all of the time cost on AWS: None where no instance, or one without a price, is named."""
+    fleet = [group for group in fleet if group.get("InstanceCount") and "InstanceType" in group]
+    words = ", ".join(f"{group['InstanceCount']} {group['InstanceType']}" for group in fleet)
+    if not fleet or any(group["InstanceType"] not in PRICES for group in fleet):
+        return {"instances": words, "hourly": None, "cost": None}
+    hourly = sum(group["InstanceCount"] * PRICES[group["InstanceType"]] for group in fleet)
+    seconds = (ended or time.time()) - started if started else 0
+    return {"instances": words, "hourly": None if ended else hourly, "cost": hourly * seconds / 3600}
