@@ -121,12 +121,15 @@ def walk(role, bucket, image):
 
 @step
 def classes(role, bucket, image):
-    """ModelBuilder and Transformer on what a training job left behind."""
+    """ModelBuilder and Transformer on what a training job left behind, and HyperparameterTuner."""
     from sagemaker.core.helper.session_helper import Session
+    from sagemaker.core.parameter import CategoricalParameter, ContinuousParameter, IntegerParameter
+    from sagemaker.core.resources import TrainingJob
     from sagemaker.core.transformer import Transformer
     from sagemaker.serve import ModelBuilder
     from sagemaker.train import ModelTrainer
     from sagemaker.train.configs import Compute, InputData
+    from sagemaker.train.tuner import HyperparameterTuner
 
     session = Session(boto_session=boto3.Session(), default_bucket=bucket)
     boto3.client("s3").put_object(Bucket=bucket, Key="data/a.csv", Body=b"1,2\n")
@@ -169,6 +172,25 @@ def classes(role, bucket, image):
     )
     print("TRANSFORMED", boto3.client("s3").get_object(Bucket=bucket, Key="out/in.csv.out")["Body"].read())
     endpoint.delete()
+    tuner = HyperparameterTuner(
+        model_trainer=trainer,
+        objective_metric_name="loss",
+        objective_type="Minimize",
+        hyperparameter_ranges={
+            "depth": IntegerParameter(2, 9),
+            "share": ContinuousParameter(0.1, 1, scaling_type="Logarithmic"),
+            "criterion": CategoricalParameter(["gini", "entropy"]),
+        },
+        metric_definitions=[{"Name": "loss", "Regex": "loss=([0-9.]+);"}],
+        max_jobs=3,
+        max_parallel_jobs=3,
+        base_tuning_job_name="classes",
+    )
+    tuner.tune(inputs=data, wait=False)
+    tuner.latest_tuning_job.wait(poll=1)
+    best = TrainingJob.get(tuner.best_training_job())
+    counters = tuner.describe().training_job_status_counters
+    print("TUNED", counters.completed, sorted(best.hyper_parameters), best.hyper_parameters["criterion"])
 
 
 if __name__ == "__main__":

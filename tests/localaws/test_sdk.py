@@ -79,7 +79,9 @@ def test_the_walk_as_the_labs_write_it(steps):
     assert "LEFT []" in out
 
 
-def test_modelbuilder_and_transformer(steps):
+def test_modelbuilder_transformer_and_tuner(steps):
     out = said(steps["classes"])
     assert "INVOKED b'3,1\\n'" in out
     assert "TRANSFORMED b'3,2\\n3,2\\n'" in out
+    tuned = "['_tuning_objective_metric', 'criterion', 'depth', 'share']"
+    assert any(f"TUNED 3 {tuned} {word}" in out for word in ("gini", "entropy"))

@@ -23,6 +23,7 @@ ARN_PARTS = {
     "EndpointConfig": "endpoint-config",
     "Endpoint": "endpoint",
     "TransformJob": "transform-job",
+    "HyperParameterTuningJob": "hyper-parameter-tuning-job",
 }
 
 
@@ -58,6 +59,9 @@ class Context:
         return record
 
     def not_found(self, kind: str, name: str) -> AwsError:
+        if kind == "HyperParameterTuningJob":
+            message = f"Amazon SageMaker can't find a tuning job called {name}. Type another name."
+            return AwsError("ResourceNotFound", message)
         if kind.endswith("Job"):
             return AwsError("ValidationException", "Requested resource not found.")
         words = re.sub(r"(?<!^)([A-Z])", r" \1", kind).lower().replace("config", "configuration")
@@ -73,6 +77,11 @@ class Context:
             message = (
                 "Training job names must be unique within an AWS account and region, "
                 f"and a training job with this name already exists ({arn})"
+            )
+            raise AwsError("ResourceInUse", message)
+        if kind == "HyperParameterTuningJob":
+            message = (
+                f"A hyperparameter tuning job with the name, {name}, already exists. Choose a different name."
             )
             raise AwsError("ResourceInUse", message)
         if kind.endswith("Job"):

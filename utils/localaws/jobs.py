@@ -27,6 +27,7 @@ class Job:
         self.folder = context.home / "jobs" / kind / name
         self.stop_requested = threading.Event()
         self.server_closing = threading.Event()
+        self.ended = threading.Event()  # its record tells how
 
     def execute(self) -> str:
         raise NotImplementedError
@@ -72,6 +73,7 @@ class Jobs:
         if job.server_closing.is_set():
             status, reason = "Failed", LOST
         self._end(job.name, status, reason, job)
+        job.ended.set()
         if self._running.get(job.name.lower()) is job:  # it may have been deleted and created anew
             del self._running[job.name.lower()]
 

@@ -5,7 +5,6 @@
 
 import base64
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +14,25 @@ from .hosting import Hosting
 from .serving import container_definition
 from .training import Training
 from .transform import Transform
+from .tuning import Tuning
 from .validation import parse_served, prune, refuse_unserved, service_model, validate
 
 _CONTAINER = """{0}.Image {0}.ModelDataUrl {0}.Environment {0}.ContainerHostname {0}.Mode=SingleModel
     {0}.ImageConfig.RepositoryAccessMode=Platform
     {0}.ModelDataSource.S3DataSource.S3Uri {0}.ModelDataSource.S3DataSource.S3DataType=S3Prefix|S3Object
     {0}.ModelDataSource.S3DataSource.CompressionType"""
+# What a training job and the definition of a tuning job's training jobs have in common.
+_TRAINING = """{0}RoleArn {0}Environment {0}EnableNetworkIsolation {0}EnableManagedSpotTraining
+    {0}AlgorithmSpecification.TrainingImage {0}AlgorithmSpecification.TrainingInputMode
+    {0}AlgorithmSpecification.MetricDefinitions
+    {0}InputDataConfig.ChannelName {0}InputDataConfig.ContentType {0}InputDataConfig.InputMode
+    {0}InputDataConfig.CompressionType {0}InputDataConfig.RecordWrapperType=None
+    {0}InputDataConfig.DataSource.S3DataSource.S3DataType=S3Prefix|ManifestFile
+    {0}InputDataConfig.DataSource.S3DataSource.S3Uri
+    {0}InputDataConfig.DataSource.S3DataSource.S3DataDistributionType
+    {0}OutputDataConfig.S3OutputPath {0}OutputDataConfig.CompressionType
+    {0}ResourceConfig.InstanceType {0}ResourceConfig.InstanceCount {0}ResourceConfig.VolumeSizeInGB
+    {0}StoppingCondition.MaxRuntimeInSeconds {0}StoppingCondition.MaxWaitTimeInSeconds """
 _LIST = "NextToken MaxResults NameContains CreationTimeAfter CreationTimeBefore SortBy SortOrder"
 _LIST_STATUS = _LIST + " StatusEquals LastModifiedTimeAfter LastModifiedTimeBefore"
 
@@ -28,17 +40,8 @@ _LIST_STATUS = _LIST + " StatusEquals LastModifiedTimeAfter LastModifiedTimeBefo
 SERVED = {
     operation: parse_served(paths)
     for operation, paths in {
-        "CreateTrainingJob": """TrainingJobName HyperParameters RoleArn Tags Environment EnableNetworkIsolation
-            AlgorithmSpecification.TrainingImage AlgorithmSpecification.TrainingInputMode
-            AlgorithmSpecification.MetricDefinitions AlgorithmSpecification.EnableSageMakerMetricsTimeSeries
-            InputDataConfig.ChannelName InputDataConfig.ContentType InputDataConfig.InputMode
-            InputDataConfig.CompressionType InputDataConfig.RecordWrapperType=None
-            InputDataConfig.DataSource.S3DataSource.S3DataType=S3Prefix|ManifestFile
-            InputDataConfig.DataSource.S3DataSource.S3Uri
-            InputDataConfig.DataSource.S3DataSource.S3DataDistributionType
-            OutputDataConfig.S3OutputPath OutputDataConfig.CompressionType
-            ResourceConfig.InstanceType ResourceConfig.InstanceCount ResourceConfig.VolumeSizeInGB
-            StoppingCondition.MaxRuntimeInSeconds StoppingCondition.MaxWaitTimeInSeconds EnableManagedSpotTraining
+        "CreateTrainingJob": _TRAINING.format("")
+        + """TrainingJobName HyperParameters Tags AlgorithmSpecification.EnableSageMakerMetricsTimeSeries
             CheckpointConfig.S3Uri CheckpointConfig.LocalPath""",
         "DescribeTrainingJob": "TrainingJobName",
         "ListTrainingJobs": _LIST_STATUS,
@@ -79,6 +82,22 @@ SERVED = {
         "DescribeTransformJob": "TransformJobName",
         "ListTransformJobs": _LIST_STATUS,
         "StopTransformJob": "TransformJobName",
+        "CreateHyperParameterTuningJob": _TRAINING.format("TrainingJobDefinition.")
+        + """TrainingJobDefinition.StaticHyperParameters HyperParameterTuningJobName Tags
+            HyperParameterTuningJobConfig.Strategy=Bayesian|Random|Grid
+            HyperParameterTuningJobConfig.HyperParameterTuningJobObjective HyperParameterTuningJobConfig.ResourceLimits
+            HyperParameterTuningJobConfig.ParameterRanges.IntegerParameterRanges
+            HyperParameterTuningJobConfig.ParameterRanges.ContinuousParameterRanges
+            HyperParameterTuningJobConfig.ParameterRanges.CategoricalParameterRanges
+            HyperParameterTuningJobConfig.TrainingJobEarlyStoppingType HyperParameterTuningJobConfig.RandomSeed
+            HyperParameterTuningJobConfig.TuningJobCompletionCriteria.TargetObjectiveMetricValue
+            HyperParameterTuningJobConfig.TuningJobCompletionCriteria.BestObjectiveNotImproving""",
+        "DescribeHyperParameterTuningJob": "HyperParameterTuningJobName",
+        "ListHyperParameterTuningJobs": _LIST_STATUS,
+        "ListTrainingJobsForHyperParameterTuningJob": "HyperParameterTuningJobName NextToken MaxResults StatusEquals "
+        "SortBy SortOrder",
+        "StopHyperParameterTuningJob": "HyperParameterTuningJobName",
+        "DeleteHyperParameterTuningJob": "HyperParameterTuningJobName",
         "AddTags": "ResourceArn Tags",
         "ListTags": "ResourceArn NextToken MaxResults",
         "DeleteTags": "ResourceArn TagKeys",
@@ -102,6 +121,7 @@ class ControlPlane:
         self._training = Training(self._context)
         self._hosting = Hosting(self._context)
         self._transform = Transform(self._context)
+        self._tuning = Tuning(self._context, self._training)
         self._operations: dict[str, Callable[[dict], dict]] = {
             "CreateTrainingJob": self._training.create,
             "StopTrainingJob": self._training.stop,
@@ -114,6 +134,10 @@ class ControlPlane:
             "DeleteEndpoint": self._hosting.delete,
             "CreateTransformJob": self._transform.create,
             "StopTransformJob": self._transform.stop,
+            "CreateHyperParameterTuningJob": self._tuning.create,
+            "StopHyperParameterTuningJob": self._tuning.stop,
+            "DeleteHyperParameterTuningJob": self._tuning.delete,
+            "ListTrainingJobsForHyperParameterTuningJob": self._list_tuned,
             "DeleteModel": lambda request: self._delete("Model", request),
             "DeleteEndpointConfig": lambda request: self._delete("EndpointConfig", request),
             "AddTags": self._add_tags,
@@ -144,17 +168,19 @@ class ControlPlane:
     def recover(self) -> None:
         """After a start: settle what an earlier server left. Call it once the endpoint answers."""
         self._training.recover()
+        self._tuning.recover()
         self._transform.recover()
         self._hosting.recover()
 
     def close(self) -> None:
         """End all that runs. Jobs are recorded as failed; endpoints come back with the next start."""
+        jobs = (self._tuning, self._training, self._transform)
         self._hosting.close()
-        self._training.close()
-        self._transform.close()
+        for kind in jobs:
+            kind.close()
         self._context.engine.close()
-        self._training.join(5)
-        self._transform.join(5)
+        for kind in jobs:
+            kind.join(5)
 
     def _create_model(self, request: dict) -> dict:
         context, name = self._context, request["ModelName"]
@@ -222,14 +248,24 @@ class ControlPlane:
     def _lister(self, kind: str) -> Callable[[dict], dict]:
         output = service_model().operation_model(f"List{kind}s").output_shape.members
         key = next(name for name in output if name != "NextToken")
-        order = "Ascending" if kind == "TrainingJob" else "Descending"
+        order = "Ascending" if kind in ("TrainingJob", "HyperParameterTuningJob") else "Descending"
 
         def answer(request):
             records = self._context.store.list(kind)
+            if kind == "HyperParameterTuningJob":
+                request.setdefault("SortBy", "Name")
             page, token = _page(kind, records, request, request.get("SortOrder", order) == "Descending")
             return {key: page, "NextToken": token}
 
         return answer
+
+    def _list_tuned(self, request: dict) -> dict:
+        record = self._context.require("HyperParameterTuningJob", request["HyperParameterTuningJobName"])
+        jobs = self._tuning.summaries(record["HyperParameterTuningJobArn"])
+        if request.setdefault("SortBy", "Name") == "FinalObjectiveMetricValue":
+            jobs = [job for job in jobs if "FinalObjectiveMetricValue" in job]
+        page, token = _page("TrainingJob", jobs, request, request.get("SortOrder") == "Descending")
+        return {"TrainingJobSummaries": page, "NextToken": token}
 
     def _tagged(self, arn: str) -> tuple[str, str]:
         """The kind and name of the resource that an ARN names. Raises AwsError if there is none."""
@@ -272,15 +308,19 @@ def _page(kind: str, records: list[dict], request: dict, descending: bool) -> tu
     name, status = f"{kind}Name", f"{kind}Status"
     after, before = "{}After", "{}Before"
     for field in ("CreationTime", "LastModifiedTime"):
-        low, high = request.get(after.format(field), 0), request.get(before.format(field), time.time() + 1e9)
-        records = [record for record in records if low <= record[field] <= high]
+        low, high = request.get(after.format(field)), request.get(before.format(field))
+        if low is not None:
+            records = [record for record in records if low <= record[field]]
+        if high is not None:
+            records = [record for record in records if record[field] <= high]
     contains, wanted = request.get("NameContains", "").lower(), request.get("StatusEquals")
     records = [
         record
         for record in records
         if contains in record[name].lower() and wanted in (None, record.get(status))
     ]
-    sort = {"Name": name, "Status": status}.get(request.get("SortBy"), "CreationTime")
+    keys = {"Name": name, "Status": status, "FinalObjectiveMetricValue": "FinalObjectiveMetricValue"}
+    sort = keys.get(request.get("SortBy"), "CreationTime")
 
     def place(record):
         return [record[sort], record[name]]

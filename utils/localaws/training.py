@@ -54,6 +54,12 @@ class Training(Jobs):
     kind = "TrainingJob"
 
     def create(self, request: dict) -> dict:
+        job = self.prepare(request)
+        self.launch(job.record, job)
+        return {"TrainingJobArn": job.record["TrainingJobArn"]}
+
+    def prepare(self, request: dict) -> "_Job":
+        """The job that a request asks for, to be launched. Raises AwsError for what the service refuses."""
         context, name = self.context, request["TrainingJobName"]
         specification = request.get("AlgorithmSpecification", {})
         if "TrainingImage" not in specification:
@@ -108,8 +114,7 @@ class Training(Jobs):
             "EnableInterContainerTrafficEncryption": False,
             "EnableManagedSpotTraining": request.get("EnableManagedSpotTraining", False),
         }
-        self.launch(record, _Job(context, record, image))
-        return {"TrainingJobArn": arn}
+        return _Job(context, record, image)
 
     def stopping(self, record: dict) -> None:
         transition(record, "Stopping")
@@ -200,6 +205,7 @@ class _Job(Job):
         super().__init__(context, "TrainingJob", record["TrainingJobName"])
         self.record = record
         self.final: dict[str, tuple[float, float]] = {}  # metric -> its last value and when it came
+        self.series: dict[str, list[float]] = {}  # metric -> all its values
         self._image = image
         self._containers: list[Container] = []
         count = record["ResourceConfig"]["InstanceCount"]
@@ -363,6 +369,7 @@ class _Job(Job):
                     ValueError, IndexError
                 ):  # not a number, or no group: AWS passes it over as well
                     self.final[name] = (float(match[1]), time.time())
+                    self.series.setdefault(name, []).append(self.final[name][0])
 
     def _await(self, seconds: float, interruption: float) -> str:
         """Wait for all hosts, at most `seconds`; `interruption` seconds (0: never) until the instances are lost."""
