@@ -258,11 +258,16 @@ def train(run_train, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def iris(run_train, tmp_path_factory) -> Path:
+def iris_training(run_train, tmp_path_factory) -> Training:
+    """A run of train that has made the iris tree."""
+    return run_train(lay_out(tmp_path_factory.mktemp("iris") / "ml", {"training": {"iris.csv": IRIS}}))
+
+
+@pytest.fixture(scope="session")
+def iris(iris_training) -> Path:
     """A base folder in which train has made the iris tree."""
-    base = lay_out(tmp_path_factory.mktemp("iris") / "ml", {"training": {"iris.csv": IRIS}})
-    assert run_train(base).code == 0
-    return base
+    assert iris_training.code == 0
+    return iris_training.base
 
 
 @pytest.fixture

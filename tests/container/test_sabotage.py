@@ -27,20 +27,24 @@ SERVING = {
     ),
     "numbers are what Python takes": (
         "stack/numeric.py",
-        'b"0123456789+-.eE, \\t\\n"',
-        'b"0123456789+-.eE, \\t\\n_naif"',
+        'b"0123456789+-.eE \\t"',
+        'b"0123456789+-.eE \\t_naif"',
         partial(serving.test_csv_is_refused, body=serving.REFUSED["underscore"]),
     ),
     "infinity is a number": (
         "stack/numeric.py",
-        " if np.isfinite(values).all() else None",
+        " if np.isfinite(matrix).all() else None",
         "",
         partial(serving.test_csv_is_refused, body=serving.REFUSED["beyond float32"]),
     ),
     "rows of any length": (
         "stack/numeric.py",
-        "if len(commas) > 1 or",
-        "if",
+        'wide = separators.index(b"\\n") + 1\n'
+        "    rows = len(separators) // wide\n"
+        '    if separators != (b"," * (wide - 1) + b"\\n") * rows or',
+        'rows = separators.count(b"\\n")\n'
+        "    wide = len(separators) // rows\n"
+        '    if separators.strip(b",\\n") or',
         partial(serving.test_csv_is_refused, body=serving.REFUSED["ragged, then right in sum"]),
     ),
     "errors in HTML": (
@@ -113,8 +117,7 @@ def test_a_broken_train_is_seen(tmp_path, file, text, instead):
         training.test_bad_data_is_refused_by_file_row_and_column(train, BAD_FILES, WORDS)
 
 
-@pytest.mark.parametrize("command", ["sh -c 'exit 0'", "sh -c 'exit 1'"])
-def test_the_suite_can_be_pointed_at_any_command(tmp_path, command):
+def test_the_suite_can_be_pointed_at_any_command():
     test = f"{training.__file__}::test_bad_data_is_refused_by_file_row_and_column"
     args = [
         sys.executable,
@@ -124,7 +127,7 @@ def test_the_suite_can_be_pointed_at_any_command(tmp_path, command):
         "-p",
         "no:cacheprovider",
         "--train-command",
-        command,
+        "sh -c 'exit 0'",
         f"{test}[text]",
     ]
     ended = subprocess.run(args, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60)
