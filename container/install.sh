@@ -10,10 +10,11 @@ for lock in /opt/pip/requirements-*.lock; do locks="$locks --requirement $lock";
     --require-hashes --only-binary :all: $locks
 
 cd /opt/venv/lib/python*/site-packages
-# Tests, what only compilers and type checkers read, and onnxruntime's tools for making models smaller.
+# Tests, what only compilers and type checkers read, onnxruntime's tools for making models smaller, and its library for
+# C, which Python's module has inside.
 find . -depth -type d \( -name test -o -name tests \) -exec rm -rf {} +
 find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -name '*.hpp' -o -name '*.c' \
     -o -name '*.cc' -o -name '*.cpp' -o -name '*.proto' -o -name '*.a' \) -delete
-rm -rf onnxruntime/quantization onnxruntime/tools onnxruntime/transformers
+rm -rf onnxruntime/quantization onnxruntime/tools onnxruntime/transformers onnxruntime/capi/libonnxruntime.so*
 # Compiled here, once: a container's file system may be read-only, and a cold start would compile each time.
 /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash .
