@@ -233,7 +233,9 @@ def test_logs(localaws):
     assert "localaws listens on" in localaws.command("logs").stdout
 
 
-@pytest.mark.parametrize("word", ["up", "down", "status", "env", "logs", "build", "push", "images"])
+@pytest.mark.parametrize(
+    "word", ["up", "down", "status", "env", "logs", "build", "push", "images", "fidelity"]
+)
 def test_help(localaws, word):
     assert word in localaws.command("--help").stdout
     assert localaws.command(word, "--help").stdout.startswith(f"usage: python -m localaws {word}")

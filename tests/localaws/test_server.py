@@ -119,7 +119,7 @@ def test_a_service_that_is_not_there_is_refused_by_name(localaws):
 
 def test_other_verbs_of_an_endpoint_are_refused_by_name(localaws):
     status, _, body = ask(localaws, "POST", "/endpoints/e/invocations-response-stream", b"{}")
-    assert status == 400
+    assert status == 501
     assert "invocations-response-stream" in json.loads(body)["message"]
 
 

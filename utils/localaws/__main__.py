@@ -1,4 +1,4 @@
-"""The command: python -m localaws up | down | status | env | logs | build | push | images."""
+"""The command: python -m localaws up | down | status | env | logs | build | push | images | fidelity."""
 
 import argparse
 import shlex
@@ -83,6 +83,14 @@ def images_(_) -> int:
     return 0
 
 
+def fidelity(_) -> int:
+    from . import fidelity
+
+    fidelity.FILE.write_text(fidelity.table(), "utf-8")
+    print(f"wrote {fidelity.FILE}")
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
     top = argparse.ArgumentParser(
@@ -108,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("image", metavar="NAME[:TAG]")
     sub.add_argument("uri", metavar="URI", help="the repositoryUri that ECR gives, with or without a tag")
     command("images", images_, "list the images that were built here")
+    command("fidelity", fidelity, "write FIDELITY.md: every operation and field, served or refused")
     return top
 
 

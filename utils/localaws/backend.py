@@ -6,6 +6,8 @@ replay, because each recorded request runs with a seed and a time of its own, wh
 """
 
 import datetime
+import functools
+import importlib
 import io
 import logging
 import os
@@ -16,13 +18,16 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl
 
+import botocore.session
+from botocore import xform_name
 from werkzeug import Request, Response
 
 import localaws
 
 from . import protocol
+from .errors import AwsError
 from .journal import Journal
 
 os.environ["MOTO_ACCOUNT_ID"] = localaws.ACCOUNT
@@ -51,6 +56,8 @@ if "moto.s3.models" in sys.modules:
 moto.core.utils.utcnow = lambda: _Clock.now(datetime.UTC).replace(tzinfo=None)
 
 import moto.s3.models  # noqa: E402
+from moto.backends import get_backend  # noqa: E402
+from moto.core.responses import BaseResponse  # noqa: E402
 from moto.moto_api._internal import mock_random  # noqa: E402
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: E402
 
@@ -58,6 +65,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 moto.s3.models.os = SimpleNamespace(urandom=mock_random.randbytes, environ=os.environ)
 moto.s3.models.datetime = SimpleNamespace(**{**vars(datetime), "datetime": _Clock})
 
+MOTO_NAMES = {"monitoring": "cloudwatch"}  # where moto and botocore do not use the name that signs requests
 READS = re.compile(
     r"(Batch)?(Get|List|Describe|Filter|Head|Simulate|Lookup|Query|Search|Test)[A-Z]|GenerateCredential"
 )
@@ -84,7 +92,14 @@ class Backend:
         environ = request.environ
         environ["RAW_URI"] = environ.get("REQUEST_URI", "")
         body = protocol.peek(request)
-        if not _changes(request, service, body):
+        operation = _operation(request, service, body)
+        if _is_unanswered(request, service or "s3", operation):
+            message = f"localaws does not serve {operation} of {service or 's3'}: run it against AWS."
+            error = AwsError("NotServedByLocalaws", message, 501)
+            if request.headers.get("X-Amz-Target") or service == "monitoring":
+                return protocol.failure(error)
+            return protocol.failure_xml(error, "Error" if service in ("s3", None) else "ErrorResponse")
+        if not _changes(request, service, operation):
             with self._lock:
                 return self._run(environ)
         entry = {
@@ -148,19 +163,65 @@ class Backend:
         return response
 
 
-def _changes(request: Request, service: str | None, body: bytes) -> bool:
-    """Tell whether a request may change moto's state."""
+@functools.cache
+def service_model(service: str):
+    """botocore's model of a service that moto answers for, by the name that requests are signed for."""
+    return botocore.session.get_session().get_service_model(MOTO_NAMES.get(service, service))
+
+
+@functools.cache
+def answered(service: str) -> set[str]:
+    """Return the operations of a service that moto has: methods of its backend or of what reads its requests."""
+    name = MOTO_NAMES.get(service, service)
+    readers = [
+        item
+        for item in vars(importlib.import_module(f"moto.{name}.responses")).values()
+        if isinstance(item, type) and issubclass(item, BaseResponse)
+    ]
+    places = [get_backend(name).backend, *readers]
+    operations = service_model(service).operation_names
+    return {one for one in operations if any(hasattr(place, xform_name(one)) for place in places)}
+
+
+@functools.cache
+def _s3_subresources() -> dict[tuple[str, bool, str], bool]:
+    """Return for (method, of an object or a bucket, name in the query) whether moto answers it: it would ignore the
+    name of one that it does not know, and take PutBucketRequestPayment for CreateBucket."""
+    found: dict[tuple[str, bool, str], bool] = {}
+    for operation in service_model("s3").operation_names:
+        http = service_model("s3").operation_model(operation).http
+        path, _, query = http["requestUri"].partition("?")
+        for name, _ in parse_qsl(query, keep_blank_values=True):
+            place = http["method"], "{Key" in path, name
+            found[place] = found.get(place, False) or operation in answered("s3")
+    return found
+
+
+def _is_unanswered(request: Request, service: str, operation: str) -> bool:
+    if service != "s3":
+        return operation not in answered(service)
+    of_object = bool(request.path.removeprefix("/").partition("/")[2])
+    names = request.args.keys() - {"x-id"}
+    return any(_s3_subresources().get((request.method, of_object, name)) is False for name in names)
+
+
+def _operation(request: Request, service: str | None, body: bytes) -> str:
+    """Return the name of the operation; S3's requests have none, so it is the request itself."""
     if service in ("s3", None):
-        return request.method not in ("GET", "HEAD", "OPTIONS")
-    if service == "sts":
-        return False  # sessions end with the server
-    # The three protocols name the operation in a header, in the path, or in a form.
-    operation = (
+        return f"{request.method} {request.full_path.rstrip('?')}"
+    # The three protocols name it in a header, in the path, or in a form.
+    return (
         request.headers.get("X-Amz-Target", "").rpartition(".")[2]
         or request.path.partition("/operation/")[2]
         or parse_qs(body.decode("utf-8", "replace")).get("Action", [""])[0]
     )
-    return not READS.match(operation)
+
+
+def _changes(request: Request, service: str | None, operation: str) -> bool:
+    """Tell whether a request may change moto's state."""
+    if service in ("s3", None):
+        return request.method not in ("GET", "HEAD", "OPTIONS")
+    return service != "sts" and not READS.match(operation)  # sessions end with the server
 
 
 def _upload_id(response: Response) -> dict:

@@ -77,7 +77,7 @@ class Gaps:
     def _ecr(self, request: Request, operation: str, region: str) -> Response:
         if operation in ECR_REFUSED:
             raise AwsError(
-                "UnknownOperationException", f"localaws does not serve {operation}: {ECR_REFUSED[operation]}"
+                "NotServedByLocalaws", f"localaws does not serve {operation}: {ECR_REFUSED[operation]}", 501
             )
         # The registry is that of one region; moto keeps other regions' repositories to itself.
         if region == self.region and operation == "DeleteRepository":
@@ -239,9 +239,8 @@ class Gaps:
         try:
             statements = self._statements(role)
         except ClientError as error:
-            detail = error.response["Error"]
-            body = f"<Error><Type>Sender</Type><Code>{detail['Code']}</Code><Message>{escape(detail['Message'])}</Message></Error>"
-            return _xml("ErrorResponse", body, 404 if detail["Code"] == "NoSuchEntity" else 400)
+            code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+            return protocol.failure_xml(AwsError(code, message, 404 if code == "NoSuchEntity" else 400))
         actions, resources = _members(form, "ActionNames"), _members(form, "ResourceArns") or ["*"]
         results = []
         for action in actions:
@@ -255,9 +254,11 @@ class Gaps:
                     f"<MatchedStatements/><MissingContextValues>{keys}</MissingContextValues></member>"
                 )
         body = f"<EvaluationResults>{''.join(results)}</EvaluationResults><IsTruncated>false</IsTruncated>"
-        return _xml(
-            "SimulatePrincipalPolicyResponse",
-            f"<SimulatePrincipalPolicyResult>{body}</SimulatePrincipalPolicyResult>",
+        metadata = f"<ResponseMetadata><RequestId>{uuid.uuid4()}</RequestId></ResponseMetadata>"
+        return Response(
+            f'<SimulatePrincipalPolicyResponse xmlns="{IAM_XML}"><SimulatePrincipalPolicyResult>{body}'
+            f"</SimulatePrincipalPolicyResult>{metadata}</SimulatePrincipalPolicyResponse>",
+            content_type="text/xml",
         )
 
     def _statements(self, arn: str) -> list[dict]:
@@ -309,11 +310,6 @@ def _members(form: dict[str, list[str]], name: str) -> list[str]:
     numbered = re.compile(rf"{name}\.member\.(\d+)")
     found = {int(match[1]): values[0] for key, values in form.items() if (match := numbered.fullmatch(key))}
     return [found[number] for number in sorted(found)]
-
-
-def _xml(root: str, body: str, status: int = 200) -> Response:
-    metadata = f"<ResponseMetadata><RequestId>{uuid.uuid4()}</RequestId></ResponseMetadata>"
-    return Response(f'<{root} xmlns="{IAM_XML}">{body}{metadata}</{root}>', status, content_type="text/xml")
 
 
 def _page(key: str, items: list, parameters: dict) -> dict:

@@ -1,9 +1,10 @@
-"""AWS's JSON 1.1 protocol: requests in, answers and errors out."""
+"""AWS's JSON 1.1 protocol: requests in, answers and errors out; and errors for the services that speak XML."""
 
 import io
 import json
 import uuid
 from datetime import datetime
+from xml.sax.saxutils import escape
 
 from werkzeug import Request, Response
 
@@ -40,6 +41,14 @@ def failure(error: AwsError) -> Response:
     """Answer with an error in AWS's form."""
     body = {"__type": error.code, "message": error.message, **error.fields}
     return answer(body, error.status, {"x-amzn-errortype": error.code})
+
+
+def failure_xml(error: AwsError, root: str = "ErrorResponse") -> Response:
+    """Answer with an error in the form of the services that speak XML; S3's own has the root `Error`."""
+    inner = f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
+    if root != "Error":
+        inner = f"<Error><Type>Sender</Type>{inner}</Error>"
+    return Response(f"<{root}>{inner}</{root}>", error.status, content_type="application/xml")
 
 
 def bound(request: Request, limit: int) -> None:

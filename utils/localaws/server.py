@@ -50,11 +50,12 @@ MAX_OBJECT = 1024 * MB  # in one request; clients send larger objects in parts. 
 MAX_INVOCATION = 100 * MB
 MAX_CALL = 16 * MB
 TOO_LARGE = (
-    "<Error><Code>EntityTooLarge</Code><Message>Your proposed upload exceeds the maximum allowed size. "
-    f"localaws takes {MAX_OBJECT:,} bytes in one request: upload in parts</Message></Error>"
+    "Your proposed upload exceeds the maximum allowed size. "
+    f"localaws takes {MAX_OBJECT:,} bytes in one request: upload in parts"
 )
 SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "sagemaker"}
 MOTO_OWN = ("/moto-api", "/latest/")  # moto's own controls, among them one that forgets everything
+VERBS = {"invocations"}  # of an endpoint, that we serve
 INVOCATION = re.compile(r"/endpoints/([^/]+)/(.+)")
 SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
 
@@ -130,14 +131,14 @@ class Front:
             raise AwsError("UnknownOperationException", f"localaws does not serve {service}: {request.path}")
         if service in ("s3", None):
             if (request.content_length or 0) > MAX_OBJECT:
-                return Response(TOO_LARGE, 400, content_type="application/xml")
+                return protocol.failure_xml(AwsError("EntityTooLarge", TOO_LARGE), "Error")
             return self.backend(request, region, "s3")
         protocol.bound(request, MAX_CALL)
         return self.gaps.answer(request, region) or self.backend(request, region, service)
 
     def _invoke(self, request: Request, endpoint: str, verb: str) -> Response:
-        if verb != "invocations":
-            raise AwsError("UnknownOperationException", f"localaws does not serve {verb} of an endpoint")
+        if verb not in VERBS:
+            raise AwsError("NotServedByLocalaws", f"localaws does not serve {verb} of an endpoint", 501)
         protocol.bound(request, MAX_INVOCATION)
         status, headers, body = self.control.invoke(endpoint, dict(request.headers), request.get_data())
         return Response(body, status, headers)

@@ -1,0 +1,114 @@
+"""FIDELITY.md: every operation and request field of AWS's, served here or refused, told by the code that decides.
+
+`python -m localaws fidelity` writes it; a test compares the file with what the code says now.
+"""
+
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from . import backend, gaps, server
+from .sagemaker import SERVED
+from .validation import service_model
+
+FILE = Path(__file__).with_name("FIDELITY.md")
+HEAD = """\
+# What localaws serves
+
+Written by `python -m localaws fidelity` out of the code that decides, botocore {botocore}'s models and moto {moto}; a test keeps it so.
+
+A refused operation, or a refused field that asks for something, is answered with `NotServedByLocalaws` (HTTP 501) and its name. What is served is checked against the service's model: required, type, enum, pattern, length, range.
+"""
+OTHERS = {
+    "s3": "S3",
+    "ecr": "ECR",
+    "iam": "IAM",
+    "sts": "STS",
+    "logs": "CloudWatch Logs",
+    "monitoring": "CloudWatch",
+}
+OURS = {"ecr": gaps.OPERATIONS | {"DeleteRepository"}, "iam": {"SimulatePrincipalPolicy"}}
+
+
+def table() -> str:
+    """Return the whole of FIDELITY.md."""
+    parts = [HEAD.format(botocore=version("botocore"), moto=version("moto")), *_sagemaker(), *_runtime()]
+    parts.append(
+        "## The other services\n\nmoto answers them; where it lacks or errs, localaws does, "
+        "and the image registry (`docker push`, `docker pull`) is localaws' own.\n"
+    )
+    parts += [_other(service, title) for service, title in OTHERS.items()]
+    return "\n".join(parts)
+
+
+def _sagemaker() -> Iterator[str]:
+    known = service_model().operation_names
+    yield f"## SageMaker: {len(SERVED)} of {len(known)} operations\n"
+    whole = []
+    for operation, served in sorted(SERVED.items()):
+        taken, refused = [], []
+        for path, values in _fields(service_model().operation_model(operation).input_shape, served):
+            if values is None:
+                refused.append(f"`{path}`")
+            else:
+                only = " or ".join(f"`{value}`" for value in sorted(values))
+                taken.append(f"`{path}`" + (f" (only {only})" if only else ""))
+        if not refused and "(only" not in "".join(taken):
+            whole.append(operation)
+            continue
+        body = f"Served: {', '.join(taken)}\n\nRefused: {', '.join(refused) or 'none'}\n"
+        yield _folded(f"<b>{operation}</b>: {len(taken)} fields served, {len(refused)} refused", body)
+    yield f"With all their fields: {_names(whole)}"
+    refused = [name for name in known if name not in SERVED]
+    yield _folded(f"The {len(refused)} refused operations", _names(refused))
+
+
+def _fields(shape, served: dict[str, set[str]], path: str = "") -> Iterator[tuple[str, set[str] | None]]:
+    """Give each path of a request as deep as `SERVED` decides on it: the values that are served (none: all), or None."""
+    while shape.type_name == "list":
+        shape = shape.member
+    if path in served:
+        yield path, served[path]
+    elif not path or any(name.startswith(f"{path}.") for name in served):
+        for name, member in shape.members.items():
+            yield from _fields(member, served, f"{path}.{name}" if path else name)
+    else:
+        yield path, None
+
+
+def _runtime() -> Iterator[str]:
+    model = backend.service_model("sagemaker-runtime")
+    verbs = {
+        name: model.operation_model(name).http["requestUri"].rpartition("/")[2]
+        for name in model.operation_names
+    }
+    served = [name for name, verb in verbs.items() if verb in server.VERBS]
+    refused = [name for name in verbs if name not in served]
+    yield f"## SageMaker Runtime: {len(served)} of {len(verbs)} operations\n"
+    yield f"Served: {_names(served)}\nRefused: {_names(refused) if refused else 'none'}"
+
+
+def _other(service: str, title: str) -> str:
+    known = set(backend.service_model(service).operation_names)
+    ours = OURS.get(service, set())
+    refused = known - backend.answered(service) - ours
+    if service == "ecr":
+        refused |= gaps.ECR_REFUSED.keys()
+    by_moto = known - refused - ours
+    counts = [
+        f"{len(by_moto)} by moto",
+        f"{len(ours)} by localaws" if ours else "",
+        f"{len(refused)} refused",
+    ]
+    body = f"By moto: {_names(by_moto)}\n"
+    if ours:
+        body += f"By localaws: {_names(ours)}\n"
+    return _folded(f"<b>{title}</b>: {', '.join(filter(None, counts))}", f"{body}Refused: {_names(refused)}")
+
+
+def _names(operations: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(operations)) + "\n"
+
+
+def _folded(summary: str, body: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{body}\n</details>\n"
