@@ -47,18 +47,6 @@ def pytest_addoption(parser):
     group.addoption(
         "--serve-command", help="the command that serves (default: container/run decision_trees serve)"
     )
-    group.addoption("--slow", action="store_true", help="also the tests that take minutes")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes minutes; runs with --slow")
-
-
-def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow", default=False):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
 def command(config, verb: str) -> list[str]:

@@ -74,3 +74,12 @@ def localaws(tmp_path_factory):
     aws.up()
     yield aws
     aws.command("down")
+
+
+@pytest.fixture(scope="module")
+def survivor(tmp_path_factory):
+    """The localaws that the tests of a module kill and start again, with all that it had before."""
+    aws = bare(tmp_path_factory.mktemp("localaws"))
+    aws.up()
+    yield aws
+    aws.command("down")

@@ -113,6 +113,19 @@ print("serving", word)
 Server(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
 """
 
+TRUST = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "sagemaker.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+)
+
 
 def wait_until(condition, seconds: float = 30):
     """Poll until `condition()` is true and return what it answered."""
@@ -233,22 +246,32 @@ class Account:
         return name
 
     def config(
-        self, *models: str, count: int = 1, weights: tuple = (), capture: dict | None = None, **fields
+        self,
+        *models: str,
+        count: int = 1,
+        weights: tuple = (),
+        capture: dict | None = None,
+        queued: dict | None = None,
+        **fields,
     ) -> str:
-        """Create an endpoint configuration, a variant a model (`v0`, `v1`, ...); its name."""
+        """Create an endpoint configuration, a variant a model (`v0`, `v1`, ...); its name.
+
+        `queued` is an AsyncInferenceConfig. With a ServerlessConfig among `fields` there is no instance type or count.
+        """
         name = f"config-{uuid.uuid4().hex[:12]}"
+        instances = {"InstanceType": "ml.m5.large", "InitialInstanceCount": count}
         variants = [
             {
                 "VariantName": f"v{number}",
                 "ModelName": model,
-                "InstanceType": "ml.m5.large",
-                "InitialInstanceCount": count,
                 "InitialVariantWeight": weights[number] if weights else 1.0,
+                **({} if "ServerlessConfig" in fields else instances),
                 **fields,
             }
             for number, model in enumerate(models)
         ]
         extra = {"DataCaptureConfig": capture} if capture else {}
+        extra |= {"AsyncInferenceConfig": queued} if queued else {}
         self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=variants, **extra)
         return name
 
@@ -287,19 +310,7 @@ def account(aws, folder: Path) -> Account:
     """An account of a test module's own in a running localaws."""
     suffix = uuid.uuid4().hex[:8]
     iam, s3 = aws.client("iam"), aws.client("s3")
-    trust = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Principal": {"Service": "sagemaker.amazonaws.com"},
-                "Action": "sts:AssumeRole",
-            }
-        ],
-    }
-    role = iam.create_role(RoleName=f"role-{suffix}", AssumeRolePolicyDocument=json.dumps(trust))["Role"][
-        "Arn"
-    ]
+    role = iam.create_role(RoleName=f"role-{suffix}", AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
     iam.attach_role_policy(
         RoleName=f"role-{suffix}", PolicyArn="arn:aws:iam::aws:policy/AmazonSageMakerFullAccess"
     )
