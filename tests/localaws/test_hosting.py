@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 import tiny
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from tiny import wait_until
 
@@ -123,11 +124,8 @@ def test_a_container_that_dies_comes_back(account):
     with pytest.raises(account.runtime.exceptions.ModelError, match="without an answer"):
         account.invoke(endpoint, b"crash")
     group = f"/aws/sagemaker/Endpoints/{endpoint}"
-    wait_until(
-        lambda: (
-            "[localaws] the container ended, exit code 9: starting it again" in account.lines(group, "v0/")
-        )
-    )
+    ended = "[localaws] the container ended, exit code 9"
+    wait_until(lambda: any(line.startswith(ended) for line in account.lines(group, "v0/")))
     account.sagemaker.delete_endpoint(EndpointName=endpoint)
 
 
@@ -353,10 +351,6 @@ def test_what_creating_refuses(account):
             ExecutionRoleArn=account.role,
             PrimaryContainer={"Image": account.image, "ModelDataUrl": "s3://none/none"},
         )
-    with pytest.raises(ClientError, match=r"does not serve ProductionVariants\.ServerlessConfig"):
-        variant = {"VariantName": "v", "ModelName": account.model()}
-        variant["ServerlessConfig"] = {"MemorySizeInMB": 2048, "MaxConcurrency": 1}
-        account.sagemaker.create_endpoint_config(EndpointConfigName="x", ProductionVariants=[variant])
 
 
 def test_after_a_kill_what_was_in_service_comes_back_and_what_ran_has_failed(fresh, tmp_path):
@@ -381,3 +375,66 @@ def test_after_a_kill_what_was_in_service_comes_back_and_what_ran_has_failed(fre
     wait_until(lambda: not container.is_running() or container.status() == psutil.STATUS_ZOMBIE)
     fresh.command("down")
     assert not [p for p in psutil.process_iter(["environ"]) if str(fresh.home) in str(p.info["environ"])]
+
+
+SERVERLESS = {"MemorySizeInMB": 2048, "MaxConcurrency": 2}
+
+
+def test_a_serverless_endpoint_throttles_beyond_its_concurrency(account):
+    model = account.model(word="serverless")
+    endpoint = account.endpoint(account.config(model, ServerlessConfig=SERVERLESS))
+    (variant,) = account.sagemaker.describe_endpoint(EndpointName=endpoint)["ProductionVariants"]
+    assert variant["CurrentServerlessConfig"] == SERVERLESS
+    assert variant["CurrentInstanceCount"] == 0
+    assert told(account, endpoint)["word"] == "serverless"
+    runtime = account.aws.client("sagemaker-runtime", config=Config(retries={"total_max_attempts": 1}))
+
+    def throttled():
+        try:
+            runtime.invoke_endpoint(EndpointName=endpoint, Body=b"1,2\n")
+        except ClientError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(account.invoke, endpoint, b"sleep 1") for _ in range(2)]
+        error = wait_until(throttled)
+        assert error.response["Error"]["Code"] == "ThrottlingException"
+        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+        assert "MaxConcurrency=2" in error.response["Error"]["Message"]
+        assert all(call.result()["ResponseMetadata"]["HTTPStatusCode"] == 200 for call in slow)
+    with pytest.raises(ClientError, match="exceeded 4194304 bytes") as failed:
+        account.invoke(endpoint, b"x" * 4_194_305)
+    assert code(failed) == ("413", 413)
+    with pytest.raises(ClientError, match="serverless: leave DesiredInstanceCount out"):
+        account.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=endpoint,
+            DesiredWeightsAndCapacities=[{"VariantName": "v0", "DesiredInstanceCount": 2}],
+        )
+    account.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ServerlessConfig": SERVERLESS | {"MemorySizeInMB": 2000}}, "MemorySizeInMB must be 1024, 2048"),
+        ({"ServerlessConfig": SERVERLESS | {"MaxConcurrency": 201}}, "less than or equal to 200"),
+        (
+            {"ServerlessConfig": SERVERLESS | {"ProvisionedConcurrency": 1}},
+            "does not serve ProductionVariants.Serv",
+        ),
+        ({"ServerlessConfig": SERVERLESS, "InstanceType": "ml.m5.large"}, "leave InstanceType out"),
+    ],
+)
+def test_what_a_serverless_variant_refuses(account, change, message):
+    with pytest.raises(ClientError) as refused:
+        account.config(account.model(), **change)
+    assert message in refused.value.response["Error"]["Message"]
+
+
+def test_serverless_features_that_aws_does_not_combine(account):
+    model = account.model()
+    with pytest.raises(ClientError, match="must be the endpoint's only variant"):
+        account.config(model, model, ServerlessConfig=SERVERLESS)
+    queued = {"OutputConfig": {"S3OutputPath": f"s3://{account.bucket}/x"}}
+    with pytest.raises(ClientError, match="AsyncInferenceConfig is not supported"):
+        account.config(model, ServerlessConfig=SERVERLESS, queued=queued)

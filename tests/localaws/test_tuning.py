@@ -336,7 +336,7 @@ def test_after_a_kill_a_tuning_job_has_failed_with_all_that_it_ran(fresh, tmp_pa
     account.image = account.push("tuned", train=TRAIN)
     made = request(account, "Grid", None, 1, categorical(sleep=["0", "600"]))
     account.sagemaker.create_hyper_parameter_tuning_job(**made)
-    wait_until(lambda: len(trained(account, made)) == 2)
+    wait_until(lambda: ["TrainingStartTime" in summary for summary in trained(account, made)] == [True, True])
     os.kill(json.loads((fresh.home / "server.json").read_text())["pid"], signal.SIGKILL)
     fresh.up()
     account.__post_init__()  # the port may be another

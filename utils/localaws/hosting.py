@@ -1,5 +1,8 @@
 """Endpoints: fleets of serving instances, invoked through weighted variants, replaced without a lost request."""
 
+import functools
+import json
+import math
 import random
 import shutil
 import sys
@@ -10,26 +13,40 @@ from concurrent.futures import ThreadPoolExecutor
 
 import urllib3
 
+from . import asynchronous
 from .context import Context
 from .errors import AwsError
 from .monitoring import Monitoring
 from .serving import Instance, ServeError, container_definition
+from .validation import validate
 
 LOG_GROUP = "/aws/sagemaker/Endpoints/{}"
 START_SECONDS = 240  # to the first 200 of /ping, unless ContainerStartupHealthCheckTimeoutInSeconds says else
 INVOCATION_SECONDS = 60
 PAYLOAD_BYTES = 6_291_456
+SERVERLESS_PAYLOAD_BYTES = 4 << 20
 ORIGINAL_MESSAGE_CHARACTERS = 2048
 PINNED = "ResolvedImage"  # in a variant's configuration: the image to use instead of the model's
 # Request headers that reach the container.
 FORWARDED = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id")
+# Members of InvokeEndpointAsync that come as headers, and how they are read.
+ASYNC_HEADERS = {
+    "InputLocation": str,
+    "InferenceId": str,
+    "RequestTTLSeconds": int,
+    "InvocationTimeoutSeconds": int,
+}
 
 
 class Variant:
     """The instances of one production variant. The weight counts relative to the other variants'."""
 
-    def __init__(self, context: Context, endpoint: str, config: dict):
+    def __init__(self, context: Context, endpoint: str, config: dict, limit: float):
         self.name = config["VariantName"]
+        self.serverless = config.get("ServerlessConfig")
+        # Requests to an instance at once. A serverless variant has one, which takes them all.
+        self.limit = self.serverless["MaxConcurrency"] if self.serverless else limit
+        self.payload = SERVERLESS_PAYLOAD_BYTES if self.serverless else PAYLOAD_BYTES
         self.weight = config.get("InitialVariantWeight", 1.0)
         self.config = config
         self.instances: list[Instance] = []
@@ -50,7 +67,9 @@ class Variant:
             Instance(
                 self._context,
                 f"endpoint {self._endpoint} variant {self.name}",
-                self._definition | {"Image": self._resolved, "InstanceType": self.config["InstanceType"]},
+                self._definition
+                | {"Image": self._resolved}
+                | {"InstanceType": self.config.get("InstanceType", ""), "Serverless": self.serverless},
                 {},
                 self._context.home / "jobs" / "endpoints",
                 (LOG_GROUP.format(self._endpoint), f"{self.name}/{{id}}"),
@@ -80,21 +99,23 @@ class Variant:
             "ResolvedImage": self._resolved,
             "ResolutionTime": self._created,
         }
+        capacity = 0 if self.serverless else len(self.instances)
         return {
             "VariantName": self.name,
             "DeployedImages": [image],
             "CurrentWeight": self.weight,
             "DesiredWeight": self.weight,
-            "CurrentInstanceCount": len(self.instances),
-            "DesiredInstanceCount": len(self.instances),
+            "CurrentInstanceCount": capacity,
+            "DesiredInstanceCount": capacity,
+            "CurrentServerlessConfig": self.serverless,
         }
 
     def claim(self) -> Instance | None:
-        """An instance, entered for one request: a random one, or the least busy if RoutingConfig says so."""
+        """An instance with room, entered for one request: a random one, or the least busy if RoutingConfig says so."""
         candidates = random.sample(self.instances, len(self.instances))
         if self._least:
             candidates.sort(key=lambda instance: instance.in_flight)
-        return next((instance for instance in candidates if instance.enter()), None)
+        return next((instance for instance in candidates if instance.enter(self.limit)), None)
 
 
 class Fleet:
@@ -102,8 +123,14 @@ class Fleet:
 
     def __init__(self, context: Context, endpoint: str, config: dict):
         self.capture = config.get("DataCaptureConfig", {})
+        self.queued = config.get("AsyncInferenceConfig")
+        limit = math.inf
+        if self.queued:
+            client = self.queued.get("ClientConfig", {})
+            limit = client.get("MaxConcurrentInvocationsPerInstance", asynchronous.CONCURRENT)
         self.variants = {
-            item["VariantName"]: Variant(context, endpoint, item) for item in config["ProductionVariants"]
+            item["VariantName"]: Variant(context, endpoint, item, limit)
+            for item in config["ProductionVariants"]
         }
 
     def start(self) -> None:
@@ -111,7 +138,8 @@ class Fleet:
         variants = list(self.variants.values())
         with ThreadPoolExecutor(len(variants)) as pool:
             launches = [
-                pool.submit(variant.launch, variant.config["InitialInstanceCount"]) for variant in variants
+                pool.submit(variant.launch, variant.config.get("InitialInstanceCount", 1))
+                for variant in variants
             ]
         failures = []
         for variant, launch in zip(variants, launches, strict=True):
@@ -151,6 +179,8 @@ class Hosting:
     def __init__(self, context: Context):
         self.context = context
         self._fleets: dict[str, Fleet] = {}
+        self._queues: dict[str, asynchronous.Queue] = {}
+        self._queues_lock = threading.Lock()
         self._monitoring = Monitoring(context)
 
     def create(self, request: dict) -> dict:
@@ -175,13 +205,18 @@ class Hosting:
         """UpdateEndpointWeightsAndCapacities: new weights, instances added or drained."""
         name, desired = request["EndpointName"], request["DesiredWeightsAndCapacities"]
         record = self.context.require("Endpoint", name)
-        known = {variant["VariantName"] for variant in record.get("ProductionVariants", ())}
+        known = {variant["VariantName"]: variant for variant in record.get("ProductionVariants", ())}
         for item in desired:
             if item["VariantName"] not in known:
                 raise AwsError(
                     "ValidationException",
                     f"The variant name(s) {item['VariantName']} is/are not present within endpoint configuration "
                     f'"{record["EndpointConfigName"]}": expected {", ".join(sorted(known))}.',
+                )
+            if known[item["VariantName"]].get("CurrentServerlessConfig") and "DesiredInstanceCount" in item:
+                raise AwsError(
+                    "ValidationException",
+                    f'Production variant "{item["VariantName"]}" is serverless: leave DesiredInstanceCount out.',
                 )
         self._begin(name, "Updating")
         self._spawn(self._rescale, name, desired)
@@ -206,6 +241,13 @@ class Hosting:
             elif status != "Failed":
                 self.context.store.update("Endpoint", name, EndpointStatus="SystemUpdating")
                 self._spawn(self._restart, name, record)
+        for record in sorted(
+            self.context.store.list(asynchronous.KIND), key=lambda item: item["CreationTime"]
+        ):
+            if self.context.store.get("Endpoint", record["Endpoint"]):
+                self._queue(record["Endpoint"]).take_up(record["Id"])
+            else:
+                asynchronous.abandon(self.context, record)
 
     def _begin(self, name: str, status: str, allowed: tuple = ("InService",)) -> dict:
         """Enter a status that only one deployment may hold."""
@@ -287,6 +329,8 @@ class Hosting:
         self._in_service(name, fleet, None)
 
     def _delete(self, name: str, fleet: Fleet | None):
+        if queue := self._queues.pop(name.lower(), None):
+            queue.close()
         if fleet:
             fleet.stop(drain=INVOCATION_SECONDS)
         self.context.store.delete("Endpoint", name)
@@ -304,6 +348,7 @@ class Hosting:
             record["ProductionVariants"] = [variant.summary() for variant in fleet.variants.values()]
             if config:
                 record["EndpointConfigName"] = config["EndpointConfigName"]
+                record["AsyncInferenceConfig"] = config.get("AsyncInferenceConfig")
                 record.pop("DataCaptureConfig", None)
                 if capture := config.get("DataCaptureConfig"):
                     enabled = capture.get("EnableCapture", False)
@@ -319,22 +364,90 @@ class Hosting:
 
     def invoke(self, name: str, headers: dict, body: bytes) -> tuple[int, dict, bytes]:
         """InvokeEndpoint: (status, headers, body) of the answer. Raises AwsError, ModelError among them."""
-        headers = {key.lower(): value for key, value in headers.items()}
-        if len(body) > PAYLOAD_BYTES:
-            raise AwsError("413", f"HTTP content length exceeded {PAYLOAD_BYTES} bytes.", 413)
-        for field in ("target-model", "target-container-hostname", "inference-component", "session-id"):
-            if f"x-amzn-sagemaker-{field}" in headers:
-                header = f"X-Amzn-SageMaker-{field.title()}"
-                raise AwsError(
-                    "NotServedByLocalaws", f"localaws does not serve the header {header}: leave it out.", 501
-                )
-        forwarded = {key: value for key, value in headers.items() if key in FORWARDED}
-        target = headers.get("x-amzn-sagemaker-target-variant")
         started = time.perf_counter()
-        fleet, variant, instance = self._claim(name, target)
+        headers = {key.lower(): value for key, value in headers.items()}
+        _refuse_headers(
+            headers, "target-model", "target-container-hostname", "inference-component", "session-id"
+        )
+        if (fleet := self._fleet(name)).queued:
+            raise AwsError(
+                "ValidationError",
+                f"Endpoint {name} of account {self.context.account} has an AsyncInferenceConfig: use InvokeEndpointAsync.",
+            )
+        variant = fleet.choose(headers.get("x-amzn-sagemaker-target-variant"))
+        if len(body) > variant.payload:
+            raise AwsError("413", f"HTTP content length exceeded {variant.payload} bytes.", 413)
+        claimed = self._claim(name, variant.name)
+        return self._exchange(name, claimed, headers, body, INVOCATION_SECONDS, started)
+
+    def invoke_async(self, name: str, headers: dict, body: bytes) -> tuple[int, dict, bytes]:
+        """InvokeEndpointAsync: (202, headers, body) once the request is on disk. Raises AwsError."""
+        headers = {key.lower(): value for key, value in headers.items()}
+        _refuse_headers(headers, "s3outputpathextension", "filename")
+        if body:
+            raise AwsError(
+                "NotServedByLocalaws",
+                "localaws does not serve Body of InvokeEndpointAsync: put the input into S3 and give InputLocation.",
+                501,
+            )
+        request = {"EndpointName": name}
+        for member, read in ASYNC_HEADERS.items():
+            header = "inference-id" if member == "InferenceId" else member.lower()
+            if text := headers.get(f"x-amzn-sagemaker-{header}"):
+                request[member] = read(text) if read is str or text.lstrip("-").isdecimal() else text
+        validate("InvokeEndpointAsync", request, "sagemaker-runtime")
+        if "InputLocation" not in request:
+            raise AwsError("ValidationError", "InputLocation is required: the S3 URI of the request's input.")
+        fleet = self._fleet(name)
+        if not fleet.queued:
+            raise AwsError(
+                "ValidationError",
+                f"Endpoint {name} of account {self.context.account} has no AsyncInferenceConfig: use InvokeEndpoint.",
+            )
+        forwarded = {key: value for key, value in headers.items() if key in FORWARDED[2:]}
+        for header in FORWARDED[:2]:
+            if value := headers.get(f"x-amzn-sagemaker-{header}"):
+                forwarded[header] = value
+        record = self._queue(name).add(fleet.queued, request, forwarded)
+        answer = {
+            f"X-Amzn-SageMaker-{member}": record[member]
+            for member in ("OutputLocation", "FailureLocation")
+            if member in record
+        }
+        return 202, answer, json.dumps({"InferenceId": record["InferenceId"]}).encode()
+
+    def _queue(self, name: str) -> asynchronous.Queue:
+        """The queue of an asynchronous endpoint."""
+
+        def claim():
+            fleet = self._fleets.get(name.lower())
+            variant = fleet and fleet.choose(None)
+            instance = variant and variant.claim()
+            return instance and (fleet, variant, instance)
+
+        with self._queues_lock:
+            if name.lower() not in self._queues:
+                exchange = functools.partial(self._exchange, name)
+                self._queues[name.lower()] = asynchronous.Queue(
+                    self.context, name, LOG_GROUP.format(name), claim, exchange
+                )
+            return self._queues[name.lower()]
+
+    def _exchange(
+        self,
+        name: str,
+        claimed: tuple[Fleet, Variant, Instance],
+        headers: dict,
+        body: bytes,
+        timeout: float,
+        started: float | None = None,
+    ) -> tuple[int, dict, bytes]:
+        """One request to the instance that was claimed for it, and what it leaves behind. Raises AwsError."""
+        fleet, variant, instance = claimed
+        forwarded = {key: value for key, value in headers.items() if key in FORWARDED}
         sent, status = time.perf_counter(), 0
         try:
-            response = instance.request("POST", "/invocations", body, forwarded, INVOCATION_SECONDS)
+            response = instance.request("POST", "/invocations", body, forwarded, timeout)
             status = response.status
         except urllib3.exceptions.ReadTimeoutError:
             raise self._model_error(
@@ -349,7 +462,7 @@ class Hosting:
         finally:
             instance.leave()
             model = time.perf_counter() - sent
-            overhead = time.perf_counter() - started - model
+            overhead = sent - (started or sent)
             self._monitoring.measure(name, variant.name, len(variant.instances), model, overhead, status)
         if not 200 <= status < 300:
             raise self._model_error(name, status, response.data.decode("utf-8", "replace"))
@@ -370,16 +483,24 @@ class Hosting:
         """Publish what is left to publish; the engine, which is closed next, ends the instances."""
         self._monitoring.close()
 
-    def _claim(self, name: str, target: str | None) -> tuple[Fleet, Variant, Instance]:
+    def _fleet(self, name: str) -> Fleet:
+        if fleet := self._fleets.get(name.lower()):
+            return fleet
+        message = f"Endpoint {name} of account {self.context.account} not found."
+        raise AwsError("ValidationError", message)
+
+    def _claim(self, name: str, target: str) -> tuple[Fleet, Variant, Instance]:
         """An instance to send one request to. A fleet that is replaced between two looks is looked up again."""
         for _ in range(3):
-            fleet = self._fleets.get(name.lower())
-            if fleet is None:
-                message = f"Endpoint {name} of account {self.context.account} not found."
-                raise AwsError("ValidationError", message)
+            fleet = self._fleet(name)
             variant = fleet.choose(target)
             if instance := variant.claim():
                 return fleet, variant, instance
+        if variant.serverless and any(instance.healthy for instance in variant.instances):
+            raise AwsError(
+                "ThrottlingException",
+                f"Rate exceeded: the endpoint answers MaxConcurrency={variant.limit} requests at once. Try again.",
+            )
         raise AwsError(
             "ServiceUnavailable",
             f"No container of variant {variant.name} is healthy at the moment. Try again.",
@@ -402,16 +523,24 @@ class Hosting:
         )
 
 
+def _refuse_headers(headers: dict, *fields: str) -> None:
+    for field in fields:
+        if f"x-amzn-sagemaker-{field}" in headers:
+            header = f"X-Amzn-SageMaker-{field.title()}"
+            raise AwsError(
+                "NotServedByLocalaws", f"localaws does not serve the header {header}: leave it out.", 501
+            )
+
+
 def _with_state(config: dict, record: dict, same_images: bool = False) -> dict:
     """The configuration with the weights and instance counts (and images) that the endpoint had come to."""
     state = {variant["VariantName"]: variant for variant in record.get("ProductionVariants", ())}
     variants = []
     for variant in config["ProductionVariants"]:
         if now := state.get(variant["VariantName"]):
-            variant = variant | {
-                "InitialVariantWeight": now["DesiredWeight"],
-                "InitialInstanceCount": now["DesiredInstanceCount"],
-            }
+            variant = variant | {"InitialVariantWeight": now["DesiredWeight"]}
+            if "ServerlessConfig" not in variant and now["DesiredInstanceCount"]:
+                variant["InitialInstanceCount"] = now["DesiredInstanceCount"]
             if same_images:
                 variant[PINNED] = now["DeployedImages"][0]["ResolvedImage"]
         variants.append(variant)

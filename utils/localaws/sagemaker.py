@@ -58,6 +58,9 @@ SERVED = {
         + """ProductionVariants.VariantName ProductionVariants.ModelName ProductionVariants.InitialInstanceCount
             ProductionVariants.InstanceType ProductionVariants.InitialVariantWeight ProductionVariants.VolumeSizeInGB
             ProductionVariants.ModelDataDownloadTimeoutInSeconds
+            ProductionVariants.ServerlessConfig.MemorySizeInMB ProductionVariants.ServerlessConfig.MaxConcurrency
+            AsyncInferenceConfig.OutputConfig.S3OutputPath AsyncInferenceConfig.OutputConfig.S3FailurePath
+            AsyncInferenceConfig.ClientConfig
             ProductionVariants.ContainerStartupHealthCheckTimeoutInSeconds
             DataCaptureConfig.EnableCapture DataCaptureConfig.InitialSamplingPercentage
             DataCaptureConfig.DestinationS3Uri DataCaptureConfig.CaptureOptions
@@ -161,9 +164,12 @@ class ControlPlane:
         refuse_unserved(operation, request, SERVED[operation])
         return prune(operation, self._operations[operation](request))
 
-    def invoke(self, endpoint_name: str, headers: dict, body: bytes) -> tuple[int, dict, bytes]:
-        """InvokeEndpoint: (status, headers, body). Raises AwsError."""
-        return self._hosting.invoke(endpoint_name, headers, body)
+    def invoke(
+        self, endpoint_name: str, headers: dict, body: bytes, verb: str = "invocations"
+    ) -> tuple[int, dict, bytes]:
+        """InvokeEndpoint, or InvokeEndpointAsync (`async-invocations`): (status, headers, body). Raises AwsError."""
+        answer = self._hosting.invoke if verb == "invocations" else self._hosting.invoke_async
+        return answer(endpoint_name, headers, body)
 
     def recover(self) -> None:
         """After a start: settle what an earlier server left. Call it once the endpoint answers."""
@@ -219,22 +225,50 @@ class ControlPlane:
         if len(set(names)) < len(names):
             raise AwsError("ValidationException", f"Variant names must be unique, got {', '.join(names)}.")
         for variant in variants:
-            for field in ("ModelName", "InstanceType", "InitialInstanceCount"):
-                if field not in variant:
-                    message = f'{field} is required for production variant "{variant["VariantName"]}".'
-                    raise AwsError("ValidationException", message)
-            context.check_limit(variant["InstanceType"], variant["InitialInstanceCount"], "endpoint")
-            context.require("Model", variant["ModelName"])
+            self._check_variant(variant, request)
             variant.setdefault("InitialVariantWeight", 1.0)
         if not any(variant["InitialVariantWeight"] for variant in variants):
             raise AwsError("ValidationException", "At least one InitialVariantWeight must be above 0.")
         if capture := request.get("DataCaptureConfig"):
             context.check_bucket(capture["DestinationS3Uri"])
+        if asynchronous := request.get("AsyncInferenceConfig"):
+            output = asynchronous["OutputConfig"]
+            if "S3OutputPath" not in output:
+                raise AwsError(
+                    "ValidationException", "AsyncInferenceConfig.OutputConfig.S3OutputPath is required."
+                )
+            for uri in output.values():
+                context.check_bucket(uri)
         arn = context.arn("EndpointConfig", name)
         context.insert(
             "EndpointConfig", name, request | {"EndpointConfigArn": arn, "EnableNetworkIsolation": False}
         )
         return {"EndpointConfigArn": arn}
+
+    def _check_variant(self, variant: dict, request: dict) -> None:
+        context, name = self._context, variant["VariantName"]
+        serverless = variant.get("ServerlessConfig")
+        needed = {"ModelName"} | (set() if serverless else {"InstanceType", "InitialInstanceCount"})
+        for field in sorted(needed - set(variant)):
+            raise AwsError("ValidationException", f'{field} is required for production variant "{name}".')
+        context.require("Model", variant["ModelName"])
+        if not serverless:
+            context.check_limit(variant["InstanceType"], variant["InitialInstanceCount"], "endpoint")
+            return
+
+        def refuse(message):
+            raise AwsError("ValidationException", f'Production variant "{name}" is serverless: {message}')
+
+        if serverless["MemorySizeInMB"] % 1024:
+            refuse("MemorySizeInMB must be 1024, 2048, 3072, 4096, 5120 or 6144.")
+        for field in ("InstanceType", "InitialInstanceCount"):
+            if field in variant:
+                refuse(f"leave {field} out.")
+        if len(request["ProductionVariants"]) > 1:
+            refuse("it must be the endpoint's only variant.")
+        for field in ("DataCaptureConfig", "AsyncInferenceConfig"):
+            if field in request:
+                refuse(f"{field} is not supported.")
 
     def _delete(self, kind: str, request: dict) -> dict:
         name = request[f"{kind}Name"]

@@ -55,7 +55,7 @@ TOO_LARGE = (
 )
 SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "sagemaker"}
 MOTO_OWN = ("/moto-api", "/latest/")  # moto's own controls, among them one that forgets everything
-VERBS = {"invocations"}  # of an endpoint, that we serve
+VERBS = {"invocations", "async-invocations"}  # of an endpoint, that we serve
 INVOCATION = re.compile(r"/endpoints/([^/]+)/(.+)")
 SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
 
@@ -140,7 +140,7 @@ class Front:
         if verb not in VERBS:
             raise AwsError("NotServedByLocalaws", f"localaws does not serve {verb} of an endpoint", 501)
         protocol.bound(request, MAX_INVOCATION)
-        status, headers, body = self.control.invoke(endpoint, dict(request.headers), request.get_data())
+        status, headers, body = self.control.invoke(endpoint, dict(request.headers), request.get_data(), verb)
         return Response(body, status, headers)
 
 

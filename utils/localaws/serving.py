@@ -1,6 +1,7 @@
 """One instance that serves a model: `serve` of the image with the model's files, kept alive, spoken to over HTTP."""
 
 import collections
+import math
 import shutil
 import socket
 import sys
@@ -39,7 +40,7 @@ def container_definition(model: dict) -> dict:
 class Instance:
     """A `serve` that is started again whenever it ends, until `stop`. The model is fetched once.
 
-    `definition` is a model's container: image (by digest), model data, environment. `log` is (group, stream); `{id}` in the stream's name is the instance's id.
+    `definition` is a model's container: image (by digest), model data, environment, instance type. `log` is (group, stream); `{id}` in the stream's name is the instance's id.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class Instance:
             reason = self._failure or f"/ping was not answered with 200 within {seconds:.0f} s"
             raise ServeError(f"{reason}. Its last lines: {' | '.join(self._last)}" if self._last else reason)
 
-    def enter(self) -> bool:
-        """Claim the instance for one request; False if it is not to be used. Pair with `leave`."""
+    def enter(self, limit: float = math.inf) -> bool:
+        """Claim the instance for one of `limit` requests at once; False if it has no room. Pair with `leave`."""
         with self._changed:
-            if not self.healthy or self._draining:
+            if not self.healthy or self._draining or self.in_flight >= limit:
                 return False
             self.in_flight += 1
             return True

@@ -13,16 +13,17 @@ from .errors import AwsError
 
 
 @functools.cache
-def service_model():
-    """botocore's model of the SageMaker API."""
-    return botocore.session.get_session().get_service_model("sagemaker")
+def service_model(service: str = "sagemaker"):
+    """botocore's model of a service's API."""
+    return botocore.session.get_session().get_service_model(service)
 
 
 @functools.cache
 def _pattern(pattern: str) -> re.Pattern:
     """The model's Java pattern for Python, whose `re` lacks the Unicode classes."""
-    classes = {"L": r"\w", "N": r"\w", "Z": r"\s", "Alnum": "a-zA-Z0-9"}
-    return re.compile(re.sub(r"\\p\{(\w+)\}", lambda match: classes[match[1]], pattern))
+    classes = {"L": r"\w", "N": r"\w", "Z": r"\s", "Alnum": "a-zA-Z0-9", "Print": " -~"}
+    pattern = re.sub(r"\\p\{(\w+)\}", lambda match: classes[match[1]], pattern)
+    return re.compile(pattern.replace(r"\z", r"\Z"))
 
 
 # How the service's deserialiser names what it found and what it wanted.
@@ -124,19 +125,18 @@ def _check_members(shape, value: dict, path: str, broken: list[str]) -> None:
             _check(shape.members[member], item, at(member), broken)
 
 
-def validate(operation: str, request: dict) -> None:
+def validate(operation: str, request: dict, service: str = "sagemaker") -> None:
     """Check `request` against the input shape of `operation`.
 
-    Raises AwsError: ValidationException in the service's own form, all that is wrong in one message;
-    SerializationException for a value of another JSON type.
+    Raises AwsError: ValidationException (ValidationError from the runtime) in the service's own form, all that is
+    wrong in one message; SerializationException for a value of another JSON type.
     """
     broken: list[str] = []
-    _check_members(service_model().operation_model(operation).input_shape, request, "", broken)
+    _check_members(service_model(service).operation_model(operation).input_shape, request, "", broken)
     if broken:
         noun = "error" if len(broken) == 1 else "errors"
-        raise AwsError(
-            "ValidationException", f"{len(broken)} validation {noun} detected: {'; '.join(broken)}"
-        )
+        code = "ValidationException" if service == "sagemaker" else "ValidationError"
+        raise AwsError(code, f"{len(broken)} validation {noun} detected: {'; '.join(broken)}")
 
 
 def _is_off(value) -> bool:

@@ -1,0 +1,125 @@
+"""Asynchronous inference: requests that wait on disk, their input from S3, their answers to S3."""
+
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from . import storage
+from .context import Context
+from .errors import AwsError
+from .logs import LogStream
+
+KIND = "AsyncRequest"  # in the store: a request is on disk before it is acknowledged
+CONCURRENT = 4  # requests to an instance at once, unless MaxConcurrentInvocationsPerInstance says else
+TTL_SECONDS = 21_600
+TIMEOUT_SECONDS = 900
+POLL_SECONDS = 0.05
+
+
+class Queue:
+    """The requests to one endpoint, taken up in the order in which they came.
+
+    claim:    answers an instance with room for one more request (what it answers is passed on to `exchange`), or None
+    exchange: sends one request: (claimed, headers, body, timeout) -> (status, headers, body). Raises AwsError
+    """
+
+    def __init__(self, context: Context, endpoint: str, group: str, claim: Callable, exchange: Callable):
+        self._context, self._endpoint, self._group = context, endpoint, group
+        self._claim, self._exchange = claim, exchange
+        self._waiting: SimpleQueue[str | None] = SimpleQueue()
+        self._closed = False
+        threading.Thread(target=self._run, name=f"queue-{endpoint}", daemon=True).start()
+
+    def add(self, config: dict, request: dict, headers: dict) -> dict:
+        """Keep a request; what InvokeEndpointAsync answers. `headers` are for the container."""
+        identity, output = str(uuid.uuid4()), config["OutputConfig"]
+        record = {
+            "Id": identity,
+            "Endpoint": self._endpoint,
+            "InputLocation": request["InputLocation"],
+            "InferenceId": request.get("InferenceId") or identity,
+            "OutputLocation": f"{output['S3OutputPath'].rstrip('/')}/{identity}.out",
+            "Headers": headers,
+            "Timeout": request.get("InvocationTimeoutSeconds", TIMEOUT_SECONDS),
+            "Expires": time.time() + request.get("RequestTTLSeconds", TTL_SECONDS),
+            "CreationTime": time.time(),
+        }
+        if failures := output.get("S3FailurePath"):
+            record["FailureLocation"] = f"{failures.rstrip('/')}/{identity}-error.out"
+        self._context.store.insert(KIND, identity, record)
+        self._waiting.put(identity)
+        return record
+
+    def take_up(self, identity: str) -> None:
+        """Queue a request that an earlier server has kept."""
+        self._waiting.put(identity)
+
+    def close(self) -> None:
+        """Take up nothing more: the endpoint is deleted, and what waits has failed."""
+        self._closed = True
+        self._waiting.put(None)
+
+    def _run(self):
+        while (identity := self._waiting.get()) is not None:
+            claimed = None
+            while not self._closed and not (claimed := self._claim()):
+                time.sleep(POLL_SECONDS)  # until an instance has room, which it may come to in many ways
+            record = self._context.store.get(KIND, identity)
+            if claimed:
+                threading.Thread(target=self._answer, args=(record, claimed), daemon=True).start()
+            else:
+                abandon(self._context, record)
+
+    def _answer(self, record: dict, claimed: tuple):
+        s3, (_, variant, instance) = self._context.s3, claimed
+        try:
+            if time.time() > record["Expires"]:
+                raise AwsError(
+                    "ModelError", "The request expired: it waited for longer than RequestTTLSeconds."
+                )
+            body = storage.read(s3, *storage.parse_uri(record["InputLocation"]))
+        except (AwsError, storage.DataError) as error:
+            instance.leave()
+            failure = str(error)
+        else:
+            try:
+                _, headers, answer = self._exchange(claimed, record["Headers"], body, record["Timeout"])
+                failure = None
+            except AwsError as error:
+                if self._context.engine.closed:
+                    return  # localaws is being stopped: the request waits for the next start
+                failure = error.message
+        try:
+            if failure is None:
+                bucket, key = storage.parse_uri(record["OutputLocation"])
+                s3.put_object(Bucket=bucket, Key=key, Body=answer, ContentType=headers["Content-Type"])
+            else:
+                log = LogStream(self._context.logs, self._group, f"{variant.name}/{instance.id}/data-log")
+                log.write(f"[sagemaker logs] [{record['InferenceId']}] {failure}")
+                log.close()
+                _put_failure(s3, record, failure)
+        except (ClientError, BotoCoreError) as error:
+            print(f"localaws: {self._endpoint}: an answer cannot be stored: {error}", file=sys.stderr)
+        self._context.store.delete(KIND, record["Id"])
+
+
+def abandon(context: Context, record: dict) -> None:
+    """Fail a request whose endpoint is gone."""
+    try:
+        _put_failure(
+            context.s3, record, f"Endpoint {record['Endpoint']} was deleted before it took up the request."
+        )
+    except (ClientError, BotoCoreError) as error:
+        print(f"localaws: {record['Endpoint']}: a failure cannot be stored: {error}", file=sys.stderr)
+    context.store.delete(KIND, record["Id"])
+
+
+def _put_failure(s3, record: dict, failure: str) -> None:
+    if uri := record.get("FailureLocation"):
+        bucket, key = storage.parse_uri(uri)
+        s3.put_object(Bucket=bucket, Key=key, Body=failure.encode(), ContentType="text/plain")
