@@ -24,7 +24,7 @@ OUTPUTS = ("predicted_label", "probability", "probabilities", "labels")
 class Model(NamedTuple):
     session: onnxruntime.InferenceSession
     features: int
-    labels: list[str]
+    labels: tuple[str, ...]
     outputs: list[str]
 
 
@@ -63,7 +63,7 @@ def load(file: Path, outputs: list[str]) -> Model:
         raise ValueError(
             f"format {metadata.get('format')}, made with {made}; expected {FORMAT}: train it anew"
         )
-    model = Model(session, metadata["features"], metadata["labels"], outputs)
+    model = Model(session, metadata["features"], tuple(labels), outputs)
     if metadata["features"] < needed:
         raise ValueError(f"its tree needs {needed} features; its metadata says {metadata['features']}")
     if metadata["labels"] != labels:
@@ -105,7 +105,7 @@ def predict_fn(data: np.ndarray, model: Model) -> dict:
         "predicted_label": labels,
         "probability": probabilities.max(axis=1),
         "probabilities": probabilities,
-        "labels": [model.labels] * len(data),
+        "labels": [list(model.labels)] * len(data),
     }
     return {name: columns[name] for name in model.outputs}
 

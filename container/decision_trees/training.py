@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numeric
 import numpy as np
 import onnx_check
-from errors import InputError, shown
+from errors import InputError, hint, shown
 
 # Those of DecisionTreeClassifier that a string can say; scikit-learn checks their values itself.
 HYPERPARAMETERS = [
@@ -134,9 +134,9 @@ def read_table(channel, labels: Labels, columns: int | None = None) -> tuple[np.
             if row == 1:
                 raise InputError("the file is empty; remove it, or put rows in it")
         except InputError as error:
-            header = row == 1 and error.details.get("row") == 1 and error.code == "bad_value"
-            hint = "; if row 1 is a header, remove it" if header else ""
-            raise InputError(f"{name}: {error}{hint}") from None
+            first = row == 1 and error.details.get("row") == 1 and error.code == "bad_value"
+            what = hint(rests[0], "; if row 1 is a header, remove it") if first else ""
+            raise InputError(f"{name}: {error}{what}") from None
     if not features:
         raise InputError(f"channel {channel.name} holds no data; put CSV files into {channel.path}")
     return np.concatenate(features), np.concatenate(codes)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numeric
 import numpy as np
-from errors import InputError, shown
+from errors import InputError, hint, shown
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
@@ -79,8 +79,10 @@ def _from_csv(body: bytes, header: bool) -> np.ndarray:
     try:
         return numeric.parse(text, 1 + header)
     except InputError as error:
-        if error.details.get("row") == 1 and error.code == "bad_value":
-            error.args = (f"{error}. If row 1 is a header, send 'text/csv; header=present'",)
+        if error.details.get("row") == 1 + header and error.code == "bad_value":
+            names = "" if header else "; if row 1 is a header, send 'text/csv; header=present'"
+            first = text.partition(b"\n")[0]
+            error.args = (f"{error}{hint(first, names)}",)
         raise
 
 
@@ -176,15 +178,14 @@ def _float32(values: np.ndarray) -> np.ndarray:
 class Categories(NamedTuple):
     """A column of few words and many rows: row i holds names[codes[i]]."""
 
-    names: list[str]
+    names: tuple[str, ...]
     codes: np.ndarray
 
 
 def encode(columns: dict, media: str) -> bytes:
     """Named columns of one length (Categories, float32, or float32 vectors and lists a row) in a media type."""
     if media == CSV and len(columns) == 1 and isinstance(column := next(iter(columns.values())), Categories):
-        lines = np.array([f"{_csv_cell(name)}\n".encode() for name in column.names], object)
-        return b"".join(lines[column.codes].tolist())
+        return b"".join(_csv_lines(column.names)[column.codes].tolist())
     columns = {
         name: np.array(column.names, object)[column.codes] if isinstance(column, Categories) else column
         for name, column in columns.items()
@@ -209,6 +210,11 @@ def encode(columns: dict, media: str) -> bytes:
     if media == JSON:
         return json.dumps({"predictions": rows}, ensure_ascii=False).encode()
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+@functools.lru_cache(maxsize=8)
+def _csv_lines(names: tuple[str, ...]) -> np.ndarray:
+    return np.array([f"{_csv_cell(name)}\n".encode() for name in names], object)
 
 
 def _plain(column) -> list:

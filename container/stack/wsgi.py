@@ -45,7 +45,7 @@ def warm_up() -> None:
         formats.NPY: (b"\x93NUMPY\x01\x00", formats.encode({"": np.ones((1, 1))}, formats.NPY)),
     }
     for media in formats.TYPES:
-        formats.encode({"label": formats.Categories(["a"], np.zeros(1, int))}, media)
+        formats.encode({"label": formats.Categories(("a",), np.zeros(1, int))}, media)
         formats.encode({"share": np.ones(1, np.float32)}, media)
         for body in bodies.get(media, (b'{"instances": [[1]]}', b"1", b"\xff")):
             with contextlib.suppress(InputError):
