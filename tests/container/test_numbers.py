@@ -1,6 +1,7 @@
 """The strict readers by themselves: what csv and numpy write is read back, anything else is refused politely."""
 
 import csv
+import gzip
 import io
 import json
 import random
@@ -229,3 +230,44 @@ def test_simdjson_and_python_read_the_same(monkeypatch):
         assert found == outcome(body), body
     kinds = {type(found) for found in fast}
     assert kinds == {bytes, tuple}
+
+
+HINTS = {
+    "header": ["a,b,c,d", "sepal length (cm),sepal width", '"x1","x_2"', ",x,y", "_id,été", "abc"],
+    "UTF-16": [
+        b"5.1,3.5".decode().encode("utf-16"),
+        "5.1,3.5".encode("utf-16-le"),
+        "a,b".encode("utf-16-be"),
+    ],
+    "gzip": [gzip.compress(b"5.1,3.5")],
+    "JSON": ['{"instances": [[5.1]]}', "[5.1, 3.5]"],
+    "CR alone": ["5.1,3.5\r1.4,0.2", "a,b\r1.4,0.2"],
+    "';'": ["5.1;3.5;1.4", "5,1;3,5", "a;b;c"],
+    "a tab": ["5.1\t3.5", "5,1\t3,5", "a\tb"],
+    "'|'": ["5.1|3.5|1.4"],
+    "a blank": ["5.1 3.5 1.4", "5,1 3,5"],
+    None: [
+        *(
+            "5.1,,1",
+            "nan,1",
+            "nan,nan",
+            "1e99,2",
+            "setosa,5.1",
+            "NA",
+            "5.1,x",
+            "# comment",
+            "\uff15.1,2",
+            "0x1F,2",
+        ),
+        *("5.1,3.5 3.6", "1_0", "--1,2", "True,false", b"\xff,\xfe", b"5.1\0,2", "5.1,3.5;1", "'5.1','3.5'"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("sign", "line"), [(sign, line) for sign, lines in HINTS.items() for line in lines])
+def test_a_hint_says_what_the_first_row_seems_to_be(sign, line):
+    body = line if isinstance(line, bytes) else line.encode()
+    with pytest.raises(InputError) as refusal:
+        formats.decode(body + b"\n1,2\n", "text/csv")
+    signs = [found for found in HINTS if found and found in str(refusal.value).rpartition("; ")[2]]
+    assert signs == ([sign] if sign else []), refusal.value

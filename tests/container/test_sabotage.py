@@ -33,8 +33,8 @@ SERVING = {
     ),
     "infinity is a number": (
         "stack/numeric.py",
-        " if np.isfinite(matrix).all() else None",
-        "",
+        "matrix if finite else None",
+        "matrix",
         partial(serving.test_csv_is_refused, body=serving.REFUSED["beyond float32"]),
     ),
     "rows of any length": (
@@ -82,7 +82,7 @@ BAD_FILES, WORDS = training.BAD["text"]
 TRAINING = {
     "exit 0 after a failure": ("stack/train", "    return min(abs(code), 1)", "    return 0"),
     "no failure file": ("stack/train", "        failure.write_text(", "        str("),
-    "no file name": ("decision_trees/training.py", '(f"{name}: {error}{hint}")', '(f"{error}{hint}")'),
+    "no file name": ("decision_trees/training.py", '(f"{name}: {error}{what}")', '(f"{error}{what}")'),
 }
 
 
