@@ -351,6 +351,13 @@ def test_what_creating_refuses(account):
             ExecutionRoleArn=account.role,
             PrimaryContainer={"Image": account.image, "ModelDataUrl": "s3://none/none"},
         )
+    with pytest.raises(ClientError, match="does not serve EnableNetworkIsolation with its process engine"):
+        account.sagemaker.create_model(
+            ModelName="x",
+            ExecutionRoleArn=account.role,
+            PrimaryContainer={"Image": account.image},
+            EnableNetworkIsolation=True,
+        )
 
 
 def test_after_a_kill_what_was_in_service_comes_back_and_what_ran_has_failed(fresh, tmp_path):

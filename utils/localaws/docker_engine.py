@@ -105,11 +105,25 @@ def remove_orphans(home: Path) -> None:
 
 
 class DockerContainer(Container):
-    """A container and the `docker run` that is attached to it. `out_of_memory`: the kernel killed it, or a part of it."""
+    """A container and the `docker run` that is attached to it. `out_of_memory`: the kernel killed it, or a part of it.
 
-    def __init__(self, process, home, on_line, on_exit, name: str, cleanup: Callable[[], None]):
-        self.name, self.out_of_memory, self._cleanup = name, False, cleanup
+    `published`: its port is one of this machine; else it is spoken to at its own address.
+    """
+
+    def __init__(
+        self, process, home, on_line, on_exit, name: str, published: bool, cleanup: Callable[[], None]
+    ):
+        self.name, self.out_of_memory, self._published, self._cleanup = name, False, published, cleanup
         super().__init__(process, home, on_line, on_exit)
+
+    def address(self, port: int) -> tuple[str, int]:
+        """Host and port at which its server answers; waits until the container has an address."""
+        address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        while self.running and not self._published:
+            if found := _docker("inspect", "--format", address, self.name, check=False).stdout.strip():
+                return found, PORT
+            self.wait(0.05)
+        return super().address(port)
 
     def terminate(self) -> None:
         """SIGTERM to the container's first process."""
@@ -141,9 +155,11 @@ class DockerEngine(ProcessEngine):
         self._host = urlsplit(endpoint_url).netloc
         self._networks: Counter[str] = Counter()  # containers that use it
         self._lock = threading.Lock()
-        security = _docker("info", "--format", "{{.SecurityOptions}}", check=False).stdout
+        about = _docker("info", "--format", "{{.OperatingSystem}} {{.SecurityOptions}}", check=False).stdout
+        # Docker Desktop's containers are in a machine of their own, a rootless engine's on a network of its own.
+        self._direct = sys.platform == "linux" and "Docker Desktop" not in about and "rootless" not in about
         # Elsewhere the engine itself makes files in a mounted folder those of the person who runs it.
-        self._give_back = sys.platform == "linux" and os.getuid() != 0 and "rootless" not in security
+        self._give_back = self._direct and os.getuid() != 0
         remove_orphans(home)
 
     def fetch(self, registry, image: str):
@@ -192,19 +208,29 @@ class DockerEngine(ProcessEngine):
             "AWS_REGION": localaws.REGION,
             "AWS_DEFAULT_REGION": localaws.REGION,
         } | spec.environment
-        network = ""
-        if spec.command == "serve":
+        network, serves = "", spec.command == "serve"
+        if serves:
             port = environment.pop("SAGEMAKER_BIND_TO_PORT", "")
-            command += [f"--publish=127.0.0.1:{port}:{PORT}"]
             command += [_mount(spec.base_dir / "model", "/opt/ml/model") + ",readonly"]
+            if not spec.isolated:
+                command += [f"--publish=127.0.0.1:{port}:{PORT}"]
+            elif not self._direct:
+                raise StartError(
+                    "EnableNetworkIsolation of a model needs an engine whose containers this machine can reach without "
+                    "a published port: Docker Engine on Linux, not Docker Desktop and not rootless"
+                )
         else:
             command += [_mount(spec.base_dir, "/opt/ml")]
-            if spec.isolated:
-                command += ["--network=none"]
-            elif len(hosts) > 1:
-                network = self._join(spec.base_dir.parent.parent)
-                command += [f"--network={network}", f"--network-alias={host}"]
             command += [f"--hostname={host}"] if host else []
+        if len(hosts) > 1 or (serves and spec.isolated):
+            one = spec.base_dir.parent
+            network = self._join(one if serves else one.parent, spec.isolated)
+            command += [f"--network={network}"]
+            command += [f"--network-alias={host}"] if host else []
+            # Nobody answers there. Docker's own name server would ask the world, even for a network without a way out.
+            command += ["--dns=0.0.0.0"] if spec.isolated else []
+        elif spec.isolated:
+            command += ["--network=none"]
         for variable, value in environment.items():
             command += ["--env", f"{variable}={value}"]
 
@@ -227,17 +253,24 @@ class DockerEngine(ProcessEngine):
         processes.record(self._home, process.pid, spec.what)
         return self._keep(
             DockerContainer(
-                process, self._home, on_line, lambda ended: self._ended(ended, on_exit), name, cleanup
+                process,
+                self._home,
+                on_line,
+                lambda ended: self._ended(ended, on_exit),
+                name,
+                not (serves and spec.isolated),
+                cleanup,
             )
         )
 
-    def _join(self, job: Path) -> str:
-        """The network of a job's hosts, made for the first of them."""
-        network = "localaws-" + hashlib.sha256(str(job).encode()).hexdigest()[:16]
+    def _join(self, folder: Path, isolated: bool) -> str:
+        """The network of a job's hosts, or of an isolated server, made for the first of them; with no way out of it."""
+        network = "localaws-" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         with self._lock:
+            if not self._networks[network]:
+                internal = ["--internal"] if isolated else []
+                _docker("network", "create", *internal, "--label", f"{LABEL}={self._home}", network)
             self._networks[network] += 1
-            if self._networks[network] == 1:
-                _docker("network", "create", "--label", f"{LABEL}={self._home}", network)
         return network
 
     def _leave(self, network: str) -> None:

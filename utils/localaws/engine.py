@@ -72,6 +72,10 @@ class Container:
         """Wait for the end, at most `timeout` seconds; whether it has ended."""
         return self._ended.wait(timeout)
 
+    def address(self, port: int) -> tuple[str, int]:
+        """Host and port at which a program answers that was told to listen on `port`."""
+        return "127.0.0.1", port
+
     def terminate(self) -> None:
         """SIGTERM to the program alone, as `docker stop` does: it must pass it on itself."""
         if self._process.poll() is None:

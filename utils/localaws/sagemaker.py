@@ -47,7 +47,7 @@ SERVED = {
         "ListTrainingJobs": _LIST_STATUS,
         "StopTrainingJob": "TrainingJobName",
         "DeleteTrainingJob": "TrainingJobName",
-        "CreateModel": "ModelName ExecutionRoleArn Tags "
+        "CreateModel": "ModelName ExecutionRoleArn Tags EnableNetworkIsolation "
         + _CONTAINER.format("PrimaryContainer")
         + " "
         + _CONTAINER.format("Containers"),
@@ -205,6 +205,7 @@ class ControlPlane:
             raise AwsError("ValidationException", "The container of a model needs Image: an image's URI.")
         if "ExecutionRoleArn" not in request:
             raise AwsError("ValidationException", "ExecutionRoleArn is required: the ARN of a role.")
+        context.check_isolation(request)
         context.check_role(request["ExecutionRoleArn"])
         try:
             context.pin(definition["Image"])
@@ -215,7 +216,8 @@ class ControlPlane:
         if uri := definition.get("ModelDataUrl") or source.get("S3Uri"):
             context.check_model_data(uri, request["ExecutionRoleArn"], prefix=bool(source))
         arn = context.arn("Model", name)
-        context.insert("Model", name, request | {"ModelArn": arn, "EnableNetworkIsolation": False})
+        isolated = request.get("EnableNetworkIsolation", False)
+        context.insert("Model", name, request | {"ModelArn": arn, "EnableNetworkIsolation": isolated})
         return {"ModelArn": arn}
 
     def _create_endpoint_config(self, request: dict) -> dict:

@@ -33,8 +33,9 @@ class ServeError(Exception):
 
 
 def container_definition(model: dict) -> dict:
-    """The one container of a model's record."""
-    return model.get("PrimaryContainer") or model["Containers"][0]
+    """The one container of a model's record, and whether it has no network."""
+    container = model.get("PrimaryContainer") or model["Containers"][0]
+    return container | {"EnableNetworkIsolation": model.get("EnableNetworkIsolation", False)}
 
 
 class Instance:
@@ -132,13 +133,10 @@ class Instance:
                 else:
                     failures += 1
                 if failures >= START_ATTEMPTS and not was_healthy:
-                    raise StartError(
-                        f"it ended {failures} times without answering /ping, exit code {self._container.exit_code}"
-                    )
+                    raise StartError(f"it ended {failures} times without answering /ping, {self._ending()}")
+                if not self._stopping or self._container.out_of_memory:
+                    self._say(f"the container ended, {self._ending()}")
                 if not self._stopping:
-                    self._say(
-                        f"the container ended, exit code {self._container.exit_code}: starting it again"
-                    )
                     self._wake.wait(min(0.1 * 2**failures, 10))
         except (storage.DataError, StartError) as error:
             self._fail(str(error))
@@ -146,6 +144,12 @@ class Instance:
             # Nobody is above a thread: who waits for the instance must hear of it, the server's log has the traceback.
             traceback.print_exc(file=sys.stderr)
             self._fail(f"InternalServerError: {type(error).__name__}: {error}")
+
+    def _ending(self) -> str:
+        memory = (
+            ", killed for memory: use an instance type with more" if self._container.out_of_memory else ""
+        )
+        return f"exit code {self._container.exit_code}{memory}"
 
     def _fail(self, reason: str):
         with self._changed:
@@ -169,13 +173,15 @@ class Instance:
         """One life of the container; whether it ever answered /ping."""
         port = _free_port()
         environment = self._environment | {"SAGEMAKER_BIND_TO_PORT": str(port)}
-        instance_type = self._definition.get("InstanceType", "")
-        spec = Spec(self._what, root, "serve", self._folder / "ml", environment, instance_type)
+        instance_type, isolated = map(self._definition.get, ("InstanceType", "EnableNetworkIsolation"))
+        spec = Spec(
+            self._what, root, "serve", self._folder / "ml", environment, instance_type or "", bool(isolated)
+        )
         self._wake.clear()
         if self._stopping:
             return False
         container = self._container = self._context.engine.start(spec, self._line, lambda _: self._wake.set())
-        with closing(urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=POOL)) as pool:
+        with closing(urllib3.HTTPConnectionPool(*container.address(port), maxsize=POOL)) as pool:
             while not (answered := _ping(pool)) and container.running and not self._stopping:
                 container.wait(0.05)
             if answered:

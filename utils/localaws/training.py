@@ -80,13 +80,7 @@ class Training(Jobs):
         names = [channel["ChannelName"] for channel in request.get("InputDataConfig", ())]
         if len(set(names)) < len(names):
             raise AwsError("ValidationException", f"Channel names must be unique, got {', '.join(names)}.")
-        if request.get("EnableNetworkIsolation") and context.engine.name == "process":
-            raise AwsError(
-                "NotServedByLocalaws",
-                "localaws does not serve EnableNetworkIsolation with its process engine, which isolates nothing: start a "
-                "Docker engine, then localaws again.",
-                501,
-            )
+        context.check_isolation(request)
         context.check_role(request["RoleArn"])
         try:
             image = context.pin(specification["TrainingImage"])

@@ -50,11 +50,12 @@ class Transform(Jobs):
         context.check_bucket(request["TransformOutput"]["S3OutputPath"])
         definition = container_definition(model)
         try:
-            definition = definition | {"Image": context.pin(definition["Image"])}
+            image = context.pin(definition["Image"])
         except KeyError as error:
             raise AwsError("ValidationException", f"Requested image not found. {error.args[0]}") from error
         arn = context.arn("TransformJob", name)
         record = request | {"TransformJobArn": arn, "TransformJobStatus": "InProgress"}
+        definition |= {"Image": image, "InstanceType": resources["InstanceType"]}
         self.launch(record, _Job(context, request, definition))
         return {"TransformJobArn": arn}
 
