@@ -59,7 +59,7 @@ def test_a_port_that_is_taken_is_said_and_another_used(fresh):
         taken = other.getsockname()[1]
         fresh.env["LOCALAWS_PORT"] = str(taken)
         first = fresh.command("up").stdout
-        assert f"port {taken} is taken by another program" in first
+        assert f"port {taken} is taken by another program, so this one listens on" in first
         used = json.loads((fresh.home / "server.json").read_text())["endpoint_url"]
         assert used != f"http://127.0.0.1:{taken}"
         fresh.command("down")
@@ -70,6 +70,42 @@ def test_a_port_that_is_taken_is_said_and_another_used(fresh):
         fresh.command("down")
     fresh.command("up")
     assert fresh.command("status").stdout.startswith(f"endpoint_url http://127.0.0.1:{taken}\n")
+
+
+def test_a_port_of_another_localaws_is_said(fresh, localaws):
+    taken = localaws.endpoint_url.rpartition(":")[2]
+    fresh.env["LOCALAWS_PORT"] = taken
+    assert f"port {taken} is taken by another localaws, so this one listens on" in fresh.command("up").stdout
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_a_folder_that_cannot_be_written_is_named(fresh, monkeypatch, command):
+    monkeypatch.setitem(fresh.env, "LOCALAWS_HOME", "/dev/null/localaws")
+    done = fresh.command(command, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "localaws: localaws cannot write to its folder /dev/null/localaws (Not a directory). Make it yours, or choose "
+        "another: export LOCALAWS_HOME=FOLDER\n"
+    )
+
+
+def test_a_server_that_does_not_get_ready_is_stopped(fresh):
+    fresh.home.mkdir()
+    (fresh.home / "moto").mkdir()
+    os.mkfifo(fresh.home / "moto" / "journal.jsonl")  # its replay waits for a writer
+    code = "import localaws; localaws.start(timeout=1.5)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=fresh.env, capture_output=True, text=True, timeout=60
+    )
+    assert "localaws is not ready after 2 s" in done.stderr
+    assert not [p for p in psutil.process_iter() if serves(p, fresh.home)]
+
+
+def serves(process, home):
+    try:
+        return process.environ().get("LOCALAWS_HOME") == str(home) and not gone(process)
+    except psutil.Error:
+        return False
 
 
 def start_recorded(aws, code):

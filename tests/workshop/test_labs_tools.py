@@ -81,3 +81,10 @@ def test_the_runner_refuses_a_lab_that_is_not_there():
     done = run("run", "42_answer")
     assert done.returncode == 2
     assert "there is no lab '42_answer'" in done.stderr
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_by_name():
+    done = run("run", "00_setup", "--output", "/dev/null/pages")
+    assert done.returncode == 2
+    assert "cannot write to /dev/null/pages (Not a directory): name another folder" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,7 +9,15 @@ import sys
 import boto3
 import pytest
 
-from workshop import JobFailed, catch_up, follow_training_job, latest_training_job
+from workshop import (
+    JobFailed,
+    catch_up,
+    follow_endpoint,
+    follow_training_job,
+    follow_transform_job,
+    latest_training_job,
+)
+from workshop.progress import NotThere
 
 DATA = "5.1,3.5,1.4,0.2"
 
@@ -48,6 +56,8 @@ def test_a_job_is_followed_to_its_end(pushed, capsys):
     assert re.search(rf"Training job {name}: Completed, \d+ s", shown)
     assert "    training_accuracy=" in shown, "its log lines"
     assert latest_training_job(pushed)["TrainingJobName"] == name
+    with pytest.raises(NotThere, match=f"There is no training job 'nope'. The newest are: {name}$"):
+        follow_training_job("nope")
 
     # In a terminal the status line is written over itself, and log lines stand above it.
     leader, follower = pty.openpty()
@@ -80,3 +90,13 @@ def test_a_broken_file_fails_with_its_cause_and_what_to_do(pushed, capsys):
     assert failed.value._render_traceback_() == [f"JobFailed: {text}"]
     running = boto3.client("sagemaker").list_training_jobs(StatusEquals="InProgress")["TrainingJobSummaries"]
     assert running == []
+
+
+@pytest.mark.parametrize(
+    ("follow", "what"), [(follow_transform_job, "transform job"), (follow_endpoint, "endpoint")]
+)
+def test_what_is_not_there_is_named_in_one_line(target, follow, what):
+    with pytest.raises(NotThere) as missing:
+        follow("nope")
+    line = f"There is no {what} 'nope'. There is no {what} at all yet."
+    assert missing.value._render_traceback_() == [f"NotThere: {line}"]

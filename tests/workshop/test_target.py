@@ -2,9 +2,11 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import nbformat
@@ -12,7 +14,8 @@ import pytest
 from nbclient import NotebookClient
 
 import localaws
-from workshop import TargetError, connect
+from workshop import TargetError, connect, left_over
+from workshop.checks import findings
 from workshop.target import _execution_role
 
 
@@ -75,26 +78,96 @@ def test_aws_without_credentials_says_what_to_do(environment, tmp_path):
         connect()
 
 
-def test_aws_with_a_local_endpoint_left_in_the_environment_is_refused(environment):
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SAGEMAKER"])
+def test_aws_with_an_endpoint_of_elsewhere_left_in_the_environment_is_refused(environment, name):
     environment["WORKSHOP_TARGET"] = "aws"
-    environment["AWS_ENDPOINT_URL"] = "http://127.0.0.1:4571"
-    with pytest.raises(TargetError, match="unset AWS_ENDPOINT_URL"):
+    environment[name] = "http://127.0.0.1:4571"
+    with pytest.raises(TargetError, match=rf"unset {name}$"):
         connect()
 
 
-def test_on_aws_the_same_names_and_the_named_role(target, environment):
-    # localaws stands in for the two services that connect() asks, each by its own variable.
-    for service in ("STS", "IAM"):
-        environment[f"AWS_ENDPOINT_URL_{service}"] = environment["AWS_ENDPOINT_URL"]
-    del environment["AWS_ENDPOINT_URL"]
+def stand_in(environment, tmp_path, url: str) -> None:
+    """Let `url` stand in for AWS's STS and IAM, which connect() asks, by the configuration that a learner may have."""
+    services = "".join(f"{name} =\n  endpoint_url = {url}\n" for name in ("sts", "iam"))
+    (tmp_path / "config").write_text(
+        f"[default]\nregion = us-west-2\nservices = stand-in\n[services stand-in]\n{services}"
+    )
+    environment["AWS_CONFIG_FILE"] = str(tmp_path / "config")
     environment["WORKSHOP_TARGET"] = "aws"
     environment["WORKSHOP_ROLE"] = "sagemaker-byoa"
+
+
+def test_on_aws_the_same_names_and_the_named_role(target, environment, tmp_path):
+    stand_in(environment, tmp_path, environment.pop("AWS_ENDPOINT_URL"))
+    # AWS's own endpoint in somebody's VPC leads nowhere else.
+    environment["AWS_ENDPOINT_URL_S3"] = "https://bucket.vpce-1.s3.us-west-2.vpce.amazonaws.com"
     aws = connect(quiet=True)
     assert (aws.kind, aws.endpoint_url) == ("aws", "")
     assert (aws.name, aws.bucket, aws.role) == (target.name, target.bucket, target.role)
     environment["WORKSHOP_ROLE"] = "nobody"
     with pytest.raises(TargetError, match=r"'nobody' cannot be looked up \(NoSuchEntity"):
         connect(quiet=True)
+
+
+def test_aws_out_of_reach_says_what_failed_and_how_to_go_on_here(environment, tmp_path):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        stand_in(environment, tmp_path, f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        environment.update(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s")
+        with pytest.raises(
+            TargetError, match=r"cannot be reached from here: .*http://127.0.0.1:\d+.*unset WORKSHOP"
+        ):
+            connect()
+
+
+def test_a_folder_that_cannot_be_written_is_named(environment):
+    environment["LOCALAWS_HOME"] = "/dev/null/localaws"
+    with pytest.raises(
+        TargetError, match=r"cannot write to its folder /dev/null/localaws .*export LOCALAWS_HOME="
+    ):
+        connect()
+
+
+def test_learners_share_a_localaws_and_nothing_else(home, environment):
+    """Each from a program of their own, at once and from the first connect() on, as in a class on one machine."""
+    program = """
+        from workshop import catch_up, check, connect
+        target = connect(quiet=True)
+        catch_up("04_train")
+        check("03_push")
+        print(target.name, target.bucket, sep="\\n")
+    """
+    learners = ["ana", "ben", "ana1", "cy"]
+    with ThreadPoolExecutor(len(learners)) as pool:
+
+        def walk(learner):
+            return subprocess.run(
+                [sys.executable, "-c", textwrap.dedent(program)],
+                env={**environment, "WORKSHOP_LEARNER": learner},
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+
+        done = list(pool.map(walk, learners))
+    for one in done:
+        assert one.returncode == 0, one.stdout + one.stderr
+    names, buckets = zip(*(one.stdout.splitlines()[-2:] for one in done), strict=True)
+    assert len(set(names)) == len(set(buckets)) == len(learners)
+
+    # What one learner deletes is theirs alone.
+    environment["WORKSHOP_LEARNER"] = "ana"
+    ana = connect(quiet=True)
+    assert sorted(left_over(ana)) == [f"ECR repository {ana.name}", f"bucket {ana.bucket}"]
+    boto3.client("ecr").delete_repository(repositoryName=ana.name, force=True)
+    bucket = boto3.resource("s3").Bucket(ana.bucket)
+    bucket.objects.all().delete()
+    bucket.delete()
+    assert left_over(ana) == []
+    for learner in learners[1:]:
+        environment["WORKSHOP_LEARNER"] = learner
+        other = connect(quiet=True)
+        assert all(there for lab in ("00_setup", "03_push") for there, _, _ in findings(lab, other))
 
 
 def test_the_execution_role_of_somebody_who_names_none(environment):

@@ -45,6 +45,10 @@ class Status:
     account: str = ACCOUNT
     note: str = ""
 
+    @property
+    def address(self) -> str:
+        return self.endpoint_url.removeprefix("http://")
+
 
 def home() -> Path:
     """Return the folder that holds all state: LOCALAWS_HOME, else `.localaws` in the repository."""
@@ -65,27 +69,31 @@ def start(timeout: float = 30) -> Status:
     """Start localaws unless it runs, wait until it is ready, and return where it listens.
 
     The server outlives the caller. Two calls at once give one server. Raises RuntimeError, with the end of the
-    server's log, when it does not come up within `timeout` seconds; ValueError when LOCALAWS_PORT is no port.
+    server's log, when it does not come up within `timeout` seconds (it is then stopped), and where its folder cannot
+    be written to; ValueError when LOCALAWS_PORT is no port.
     """
     folder = home()
     port()  # a bad value is the caller's to mend, not the server's to die of
     deadline = time.monotonic() + timeout
     with _locked(folder / "start.lock", deadline):
-        running = _running()
-        if running is None:
+        found = _running()
+        if found is None:
             processes.kill_recorded(folder)  # what a killed server left behind
             pid = _spawn(folder)
         else:
-            pid = running.pid
+            pid = found.pid
         while time.monotonic() < deadline:
-            if (running := _running()) and _is_ready(running):
+            if (running := _running()) and answers(running.address):
                 return running
             if not psutil.pid_exists(pid):
                 break
             time.sleep(0.05)
-    what = (
-        "ended before it was ready" if time.monotonic() < deadline else f"is not ready after {timeout:.0f} s"
-    )
+        what = f"is not ready after {timeout:.0f} s"
+        if not psutil.pid_exists(pid):
+            what = "ended before it was ready"
+        elif found is None:  # else it is not this call's
+            with suppress(psutil.NoSuchProcess):
+                processes.stop([psutil.Process(pid)], grace=STOP_SECONDS)
     log = folder / "server.log"
     raise RuntimeError(f"localaws {what}. The end of {log}:\n{_tail(log)}")
 
@@ -110,7 +118,7 @@ def stop() -> list[str]:
 def status() -> Status | None:
     """Return the running localaws, or None when none runs or it does not answer."""
     running = _running()
-    return running if running and _is_ready(running) else None
+    return running if running and answers(running.address) else None
 
 
 def environment(endpoint_url: str | None = None) -> dict[str, str]:
@@ -181,12 +189,12 @@ def _running() -> Status | None:
     return None
 
 
-def _is_ready(running: Status) -> bool:
-    address = running.endpoint_url.removeprefix("http://")
-    connection = http.client.HTTPConnection(address, timeout=5)
+def answers(address: str, seconds: float = 5) -> bool:
+    """Tell whether a localaws that is ready answers at an address of the form HOST:PORT."""
+    connection = http.client.HTTPConnection(address, timeout=seconds)
     try:
         connection.request("GET", "/_localaws/health")
-        return connection.getresponse().status == 200
+        return b'"ready": true' in connection.getresponse().read(64)
     except (OSError, http.client.HTTPException):
         return False
     finally:
@@ -217,8 +225,15 @@ def _spawn(folder: Path) -> int:
 @contextmanager
 def _locked(file: Path, deadline: float) -> Iterator[None]:
     """Hold a lock between processes. It goes with the process that holds it, so it is never left behind."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as lock:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.open("w")
+    except OSError as error:
+        raise RuntimeError(
+            f"localaws cannot write to its folder {file.parent} ({error.strerror}). Make it yours, or choose another: "
+            "export LOCALAWS_HOME=FOLDER"
+        ) from None
+    with lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,8 +3,9 @@
     HOME/moto/journal.jsonl    {"at", "seed", "region", "service", "environ", "body" (base64) or "file", "upload"}
     HOME/moto/bodies/SHA256    a request's body, stored once however often it was sent
 
-A line is written before its request is answered, so a killed process loses nothing it acknowledged. (There is no
-fsync: against a power cut the last seconds are not safe.) At start the journal is compacted: what was overwritten
+A line is written before its request is answered, so a killed process loses nothing it acknowledged: the kernel has it.
+There is no fsync, here and for the records of jobs: a power cut may take the last seconds of what can be made again,
+and a sync would cost each request milliseconds. (The registry syncs: pushes are few, and pulls verify.) At start the journal is compacted: what was overwritten
 or deleted later is neither replayed nor kept.
 """
 

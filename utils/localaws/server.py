@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -181,12 +182,12 @@ def _listen(home: Path) -> tuple[socket.socket, str]:
             continue
         got = listener.getsockname()[1]
         memory.write_text(str(got))
-        note = (
-            ""
-            if wanted in (0, got)
-            else f"port {wanted} is taken by another program, so localaws listens on {got}"
+        if wanted in (0, got):
+            return listener, ""
+        who = (
+            "another localaws" if localaws.answers(f"127.0.0.1:{wanted}", seconds=0.5) else "another program"
         )
-        return listener, note
+        return listener, f"port {wanted} is taken by {who}, so this one listens on {got}"
     raise RuntimeError("No free port on 127.0.0.1")
 
 
@@ -201,6 +202,7 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit(f"Another localaws serves {home}")
+    shutil.rmtree(home / "unpacked", ignore_errors=True)  # a cache, bounded by what runs until the next start
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FILES:  # 256 on macOS
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard) if hard > 0 else FILES, hard))

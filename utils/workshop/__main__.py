@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -35,7 +36,16 @@ def main() -> int:
     unknown = [lab for lab in arguments.labs if lab not in NEEDS]
     if unknown:
         parser.error(f"there is no lab {unknown[0]!r}; there are {', '.join(NEEDS)}")
-    return run_labs(arguments.labs or list(NEEDS), arguments.output.resolve(), arguments.store)
+    output = arguments.output.resolve()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        parser.error(f"cannot write to {output} ({error.strerror}): name another folder with --output")
+    try:
+        return run_labs(arguments.labs or list(NEEDS), output, arguments.store)
+    except RuntimeError as error:  # localaws', which says what to do
+        parser.exit(1, f"{error}\n")
 
 
 def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int:

@@ -23,7 +23,9 @@ def answer(call, **arguments):
     except ClientError as error:
         problem = error.response["Error"]
         # SageMaker's Describe calls have no code of their own for it.
-        absent = problem["Code"] == "ValidationException" and problem["Message"].startswith("Could not find")
+        absent = problem["Code"] == "ValidationException" and problem["Message"].startswith(
+            ("Could not find", "Requested resource not found")
+        )
         if absent or problem["Code"] in NOT_THERE:
             return None
         raise

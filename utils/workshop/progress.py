@@ -6,12 +6,18 @@ import time
 from datetime import datetime
 
 import boto3
+from botocore import xform_name
 
+from .aws import answer
 from .errors import WorkshopError
 
 
 class JobFailed(WorkshopError):
     """What was waited for ended in a state other than the one that was asked for."""
+
+
+class NotThere(WorkshopError):
+    """There is no job or endpoint of this name."""
 
 
 class _Screen:
@@ -90,16 +96,34 @@ def _seconds_between_polls(client) -> float:
     return 0.5 if "127.0.0.1" in client.meta.endpoint_url else 10
 
 
-def _follow(title: str, describe, statuses, logs: _Logs, wanted: str, going_on: set, mend: str) -> dict:
-    """Poll `describe()` until its status leaves `going_on`; raise JobFailed unless it then is `wanted`.
+def _described(client, kind: str, name: str) -> dict:
+    """What AWS knows of a job or an endpoint. Raises NotThere, with the newest that are, where there is none."""
+    verb = xform_name(kind)
+    description = answer(getattr(client, f"describe_{verb}"), **{f"{kind}Name": name})
+    if description is not None:
+        return description
+    listed = getattr(client, f"list_{verb}s")(SortBy="CreationTime", SortOrder="Descending", MaxResults=5)
+    entries = next(entries for key, entries in listed.items() if key not in ("NextToken", "ResponseMetadata"))
+    newest = ", ".join(entry[f"{kind}Name"] for entry in entries)
+    what = verb.replace("_", " ")
+    raise NotThere(
+        f"There is no {what} {name!r}. "
+        + (f"The newest are: {newest}" if newest else f"There is no {what} at all yet.")
+    )
+
+
+def _follow(kind: str, name: str, statuses, logs: _Logs, wanted: str, going_on: set, mend: str) -> dict:
+    """Poll the description until its status leaves `going_on`; raise JobFailed unless it then is `wanted`.
 
     `statuses(description)` gives (status, what to show).
     """
+    title = f"{xform_name(kind).replace('_', ' ').capitalize()} {name}"
     screen = _Screen(title)
-    pause = _seconds_between_polls(logs.client)
+    client = boto3.client("sagemaker")
+    pause = _seconds_between_polls(client)
     try:
         while True:
-            description = describe()
+            description = _described(client, kind, name)
             status, shown = statuses(description)
             for line in logs.new_lines():
                 screen.log(line)
@@ -120,12 +144,11 @@ def _follow(title: str, describe, statuses, logs: _Logs, wanted: str, going_on: 
 
 
 def follow_training_job(name: str) -> dict:
-    """Show the training job `name` until it ends; return DescribeTrainingJob's answer, or raise JobFailed."""
-    client = boto3.client("sagemaker")
+    """Show the training job `name` until it ends; return DescribeTrainingJob's answer, or raise JobFailed or NotThere."""
     return _follow(
-        f"Training job {name}",
-        lambda: client.describe_training_job(TrainingJobName=name),
-        lambda answer: (answer["TrainingJobStatus"], answer["SecondaryStatus"]),
+        "TrainingJob",
+        name,
+        lambda now: (now["TrainingJobStatus"], now["SecondaryStatus"]),
         _Logs("/aws/sagemaker/TrainingJobs", f"{name}/"),
         wanted="Completed",
         going_on={"InProgress", "Stopping"},
@@ -134,12 +157,11 @@ def follow_training_job(name: str) -> dict:
 
 
 def follow_transform_job(name: str) -> dict:
-    """Show the batch transform job `name` until it ends; return DescribeTransformJob's answer, or raise JobFailed."""
-    client = boto3.client("sagemaker")
+    """Show the transform job `name` until it ends; return DescribeTransformJob's answer, or raise JobFailed or NotThere."""
     return _follow(
-        f"Transform job {name}",
-        lambda: client.describe_transform_job(TransformJobName=name),
-        lambda answer: (answer["TransformJobStatus"],) * 2,
+        "TransformJob",
+        name,
+        lambda now: (now["TransformJobStatus"],) * 2,
         _Logs("/aws/sagemaker/TransformJobs", f"{name}/"),
         wanted="Completed",
         going_on={"InProgress", "Stopping"},
@@ -150,14 +172,14 @@ def follow_transform_job(name: str) -> dict:
 def follow_endpoint(name: str) -> dict:
     """Show the endpoint `name` until it is InService; return DescribeEndpoint's answer.
 
-    Raises JobFailed where it fails, and where an update failed and the endpoint went back to its old config.
+    Raises JobFailed where it fails, and where an update failed and the endpoint went back to its old config; NotThere
+    where there is none.
     """
-    client = boto3.client("sagemaker")
-    before = client.describe_endpoint(EndpointName=name)
+    before = _described(boto3.client("sagemaker"), "Endpoint", name)
     description = _follow(
-        f"Endpoint {name}",
-        lambda: client.describe_endpoint(EndpointName=name),
-        lambda answer: (answer["EndpointStatus"],) * 2,
+        "Endpoint",
+        name,
+        lambda now: (now["EndpointStatus"],) * 2,
         _Logs(f"/aws/sagemaker/Endpoints/{name}", since=before["LastModifiedTime"]),
         wanted="InService",
         going_on={"Creating", "Updating", "SystemUpdating", "RollingBack"},

@@ -4,15 +4,20 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionClosedError,
+    ConnectionError,
     EndpointConnectionError,
+    HTTPClientError,
     NoCredentialsError,
 )
 
@@ -24,6 +29,8 @@ from .errors import WorkshopError
 #: What README has an administrator give the role on AWS; the local role gets the same.
 ROLE = "sagemaker-byoa"
 IAM = ROOT / "utils" / "iam"
+#: For the first call to AWS: somebody without a network should not wait for minutes to hear so.
+SOON = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 2})
 
 
 class TargetError(WorkshopError):
@@ -111,7 +118,10 @@ def _names(learner: str, region: str, account: str) -> dict:
 
 
 def _local(learner: str) -> Target:
-    status = localaws.start()
+    try:
+        status = localaws.start()
+    except (RuntimeError, ValueError) as error:
+        raise TargetError(str(error)) from None
     os.environ.update(localaws.environment())
     # A client that was made before (another port, other keys) must not be found again by boto3.client().
     boto3.setup_default_session()
@@ -120,7 +130,9 @@ def _local(learner: str) -> Target:
         role = iam.get_role(RoleName=ROLE)["Role"]["Arn"]
     except iam.exceptions.NoSuchEntityException:
         trust, policy = (IAM / name for name in ("trust-policy.json", "execution-policy.json"))
-        role = iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=trust.read_text())["Role"]["Arn"]
+        with suppress(iam.exceptions.EntityAlreadyExistsException):  # another learner's kernel was quicker
+            iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=trust.read_text())
+        role = iam.get_role(RoleName=ROLE)["Role"]["Arn"]
         iam.put_role_policy(RoleName=ROLE, PolicyName="workshop", PolicyDocument=policy.read_text())
     return Target(
         kind="local",
@@ -134,20 +146,26 @@ def _local(learner: str) -> Target:
 
 
 def _aws(learner: str) -> Target:
-    if os.environ.get("AWS_ENDPOINT_URL"):
+    if elsewhere := [name for name, value in os.environ.items() if _leads_elsewhere(name, value)]:
+        names = " ".join(sorted(elsewhere))
         raise TargetError(
-            "WORKSHOP_TARGET is 'aws' but AWS_ENDPOINT_URL sends every call elsewhere. Remove it (restart the kernel "
-            "if a local lab ran in it): unset AWS_ENDPOINT_URL"
+            f"WORKSHOP_TARGET is 'aws', but calls would go elsewhere: {names}. Restart the kernel if a local lab ran in "
+            f"it; if that does not help: unset {names}"
         )
     region = boto3.Session().region_name or "us-west-2"
     os.environ["AWS_DEFAULT_REGION"] = region
     boto3.setup_default_session()
     try:
-        identity = boto3.client("sts").get_caller_identity()
+        identity = boto3.client("sts", config=SOON).get_caller_identity()
     except NoCredentialsError:
         raise TargetError(
             "WORKSHOP_TARGET is 'aws' and no credentials were found. Run `aws configure` in a "
             "terminal, or leave WORKSHOP_TARGET out to stay on this machine."
+        ) from None
+    except (ConnectionError, HTTPClientError) as error:
+        raise TargetError(
+            f"AWS cannot be reached from here: {error} Look at the network, a VPN or the proxy. To go on without AWS, on "
+            "this machine: unset WORKSHOP_TARGET, then restart the kernel."
         ) from None
     except (ClientError, BotoCoreError) as error:
         raise TargetError(f"AWS does not accept these credentials: {error}") from None
@@ -160,6 +178,16 @@ def _aws(learner: str) -> Target:
         endpoint_url="",
         docker=True,
         **_names(learner, region, account),
+    )
+
+
+def _leads_elsewhere(name: str, value: str) -> bool:
+    """Whether a variable sends calls to another place than AWS; to AWS's private endpoints it may."""
+    host = urlsplit(value).hostname or ""
+    return (
+        name.startswith("AWS_ENDPOINT_URL")
+        and bool(value)
+        and not re.search(r"\.(amazonaws\.com(\.cn)?|api\.aws)$", host)
     )
 
 
