@@ -44,8 +44,9 @@ class Walk:
             body = os.urandom(20_000)  # too large to stand in the journal itself
             account.put(f"data/{key}", body)
             self.tell("object", account.bucket, f"data/{key}", body)
-        role = account.aws.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=tiny.TRUST)
-        account.role = role["Role"]["Arn"]
+        iam = account.aws.client("iam")
+        account.role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=tiny.TRUST)["Role"]["Arn"]
+        iam.attach_role_policy(RoleName=name, PolicyArn="arn:aws:iam::aws:policy/AmazonSageMakerFullAccess")
         self.tell("role", name)
         account.image = account.push(f"sagemaker-{name}")
         self.tell("image", f"sagemaker-{name}")
