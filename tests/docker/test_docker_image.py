@@ -2,14 +2,20 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import urllib.request
+import uuid
+from pathlib import Path
 
 import pytest
+import requests
 from docker_tools import BOTH, NAME, ROOT, SAMPLE, SERVE, TRAIN, lay_out, until
+
+from workshop import image_check
 
 # It looks at this machine's own paths; its twin for an image is below.
 NOT_FOR_IMAGES = "test_a_model_folder_that_cannot_be_written"
@@ -119,6 +125,38 @@ def test_config(engine, image):
     port = labels.get("com.amazonaws.sagemaker.capabilities.accept-bind-to-port")
     assert port == (None if image == TRAIN else "true")
     assert bool(config.get("Healthcheck")) == (image != TRAIN)
+
+
+def test_build_secrets_are_in_no_layer_and_no_history(engine, tmp_path):
+    """A real build of one small package, with both secrets marked: neither mark is anywhere in what the build made."""
+    context = shutil.copytree(ROOT / "container", tmp_path / "container")
+    lock = context / "decision_trees/requirements-serve.lock"
+    one = re.search(r"^itsdangerous==.*?(?=^\S)", lock.read_text(), re.MULTILINE | re.DOTALL)[0]
+    mark = uuid.uuid4().hex
+    lock.write_text(f"{one}# {mark[::-1]}: no step of an earlier build will do\n")
+    secrets = []
+    for option, variable, default in (
+        ("--pip-conf", "PIP_CONFIG_FILE", None),
+        ("--ca", "PIP_CERT", requests.certs.where()),
+    ):
+        given = os.environ.get(variable) or default
+        file = tmp_path / f"{variable} of a company"
+        file.write_text(f"# {mark}\n" + (Path(given).read_text() if given else ""))
+        secrets += [option, str(file)]
+    image = f"{NAME}-secrets"
+    build = [str(context / "build_local.sh"), image, "--target", "serve", *secrets]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    try:
+        docker = image_check.Docker(image)
+        files = dict(docker.files())
+        history = engine("history", "--no-trunc", image).stdout + json.dumps(docker.about)
+    finally:
+        engine("rmi", "--force", image)
+    assert any("site-packages/itsdangerous/" in path for path in files), "the build has installed it"
+    assert "install.sh" not in history + " ".join(files)  # its stage stays behind
+    assert mark not in history
+    assert not [path for path, content in files.items() if mark.encode() in content]
 
 
 def test_line_ends_and_run_bits_come_from_the_recipe(engine, tmp_path):

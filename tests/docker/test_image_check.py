@@ -61,6 +61,43 @@ def test_a_secret_in_the_history_and_a_bad_config_are_named(engine):
     assert any("no ENTRYPOINT" in line for line in failed)
 
 
+def test_secrets_in_a_layer_are_named_even_where_a_later_layer_removes_them(run, engine):
+    key, secret = "AKIA" + "A1" * 8, "-----BEGIN PRIVATE KEY-----\n" + "c2VjcmV0" * 8 + "\n"
+    write = f"""
+import pathlib
+for path, text in {{
+    "/root/.aws/credentials": "aws_access_key_id = {key}",
+    "/root/.netrc": "",  # empty: there is none in it
+    "/etc/pip.conf": "[global]\\nindex-url = https://me:hunter22@index.example.com/simple",
+    "/opt/notes.txt": "{key}",
+    "/opt/key.pem": {secret!r},
+    "/opt/library.py": "words = ('-----BEGIN PRIVATE KEY-----', 'AKIA', 'password = secret')",
+}}.items():
+    pathlib.Path(path).parent.mkdir(exist_ok=True)
+    pathlib.Path(path).write_text(text)
+"""
+    remove = "rm -r /root/.aws /root/.netrc /etc/pip.conf /opt/notes.txt /opt/key.pem /opt/library.py"
+    images = ["byoa-test-layer:written", "byoa-test-layer:removed"]
+    try:
+        for image, name, command in zip(
+            [BOTH, images[0]], images, [("python3", "-c", write), ("sh", "-c", remove)], strict=True
+        ):
+            container = run(image, *command, options=("--network=none",))
+            assert engine("wait", container).stdout.strip() == "0"
+            engine("commit", "--change=CMD train", container, name)
+        for _, what, hint in image_check._secrets(image_check.Docker(images[1])):
+            found = hint if "layers" in what else ""
+    finally:
+        engine("rmi", "--force", *images, check=False)
+    assert found.partition(":")[0].split(", ") == [
+        "/root/.aws/credentials",
+        "a password in /etc/pip.conf",
+        "a private key in /opt/key.pem",
+        "an AWS access key in /opt/notes.txt",
+        "an AWS access key in /root/.aws/credentials",
+    ]
+
+
 def test_a_missing_image_is_said(engine):
     assert check("sagemaker-nobody-built") == (2, [])
 
@@ -87,6 +124,7 @@ def test_an_index_another_platform_and_a_giant_are_named(monkeypatch):
         return subprocess.CompletedProcess(words, 1 if words[0] == "cp" else 0, out.get(words[0], b""), b"")
 
     monkeypatch.setattr(image_check.Docker, "run", run)
+    monkeypatch.setattr(image_check.Docker, "files", lambda *_: iter(()))
     docker = image_check.Docker("x")
     failed = [
         what
