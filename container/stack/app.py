@@ -27,7 +27,17 @@ def invoke(body: bytes, content_type: str, accept: str) -> tuple[bytes, list[tup
     """The way of every invocation: request body to (reply body, reply headers). Raises InputError."""
     media = formats.negotiate(accept)
     data = predictor.input_fn(body, content_type)
-    reply = predictor.output_fn(predictor.predict_fn(data, MODEL), media)
+    prediction = predictor.predict_fn(data, MODEL)
+    try:
+        reply = predictor.output_fn(prediction, media)
+    except InputError as error:
+        if error.status != 406:
+            raise
+        try:  # the client's next wish
+            media = formats.negotiate(accept, impossible=media)
+        except InputError:
+            raise error from None
+        reply = predictor.output_fn(prediction, media)
     # X-Rows is for the access log; nginx keeps it from the client.
     return reply, [("Content-Type", media), ("Content-Length", str(len(reply))), ("X-Rows", str(len(data)))]
 

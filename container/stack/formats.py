@@ -36,14 +36,18 @@ def media_type(content_type: str) -> tuple[str, bool]:
 
 
 @functools.lru_cache(maxsize=256)
-def negotiate(accept: str) -> str:
-    """The media type of the reply to an Accept header: CSV where the client has no wish. Raises 406."""
+def negotiate(accept: str, impossible: str = "") -> str:
+    """The media type of the reply to an Accept header: CSV where the client has no wish. Raises 406.
+
+    `impossible` is a type that cannot hold this reply.
+    """
+    types = [media for media in TYPES if media != impossible]
     wishes = [
         (wish.partition(";")[0].strip(), q) for wish, q in parse_accept_header(accept or "*/*", MIMEAccept)
     ]
-    best = MIMEAccept(wishes).best_match(TYPES)
+    best = MIMEAccept(wishes).best_match(types)
     if best is None:
-        text = f"no reply is possible as {shown(accept)!r}; accept one of {', '.join(TYPES)}"
+        text = f"no reply is possible as {shown(accept)!r}; accept one of {', '.join(types)}"
         raise InputError(text, "not_acceptable", 406)
     return best
 

@@ -341,6 +341,15 @@ ACCEPTS = {
     "text/csv;q=0.1, */*;q=0.9": "application/json",
     "text/csv;q=0, */*": "application/json",
     "image/png, application/jsonlines": "application/jsonlines",
+    "application/*": "application/json",
+    "application/*, application/json;q=0": "application/jsonlines",
+    "application/*;q=0.2, text/csv;q=0.1": "application/json",
+    "application/json;q=0.001, image/*": "application/json",
+    "text/*;q=0, */*;q=0.1": "application/json",
+    "*/*, application/json;q=0.9": "text/csv",
+    " text/csv ; q=0.4 ,application/jsonlines ; q=0.6": "application/jsonlines",
+    "application/x-npy;q=0.8, application/json;q=0.9": "application/json",
+    "text/csv;q=x, application/json": "application/json",
     "application/x-npy": "application/x-npy",
 }
 
@@ -362,7 +371,9 @@ def test_accept_chooses_the_format(server, accept, expected):
         assert np.load(io.BytesIO(reply.body), allow_pickle=False).tolist() == labels
 
 
-@pytest.mark.parametrize("accept", ["image/png", "text/csv;q=0", "application/xml, text/html", "garbage"])
+@pytest.mark.parametrize(
+    "accept", ["image/png", "text/csv;q=0", "*/*;q=0", "application/xml, text/html", "garbage"]
+)
 def test_an_accept_that_cannot_be_met_is_406(server, accept):
     reply = server.predict(ROW, Accept=accept)
     assert reply.status == 406

@@ -586,6 +586,24 @@ def test_inference_output(iris, monkeypatch):
         assert predictor.output_fn(prediction, "text/csv").decode() == expected
 
 
+def test_npy_gives_way_where_it_cannot_hold_the_answer(start):
+    server = start(SAGEMAKER_INFERENCE_OUTPUT="predicted_label,probability")
+    wishes = {
+        "application/x-npy, application/jsonlines;q=0.5, text/csv;q=0.1": "application/jsonlines",
+        "application/x-npy, */*;q=0.1": "text/csv",
+        "application/*, application/json;q=0": "application/jsonlines",
+        "*/*, text/csv;q=0": "application/json",
+    }
+    for accept, media in wishes.items():
+        reply = server.predict(ROW, Accept=accept)
+        assert (reply.status, reply.headers["content-type"]) == (200, media)
+    for accept in ("application/x-npy", "application/x-npy, image/png", "application/x-npy, text/csv;q=0"):
+        reply = server.predict(ROW, Accept=accept)
+        assert reply.status == 406
+        assert "predicted_label, probability" in reply.error["message"]
+        assert "application/json" in reply.error["message"]
+
+
 def test_what_keeps_nginx_from_starting_is_said(start, tmp_path):
     shutil.copytree(STACK, tmp_path / "stack")
     with open(tmp_path / "stack/nginx.conf", "a") as conf:
