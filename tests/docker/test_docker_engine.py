@@ -19,6 +19,7 @@ from localaws import docker_engine
 IRIS = (ROOT / "data/iris.csv").read_text()
 ROWS = [line.partition(",")[2] for line in IRIS.splitlines()]
 LABELS = [line.partition(",")[0] for line in IRIS.splitlines()]
+BUCKET = "sagemaker-data"  # AmazonSageMakerFullAccess reaches those alone that have sagemaker in their names
 HYPERPARAMETERS = {"max_leaf_nodes": "5", "random_state": "0"}
 
 
@@ -30,11 +31,12 @@ class Account:
         self.sagemaker, self.s3, self.logs = map(aws.client, ("sagemaker", "s3", "logs"))
         self.runtime = aws.client("sagemaker-runtime")
         trust = (ROOT / "utils/iam/trust-policy.json").read_text()
-        role = aws.client("iam").create_role(RoleName="sagemaker-byoa", AssumeRolePolicyDocument=trust)
-        self.role = role["Role"]["Arn"]
-        self.s3.create_bucket(Bucket="data", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
-        self.s3.put_object(Bucket="data", Key="iris/iris.csv", Body=IRIS)
-        self.s3.put_object(Bucket="data", Key="rows/rows.csv", Body="\n".join(ROWS) + "\n")
+        iam, name = aws.client("iam"), "sagemaker-byoa"
+        self.role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+        iam.attach_role_policy(RoleName=name, PolicyArn="arn:aws:iam::aws:policy/AmazonSageMakerFullAccess")
+        self.s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        self.s3.put_object(Bucket=BUCKET, Key="iris/iris.csv", Body=IRIS)
+        self.s3.put_object(Bucket=BUCKET, Key="rows/rows.csv", Body="\n".join(ROWS) + "\n")
         self.image = self.push(BOTH)
 
     def push(self, image: str, repository: str | None = None) -> str:
@@ -50,7 +52,7 @@ class Account:
         self.docker("rmi", uri)
         return uri
 
-    def train(self, hosts=1, instance="ml.m5.large", image=None, uri="s3://data/iris/", **options) -> dict:
+    def train(self, hosts=1, instance="ml.m5.large", image=None, uri=f"s3://{BUCKET}/iris/", **options) -> dict:
         name = f"job-{uuid.uuid4().hex[:12]}"
         source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
         self.sagemaker.create_training_job(
@@ -59,7 +61,7 @@ class Account:
             AlgorithmSpecification={"TrainingImage": image or self.image, "TrainingInputMode": "File"},
             HyperParameters=HYPERPARAMETERS,
             InputDataConfig=[{"ChannelName": "training", "DataSource": {"S3DataSource": source}}],
-            OutputDataConfig={"S3OutputPath": "s3://data/output"},
+            OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/output"},
             ResourceConfig={"InstanceType": instance, "InstanceCount": hosts, "VolumeSizeInGB": 1},
             StoppingCondition={"MaxRuntimeInSeconds": 600},
             **options,
@@ -111,12 +113,12 @@ class Account:
 
     def transform(self, name: str, **options) -> dict:
         """Transform the iris rows with the model of that name, in a job of that name."""
-        source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://data/rows/"}}
+        source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/rows/"}}
         self.sagemaker.create_transform_job(
             TransformJobName=name,
             ModelName=name,
             TransformInput={"DataSource": source, "ContentType": "text/csv", "SplitType": "Line"},
-            TransformOutput={"S3OutputPath": f"s3://data/{name}", "AssembleWith": "Line"},
+            TransformOutput={"S3OutputPath": ff"s3://{BUCKET}/{name}", "AssembleWith": "Line"},
             TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
             **options,
         )
@@ -178,7 +180,7 @@ def test_endpoint_and_transform_predict_what_scikit_learn_does(account, localaws
 
     described = account.transform(name)
     assert described["TransformJobStatus"] == "Completed", described.get("FailureReason")
-    answer = account.s3.get_object(Bucket="data", Key=f"{name}/rows.csv.out")["Body"].read().decode()
+    answer = account.s3.get_object(Bucket=BUCKET, Key=f"{name}/rows.csv.out")["Body"].read().decode()
     assert answer.split() == scikit_learn
 
     account.delete(name)
@@ -282,8 +284,8 @@ def test_a_transform_s_container_has_the_limits_of_its_instance(account, localaw
 
 
 def test_a_failure_tells_its_cause(account):
-    account.s3.put_object(Bucket="data", Key="bad/bad.csv", Body="a,1,2\nb,x,4\n")
-    described = account.train(uri="s3://data/bad/")
+    account.s3.put_object(Bucket=BUCKET, Key="bad/bad.csv", Body="a,1,2\nb,x,4\n")
+    described = account.train(uri=f"s3://{BUCKET}/bad/")
     assert described["TrainingJobStatus"] == "Failed"
     assert "bad.csv: row 2, column 2: 'x'" in described["FailureReason"]
 
