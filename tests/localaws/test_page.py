@@ -235,3 +235,20 @@ def test_what_an_endpoint_would_cost(localaws, account):
 
 def state(aws) -> dict:
     return json.loads(get(aws, "/_localaws/state")[2])
+
+
+def test_what_a_bucket_holds(localaws, account):
+    """Counted in moto's memory, so compared with what a client is told, versions and delete markers included."""
+    bucket = "sagemaker-page-counts"
+    account.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    account.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for key, body in (("a", b"1"), ("a", b"22"), ("b", b"333"), ("gone", b"4444")):
+        account.s3.put_object(Bucket=bucket, Key=key, Body=body)
+    account.s3.delete_object(Bucket=bucket, Key="gone")
+    (shown,) = [one for one in state(localaws)["buckets"] if one["name"] == bucket]
+    listed = account.s3.list_objects_v2(Bucket=bucket)["Contents"]
+    assert (
+        (shown["objects"], shown["bytes"]) == (len(listed), sum(entry["Size"] for entry in listed)) == (2, 5)
+    )
+    (entry,) = [one for one in account.s3.list_buckets()["Buckets"] if one["Name"] == bucket]
+    assert shown["created"] == pytest.approx(entry["CreationDate"].timestamp(), abs=1)

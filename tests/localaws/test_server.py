@@ -241,6 +241,27 @@ def test_200_clients_at_once(localaws):
     assert s3.list_objects_v2(Bucket="crowd")["KeyCount"] == 200
 
 
+def test_200_clients_at_once_of_every_part(localaws):
+    once = Config(max_pool_connections=200, retries={"total_max_attempts": 1})
+    sagemaker, ecr, logs = (localaws.client(name, config=once) for name in ("sagemaker", "ecr", "logs"))
+    asked = [
+        lambda: sagemaker.list_models(),
+        lambda: sagemaker.list_training_jobs(),
+        lambda: ecr.get_authorization_token(),
+        lambda: logs.describe_log_groups(),
+        lambda: ask(localaws, "GET", "/_localaws/state"),
+    ]
+    gate = threading.Barrier(200)
+
+    def client(number):
+        gate.wait()
+        answer = asked[number % len(asked)]()
+        return answer[0] if isinstance(answer, tuple) else answer["ResponseMetadata"]["HTTPStatusCode"]
+
+    with ThreadPoolExecutor(200) as pool:
+        assert set(pool.map(client, range(200))) == {200}
+
+
 def kill(aws):
     """Kill the server as the kernel's out-of-memory killer would."""
     os.kill(json.loads((aws.home / "server.json").read_text())["pid"], signal.SIGKILL)

@@ -120,6 +120,31 @@ class Backend:
                 self.journal.append({**entry, **kept, **_upload_id(response)})
         return response
 
+    def buckets(self) -> list[dict]:
+        """Return name, creation (seconds since the epoch), number of objects and their bytes for each bucket.
+
+        A client would have to list all objects for it, which takes moto half a millisecond for each.
+        """
+        with self._lock:
+            sizes = [
+                (
+                    bucket,
+                    [key.size for key in bucket.keys.values() if hasattr(key, "size")],
+                )  # no delete marker
+                for bucket in moto.s3.models.s3_backends[localaws.ACCOUNT]["aws"].list_buckets(
+                    None, None, None
+                )
+            ]
+        return [
+            {
+                "name": bucket.name,
+                "created": bucket.creation_date.timestamp(),
+                "objects": len(found),
+                "bytes": sum(found),
+            }
+            for bucket, found in sizes
+        ]
+
     def replay(self) -> int:
         """Run what the journal holds and return the number of requests."""
         began, count = time.monotonic(), 0

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
-from botocore.exceptions import ClientError
 from werkzeug import Request, Response
 
 from . import hosting, protocol, training, transform
@@ -82,10 +81,11 @@ def is_wanted(request: Request) -> bool:
 class Page:
     """Answers below PATH for the localaws that listens at `url`; `about` is what its header says besides."""
 
-    def __init__(self, control, registry, url: str, about: dict):
-        self.control, self.registry, self.about = control, registry, {"url": url, **about}
+    def __init__(self, control, registry, backend, url: str, about: dict):
+        self.control, self.registry, self.backend = control, registry, backend
+        self.about = {"url": url, **about}
         where = {"endpoint_url": url, "region_name": about["region"]}
-        self.s3, self.logs, self.ecr = (boto3.client(name, **where) for name in ("s3", "logs", "ecr"))
+        self.logs, self.ecr = (boto3.client(name, **where) for name in ("logs", "ecr"))
 
     def __call__(self, request: Request) -> Response:
         path = request.path.removeprefix(PATH)
@@ -113,7 +113,7 @@ class Page:
             "endpoints": [self._endpoint(*found) for found in self._described("Endpoint")],
             "models": [self._model(*found) for found in self._described("Model")],
             "images": self._images(),
-            "buckets": self._buckets(),
+            "buckets": self.backend.buckets(),
         }
 
     def lines(self, kind: str, name: str) -> list[str]:
@@ -185,6 +185,9 @@ class Page:
             **_common("Endpoint", name, endpoint),
             "what": endpoint["EndpointConfigName"],
             **_cost(fleet, endpoint["CreationTime"], None),
+            **(
+                {"instances": "serverless"} if any("ServerlessConfig" in variant for variant in fleet) else {}
+            ),
         }
 
     def _model(self, name: str, model: dict) -> dict:
@@ -206,24 +209,6 @@ class Page:
             for repository in self.ecr.describe_repositories()["repositories"]
             for image in self.registry.images(repository["repositoryName"])
         ]
-
-    def _buckets(self) -> list[dict]:
-        found = []
-        for bucket in self.s3.list_buckets()["Buckets"]:
-            try:
-                page = self.s3.list_objects_v2(Bucket=bucket["Name"])
-            except ClientError:
-                continue  # deleted since it was listed
-            sizes = [entry["Size"] for entry in page.get("Contents", ())]
-            found.append(
-                {
-                    "name": bucket["Name"],
-                    "created": bucket["CreationDate"],
-                    "what": f"{len(sizes):,}{'+' * page['IsTruncated']} objects",
-                    "bytes": sum(sizes),
-                }
-            )
-        return found
 
 
 def _common(kind: str, name: str, description: dict) -> dict:

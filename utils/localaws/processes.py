@@ -37,10 +37,11 @@ def find(pid: int, create_time: float) -> psutil.Process | None:
     return None
 
 
-def kill_recorded(home: Path, grace: float = 5.0) -> list[str]:
+def kill_recorded(home: Path, grace: float = 1.0) -> list[str]:
     """Stop every recorded process with all that it started: SIGTERM, after `grace` seconds SIGKILL.
 
-    Return what was stopped, in words. A process that is not ours is never touched.
+    Nobody is left who would take what they may still have to give, so they are not waited for long. Return what was
+    stopped, in words. A process that is not ours is never touched.
     """
     files = sorted((home / "processes").glob("*.json"))
     stopped, victims = [], {}

@@ -73,7 +73,7 @@ class Front:
         self.gaps = Gaps(self.registry, self.backend, self.url, localaws.REGION, localaws.ACCOUNT)
         self.control = ControlPlane(home, self.url, self.registry, localaws.REGION, localaws.ACCOUNT)
         about = {"region": localaws.REGION, "account": localaws.ACCOUNT, "engine": self.control.engine}
-        self.page = Page(self.control, self.registry, self.url, about)
+        self.page = Page(self.control, self.registry, self.backend, self.url, about)
 
     def __call__(self, environ, start_response):
         request = Request(environ)
