@@ -52,7 +52,9 @@ class Account:
         self.docker("rmi", uri)
         return uri
 
-    def train(self, hosts=1, instance="ml.m5.large", image=None, uri=f"s3://{BUCKET}/iris/", **options) -> dict:
+    def train(
+        self, hosts=1, instance="ml.m5.large", image=None, uri=f"s3://{BUCKET}/iris/", **options
+    ) -> dict:
         name = f"job-{uuid.uuid4().hex[:12]}"
         source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
         self.sagemaker.create_training_job(
@@ -118,7 +120,7 @@ class Account:
             TransformJobName=name,
             ModelName=name,
             TransformInput={"DataSource": source, "ContentType": "text/csv", "SplitType": "Line"},
-            TransformOutput={"S3OutputPath": ff"s3://{BUCKET}/{name}", "AssembleWith": "Line"},
+            TransformOutput={"S3OutputPath": f"s3://{BUCKET}/{name}", "AssembleWith": "Line"},
             TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
             **options,
         )
