@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +70,7 @@ def load(file: Path, outputs: list[str]) -> Model:
     if metadata["labels"] != labels:
         raise ValueError("the labels of its tree and of its metadata differ")
     # A first prediction shows that the parts fit, and leaves nothing for the first client to wait for.
-    _, probabilities = run(np.zeros((1, model.features), np.float32), model)
+    (probabilities,) = scores(np.zeros((1, model.features), np.float32), model)
     if probabilities.shape[1] != len(model.labels):
         raise ValueError(f"{len(model.labels)} labels for {probabilities.shape[1]} classes")
     return model
@@ -97,12 +98,13 @@ def predict_fn(data: np.ndarray, model: Model) -> dict:
     if data.shape[1] != model.features:
         text = f"the rows have {data.shape[1]} columns; the model was trained on {model.features} features"
         raise InputError(text, "bad_columns")
-    codes, probabilities = run(data, model)
-    labels = formats.Categories(model.labels, codes)
+    pieces = scores(data, model)
     if model.outputs == ["predicted_label"]:
-        return {"predicted_label": labels}
+        codes = np.concatenate([piece.argmax(axis=1) for piece in pieces])
+        return {"predicted_label": formats.Categories(model.labels, codes)}
+    probabilities = np.concatenate(list(pieces))
     columns = {
-        "predicted_label": labels,
+        "predicted_label": formats.Categories(model.labels, probabilities.argmax(axis=1)),
         "probability": probabilities.max(axis=1),
         "probabilities": probabilities,
         "labels": [list(model.labels)] * len(data),
@@ -110,13 +112,14 @@ def predict_fn(data: np.ndarray, model: Model) -> dict:
     return {name: columns[name] for name in model.outputs}
 
 
-def run(data: np.ndarray, model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's place in model.labels, integers (rows,), and its probabilities, float32 (rows, classes).
+def scores(data: np.ndarray, model: Model) -> Iterator[np.ndarray]:
+    """Probabilities, float32 (rows, classes), for some thousand rows at a time: several times as fast as all at once.
 
-    The model's output `label` says the same, and takes ten times as long to make a string for each row.
+    The greatest one is the label's. The model's output `label` says the same, and takes ten times as long to make a
+    string for each row.
     """
-    probabilities = model.session.run(["probabilities"], {"features": data})[0]
-    return probabilities.argmax(axis=1), probabilities
+    for i in range(0, len(data), formats.PIECE):
+        yield model.session.run(["probabilities"], {"features": data[i : i + formats.PIECE]})[0]
 
 
 def output_fn(prediction: dict, accept: str) -> bytes:

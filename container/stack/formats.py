@@ -12,6 +12,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
 CSV, JSON, JSON_LINES, NPY = "text/csv", "application/json", "application/jsonlines", "application/x-npy"
+PIECE = 1 << 14  # rows
 TYPES = (CSV, JSON, JSON_LINES, NPY)
 
 
@@ -189,7 +190,10 @@ class Categories(NamedTuple):
 def encode(columns: dict, media: str) -> bytes:
     """Named columns of one length (Categories, float32, or float32 vectors and lists a row) in a media type."""
     if media == CSV and len(columns) == 1 and isinstance(column := next(iter(columns.values())), Categories):
-        return b"".join(_csv_lines(column.names)[column.codes].tolist())
+        lines = _csv_lines(column.names)
+        # In pieces that fit into the processor's cache, here as in `numeric`: several times as fast.
+        pieces = range(0, len(column.codes), PIECE)
+        return b"".join(b"".join(lines[column.codes[i : i + PIECE]].tolist()) for i in pieces)
     columns = {
         name: np.array(column.names, object)[column.codes] if isinstance(column, Categories) else column
         for name, column in columns.items()

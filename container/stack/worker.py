@@ -5,6 +5,7 @@ connection while nobody else waits for a worker, and sends a reply in one piece.
 request on a second one would wait for this worker while another worker has nothing to do.
 """
 
+import io
 import select
 import socket
 import time
@@ -15,7 +16,6 @@ from gunicorn.http.wsgi import WSGIErrorsWrapper
 from gunicorn.util import close_graceful
 from gunicorn.workers.sync import SyncWorker
 
-READ = 1 << 18  # bytes at a time; gunicorn's 8 KB would be 3,000 system calls for a large body
 # Seconds after somebody had to wait in which no connection is kept: what is closed while nginx sends on it must be
 # sent again, so that must stay rare.
 CROWDED = 1
@@ -78,7 +78,9 @@ class Worker(SyncWorker):
         def start_response(status, headers, exc_info=None):
             head[:] = [f"HTTP/1.1 {status}\r\n", *(f"{name}: {value}\r\n" for name, value in headers)]
 
-        chunks = self.wsgi(self.environ(request), start_response)
+        environ = self.environ(request)
+        environ["wsgi.input"] = io.BytesIO(read_body(request, client, int(environ.get("CONTENT_LENGTH", 0))))
+        chunks = self.wsgi(environ, start_response)
         body = b"".join(chunks)
         if hasattr(chunks, "close"):
             chunks.close()
@@ -104,7 +106,6 @@ class Worker(SyncWorker):
             "SERVER_PROTOCOL": "HTTP/1.1",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
-            "wsgi.input": request.body,
             "wsgi.input_terminated": True,
             "wsgi.errors": self.errors,
             "wsgi.multithread": False,
@@ -117,13 +118,24 @@ class Worker(SyncWorker):
         return environ
 
 
+def read_body(request, client: socket.socket, length: int) -> bytes:
+    """The whole body, which nginx has whole. gunicorn's own reader takes it in pieces of 8 KB, by several copies."""
+    body = request.unreader.take_buffered()
+    while len(body) < length:
+        more = client.recv(length - len(body), socket.MSG_WAITALL)
+        if not more:
+            raise ConnectionError("nginx has gone")
+        body += more
+    request.body = io.BytesIO()  # nothing is left of it for the parser to skip
+    return body
+
+
 class Connection:
     """An accepted connection, and gunicorn's parser of what comes in on it."""
 
     def __init__(self, client: socket.socket, address, cfg):
         self.socket, self.address = client, address
         self.parser = http.get_parser(cfg, client, address)
-        self.parser.unreader.mxchunk = READ
 
     def fileno(self) -> int:
         return self.socket.fileno()

@@ -56,7 +56,8 @@ def test_onnx_predicts_what_scikit_learn_predicts(tmp_path, classes, weights):
     labels = [f"class {i}" for i in range(classes)]
     rows = np.concatenate([features, on_the_thresholds(tree, features)])
     model = write(tmp_path, tree, labels)
-    found, probabilities = predictor.run(rows, model)
+    probabilities = np.concatenate(list(predictor.scores(rows, model)))
+    found = probabilities.argmax(axis=1)
     assert np.array_equal(found, tree.predict(rows))
     assert np.array_equal(
         model.session.run(["label"], {"features": rows})[0], np.array(labels, object)[found]
@@ -78,7 +79,8 @@ def test_shares_too_close_for_float32_keep_their_winner(tmp_path, shares, classe
             value = np.array([[(*shares, 0.0)[:classes]]])
 
     labels = ["a", "b", "c"][:classes]
-    found, _ = predictor.run(np.zeros((1, 1), np.float32), write(tmp_path, Stump, labels))
+    (found,) = predictor.scores(np.zeros((1, 1), np.float32), write(tmp_path, Stump, labels))
+    found = found.argmax(axis=1)
     assert found.tolist() == [int(np.argmax(shares))]
 
 
@@ -262,7 +264,7 @@ EVIL = {
 def test_a_deep_tree_is_served(iris, tmp_path):
     (tmp_path / "model.onnx").write_bytes(chain(2000)(iris).SerializeToString())
     model = predictor.model_fn(tmp_path)
-    assert predictor.run(np.ones((1, 4), np.float32), model)[0].tolist() == [0]
+    assert next(predictor.scores(np.ones((1, 4), np.float32), model)).argmax() == 0
 
 
 def test_a_big_tree_is_looked_through_in_time_and_memory(tmp_path):
