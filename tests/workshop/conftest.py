@@ -1,6 +1,8 @@
-"""The workshop on a localaws of its own; this process's environment is put back afterwards."""
+"""The workshop on a localaws of the tests; this process's environment is put back afterwards."""
 
 import os
+import uuid
+from unittest.mock import patch
 
 import boto3
 import pytest
@@ -32,7 +34,21 @@ def home(environment, tmp_path):
     localaws.stop()
 
 
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory):
+    """The folder of a running localaws that tests share as learners in a class do."""
+    folder = tmp_path_factory.mktemp("localaws")
+    with patch.dict(os.environ, LOCALAWS_HOME=str(folder), LOCALAWS_PORT="0"):
+        localaws.start()
+        yield folder
+        os.environ["LOCALAWS_HOME"] = str(folder)
+        localaws.stop()
+
+
 @pytest.fixture
-def target(home):
-    """The local target, connected."""
+def target(shared_home, environment):
+    """The local target, connected, for a learner of the test's own: nothing of theirs is there yet."""
+    environment["LOCALAWS_HOME"] = str(shared_home)
+    environment["LOCALAWS_PORT"] = "0"
+    environment["WORKSHOP_LEARNER"] = uuid.uuid4().hex[:8]
     return connect(quiet=True)

@@ -137,7 +137,7 @@ def test_learners_share_a_localaws_and_nothing_else(home, environment):
         check("03_push")
         print(target.name, target.bucket, sep="\\n")
     """
-    learners = ["ana", "ben", "ana1", "cy"]
+    learners = ["ana", "ben", "ana1"]
     with ThreadPoolExecutor(len(learners)) as pool:
 
         def walk(learner):

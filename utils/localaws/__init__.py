@@ -171,12 +171,10 @@ def announce(folder: Path, running: Status) -> None:
 
 def _client_files(folder: Path) -> Path:
     config = folder / "aws"
-    config.mkdir(parents=True, exist_ok=True)
-    (config / "config").write_text("[default]\n")
-    (config / "credentials").write_text("")
     # Without it the SDK sends usage data to a bucket of AWS's.
     telemetry = "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n"
-    (config / "sagemaker.yaml").write_text(telemetry)
+    for name, text in (("config", "[default]\n"), ("credentials", ""), ("sagemaker.yaml", telemetry)):
+        processes.write_text(config / name, text)  # another program may read it at this moment
     return config
 
 

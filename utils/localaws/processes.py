@@ -70,10 +70,15 @@ def stop(processes: list[psutil.Process], grace: float) -> None:
 
 
 def write_json(file: Path, value) -> None:
-    """Write a JSON file so that a reader, or a crash, sees the old content or the new one, never a part."""
+    """Write a JSON file as `write_text` does."""
+    write_text(file, json.dumps(value))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value))
+    temporary.write_text(text)
     temporary.replace(file)
 
 
