@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -242,6 +243,51 @@ def test_an_update_that_cannot_start_changes_nothing(account):
     account.sagemaker.delete_endpoint(EndpointName=endpoint)
 
 
+def test_an_alarm_rolls_an_update_back(account):
+    old = account.config(account.model(word="old"))
+    endpoint, alarm = account.endpoint(old), f"errors-{uuid.uuid4().hex[:8]}"
+    new = account.config(account.model(word="new"))
+    deployment = {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 600}
+        },
+        "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": alarm}]},
+    }
+    update = {"EndpointName": endpoint, "EndpointConfigName": new, "DeploymentConfig": deployment}
+    with pytest.raises(ClientError, match=f'The CloudWatch alarm "{alarm}" .* does not exist'):
+        account.sagemaker.update_endpoint(**update)
+    cloudwatch = account.aws.client("cloudwatch")
+    cloudwatch.put_metric_alarm(
+        AlarmName=alarm,
+        Namespace="AWS/SageMaker",
+        MetricName="Invocation5XXErrors",
+        ComparisonOperator="GreaterThanThreshold",
+        Statistic="Sum",
+        EvaluationPeriods=1,
+        Period=60,
+        Threshold=0,
+    )
+    cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="OK", StateReason="quiet")
+    account.sagemaker.update_endpoint(**update)
+    wait_until(lambda: told(account, endpoint)["word"] == "new")
+    assert account.sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointStatus"] == "Updating"
+    cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="a bad model")
+    wait_until(lambda: told(account, endpoint)["word"] == "old")
+    description = account.settled(endpoint, "InService")
+    assert description["EndpointConfigName"] == old
+    assert alarm in description["FailureReason"]
+    # Without an alarm that goes off the new fleet stays, once the time is over.
+    cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="OK", StateReason="quiet")
+    deployment["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]["WaitIntervalInSeconds"] = 1
+    account.sagemaker.update_endpoint(**update)
+    assert account.settled(endpoint, "InService")["EndpointConfigName"] == new
+    linear = {"Type": "LINEAR", "WaitIntervalInSeconds": 0}
+    deployment["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"] = linear
+    with pytest.raises(ClientError, match=r'does not serve DeploymentConfig\..*Type "LINEAR"'):
+        account.sagemaker.update_endpoint(**update)
+    account.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
 def test_a_push_reaches_an_endpoint_only_by_an_update(account):
     name = f"digest-{time.time_ns()}"
     uri = account.push(name)
@@ -367,6 +413,8 @@ def test_after_a_kill_what_was_in_service_comes_back_and_what_ran_has_failed(fre
     request = account.training_request(sleep="600")
     account.sagemaker.create_training_job(**request)
     job = {"TrainingJobName": request["TrainingJobName"]}
+    retried = account.training_request(sleep="2") | {"RetryStrategy": {"MaximumRetryAttempts": 1}}
+    account.sagemaker.create_training_job(**retried)
     wait_until(lambda: account.sagemaker.describe_training_job(**job)["SecondaryStatus"] == "Training")
     container = psutil.Process(told(account, endpoint)["pid"])
     os.kill(json.loads((fresh.home / "server.json").read_text())["pid"], signal.SIGKILL)
@@ -376,6 +424,10 @@ def test_after_a_kill_what_was_in_service_comes_back_and_what_ran_has_failed(fre
     ended = account.sagemaker.describe_training_job(**job)
     assert ended["TrainingJobStatus"] == "Failed"
     assert ended["FailureReason"].startswith("InternalServerError: localaws was stopped while this job ran")
+    again = account.finish(retried["TrainingJobName"])
+    assert again["TrainingJobStatus"] == "Completed", again.get("FailureReason")
+    statuses = [entry["Status"] for entry in again["SecondaryStatusTransitions"]]
+    assert statuses[-5:] == ["Restarting", "Downloading", "Training", "Uploading", "Completed"]
     account.settled(endpoint, "InService")
     assert told(account, endpoint)["word"] == "survivor"
     # A machine whose first process does not reap keeps it as a zombie.

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import tracemalloc
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from tiny import wait_until
 
 from localaws.records import Filter, RecordError, decode, encode, join
+from localaws.transform import _Job
 
 GROUP = "/aws/sagemaker/TransformJobs"
 
@@ -154,6 +158,69 @@ def test_gzip_several_instances_and_small_payloads(account, model):
         logGroupName=GROUP, logStreamNamePrefix=made["TransformJobName"]
     )
     assert len(streams["logStreams"]) == 4  # two instances, each with its data-log
+
+
+class Endless:
+    """An S3 whose one object is larger than what may be held of it, and which counts what it is given."""
+
+    def __init__(self, rows: int, row: bytes):
+        self.rows, self.row, self.stored = rows, row, 0
+
+    def get_object(self, **_):
+        return {"Body": self}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def read(self, size: int) -> bytes:
+        count = min(self.rows, size // len(self.row))
+        self.rows -= count
+        return self.row * count
+
+    def upload_fileobj(self, file, *_):
+        while part := file.read(1 << 20):
+            self.stored += len(part)
+
+
+class Echo:
+    """An instance that answers what it is sent."""
+
+    def request(self, method, path, body, *_):
+        return SimpleNamespace(status=200, data=body)
+
+
+def test_an_object_is_streamed_not_held(tmp_path):
+    """100 MB through a transform that may take 1 MB at a time, two at once."""
+    s3 = Endless(100 * 1024, b"x" * 1023 + b"\n")
+    settings = {"MaxPayloadInMB": 1, "MaxConcurrentTransforms": 2, "BatchStrategy": "MULTI_RECORD"}
+    asked = {
+        "TransformJobName": "streamed",
+        "TransformInput": {"SplitType": "Line"},
+        "TransformOutput": {"S3OutputPath": "s3://bucket/out", "AssembleWith": "Line"},
+    }
+    job = _Job(SimpleNamespace(s3=s3, home=tmp_path), asked, {}, "role")
+    job.folder.mkdir(parents=True)
+    tracemalloc.start()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            job._transform(Echo(), pool, settings, "bucket", "key", "name")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert s3.stored == 100 * 1024 * 1024
+    assert most < 16 * 1024 * 1024
+
+
+def test_a_record_without_an_end_is_too_large_before_it_is_read(account, model):
+    made = request(account, model, b"1,2\n" + b"x" * (3 << 20), MaxPayloadInMB=1)
+    assert run(account, made)["FailureReason"] == "ClientError: See job logs for more information"
+    where = (
+        f"[sagemaker logs]: {account.bucket}/{made['TransformJobName']}/in.csv: ClientError: RecordTooLarge"
+    )
+    assert where in account.lines(GROUP, made["TransformJobName"])
 
 
 def test_a_chunked_body_where_the_payload_is_unbounded(account, model):

@@ -3,6 +3,7 @@ makes beyond the request's shape (image, role, data)."""
 
 import json
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .storage import DataError, list_keys, parse_uri
 from .store import Store
 
 MAX_INSTANCES = 20
+ENDED = ("Completed", "Failed", "Stopped")  # a job, or an endpoint, that holds no instance any more
 # The resource part of an ARN, by kind.
 ARN_PARTS = {
     "TrainingJob": "training-job",
@@ -46,6 +48,9 @@ class Context:
 
         self.s3, self.iam, self.logs, self.cloudwatch = map(client, ("s3", "iam", "logs", "cloudwatch"))
         self.engine = docker_engine.choose(home, endpoint_url)
+        self.placing = (
+            threading.RLock()
+        )  # held from the check of a limit until what it allows is in the store
 
     def arn(self, kind: str, name: str) -> str:
         """The ARN of a resource; like the service, in lower case."""
@@ -108,12 +113,13 @@ class Context:
             )
 
     def check_data(self, uri: str, role: str | None) -> None:
-        """At least one object must be at or below `uri`."""
+        """At least one object must be at or below `uri`, and the role must be allowed to see it."""
         try:
             bucket, _ = parse_uri(uri)
         except DataError as error:
             raise AwsError("ValidationException", f"{error}.") from error
         try:
+            self.require_access(role, "s3:ListBucket", f"s3://{bucket}")
             found = bool(list_keys(self.s3, uri))
         except DataError:
             found = False
@@ -129,6 +135,7 @@ class Context:
         """A model's archive, or at least one object below its prefix, must be there."""
         try:
             key = parse_uri(uri)[1]
+            self.require_access(role, "s3:GetObject", uri)
             keys = list_keys(self.s3, uri)
         except DataError:
             keys, key = [], None
@@ -164,16 +171,37 @@ class Context:
                 501,
             )
 
-    def check_limit(self, instance_type: str, count: int, purpose: str) -> None:
-        """What an account may have of an instance type at once; here what one machine can stand in for."""
-        if count > MAX_INSTANCES:
-            raise AwsError(
-                "ResourceLimitExceeded",
-                f"The account-level service limit '{instance_type} for {purpose} usage' is {MAX_INSTANCES} Instances, "
-                f"with current utilization of 0 Instances and a request delta of {count} Instances. Please use AWS "
-                "Service Quotas to request an increase for this quota. If AWS Service Quotas is not available, "
-                "contact AWS support to request an increase for this quota.",
+    def require_access(self, role: str, action: str, uri: str) -> None:
+        """The role's policies must allow an action on a bucket or an object. Raises DataError.
+
+        As with IAM's policy simulator, a statement with a Condition does not apply, and bucket policies do not count.
+        """
+        asked = {"PolicySourceArn": role, "ActionNames": [action]}
+        resource = "arn:aws:s3:::" + "/".join(parse_uri(uri)).rstrip("/")
+        (result,) = self.iam.simulate_principal_policy(**asked, ResourceArns=[resource])["EvaluationResults"]
+        if result["EvalDecision"] != "allowed":
+            raise DataError(
+                f'Access Denied: the role "{role}" has no "{action}" permission on "{uri}". (AmazonSageMakerFullAccess '
+                "reaches only buckets with sagemaker in their names.)"
             )
+
+    def check_limit(self, kind: str, wanted: dict[str, int]) -> None:
+        """What an account may have of an instance type at once; here what one machine can stand in for.
+
+        `wanted` counts instances by type, as does `Instances` of each record. Hold `placing` until they are in the store.
+        """
+        active = self.store.list(kind, lambda record: record[f"{kind}Status"] not in ENDED)
+        purpose = re.sub(r"(?<!^)([A-Z])", r" \1", kind).lower()
+        for instance_type, count in wanted.items():
+            used = sum(record.get("Instances", {}).get(instance_type, 0) for record in active)
+            if used + count > MAX_INSTANCES:
+                raise AwsError(
+                    "ResourceLimitExceeded",
+                    f"The account-level service limit '{instance_type} for {purpose} usage' is {MAX_INSTANCES} "
+                    f"Instances, with current utilization of {used} Instances and a request delta of {count} "
+                    "Instances. Please use AWS Service Quotas to request an increase for this quota. If AWS Service "
+                    "Quotas is not available, contact AWS support to request an increase for this quota.",
+                )
 
     def pin(self, image: str) -> str:
         """The image's URI by digest, so that a later push changes nothing that runs. Raises KeyError."""

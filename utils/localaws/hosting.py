@@ -23,6 +23,7 @@ from .validation import validate
 LOG_GROUP = "/aws/sagemaker/Endpoints/{}"
 START_SECONDS = 240  # to the first 200 of /ping, unless ContainerStartupHealthCheckTimeoutInSeconds says else
 INVOCATION_SECONDS = 60
+ALARM_SECONDS = 0.5  # between two looks at the alarms of a deployment
 PAYLOAD_BYTES = 6_291_456
 SERVERLESS_PAYLOAD_BYTES = 4 << 20
 ORIGINAL_MESSAGE_CHARACTERS = 2048
@@ -108,6 +109,7 @@ class Variant:
             "CurrentInstanceCount": capacity,
             "DesiredInstanceCount": capacity,
             "CurrentServerlessConfig": self.serverless,
+            "InstanceType": self.config.get("InstanceType"),  # not in AWS's answer
         }
 
     def claim(self) -> Instance | None:
@@ -187,18 +189,29 @@ class Hosting:
         context, name = self.context, request["EndpointName"]
         config = context.require("EndpointConfig", request["EndpointConfigName"])
         arn = context.arn("Endpoint", name)
-        context.insert("Endpoint", name, request | {"EndpointArn": arn, "EndpointStatus": "Creating"})
+        record = request | {"EndpointArn": arn, "EndpointStatus": "Creating", "Instances": _instances(config)}
+        with context.placing:
+            context.check_limit("Endpoint", record["Instances"])
+            context.insert("Endpoint", name, record)
         self._spawn(self._create, name, config)
         return {"EndpointArn": arn}
 
     def update(self, request: dict) -> dict:
-        """UpdateEndpoint: the new fleet starts beside the old one, takes its place, then the old one is drained."""
-        name = request["EndpointName"]
+        """UpdateEndpoint: the new fleet starts beside the old one, takes its place, then the old one is drained.
+
+        With a DeploymentConfig there is a time in which an alarm brings the old one back.
+        """
+        name, deployment = request["EndpointName"], request.get("DeploymentConfig", {})
+        for alarm in _alarms(deployment):
+            if not self._alarm_state(alarm):
+                message = f'The CloudWatch alarm "{alarm}" of AutoRollbackConfiguration does not exist.'
+                raise AwsError("ValidationException", message)
         config = self.context.require("EndpointConfig", request["EndpointConfigName"])
+        self.context.check_limit("Endpoint", _instances(config))  # both fleets are there for a while
         record = self._begin(name, "Updating")
         if request.get("RetainAllVariantProperties"):
             config = _with_state(config, record)
-        self._spawn(self._update, name, config)
+        self._spawn(self._update, name, config, deployment)
         return {"EndpointArn": record["EndpointArn"]}
 
     def update_weights(self, request: dict) -> dict:
@@ -218,6 +231,10 @@ class Hosting:
                     "ValidationException",
                     f'Production variant "{item["VariantName"]}" is serverless: leave DesiredInstanceCount out.',
                 )
+            variant = known[item["VariantName"]]
+            growth = item.get("DesiredInstanceCount", 0) - variant["CurrentInstanceCount"]
+            if growth > 0:
+                self.context.check_limit("Endpoint", {variant["InstanceType"]: growth})
         self._begin(name, "Updating")
         self._spawn(self._rescale, name, desired)
         return {"EndpointArn": record["EndpointArn"]}
@@ -288,15 +305,40 @@ class Hosting:
         self._fleets[name.lower()] = fleet
         self._in_service(name, fleet, config)
 
-    def _update(self, name: str, config: dict):
+    def _update(self, name: str, config: dict, deployment: dict):
         try:
             fleet = self._start(name, config)
         except ServeError as error:
             self._failed(name, "InService", error)
             return
         old, self._fleets[name.lower()] = self._fleets[name.lower()], fleet
+        if alarm := self._bake(deployment):
+            self.context.store.update("Endpoint", name, EndpointStatus="RollingBack")
+            self._fleets[name.lower()] = old
+            fleet.stop(drain=INVOCATION_SECONDS)
+            self._failed(
+                name, "InService", ServeError(f"The CloudWatch alarm {alarm} went off: rolled back.")
+            )
+            return
         old.stop(drain=INVOCATION_SECONDS)
         self._in_service(name, fleet, config)
+
+    def _bake(self, deployment: dict) -> str | None:
+        """Watch the alarms while all requests go to the new fleet; the one that goes off, or None."""
+        policy = deployment.get("BlueGreenUpdatePolicy", {})
+        seconds = policy.get("TrafficRoutingConfiguration", {}).get("WaitIntervalInSeconds", 0)
+        end = time.monotonic() + seconds + policy.get("TerminationWaitInSeconds", 0)
+        while True:
+            for alarm in _alarms(deployment):
+                if self._alarm_state(alarm) == "ALARM":
+                    return alarm
+            if time.monotonic() >= end or self.context.engine.closed:
+                return None
+            time.sleep(min(ALARM_SECONDS, max(0, end - time.monotonic())))
+
+    def _alarm_state(self, name: str) -> str | None:
+        alarms = self.context.cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"]
+        return alarms[0]["StateValue"] if alarms else None
 
     def _restart(self, name: str, record: dict):
         config = self.context.store.get("EndpointConfig", record["EndpointConfigName"])
@@ -346,6 +388,10 @@ class Hosting:
             record["EndpointStatus"] = "InService"
             record.pop("FailureReason", None)
             record["ProductionVariants"] = [variant.summary() for variant in fleet.variants.values()]
+            counts = {name: len(variant.instances) for name, variant in fleet.variants.items()}
+            record["Instances"] = _instances(
+                {"ProductionVariants": [v.config for v in fleet.variants.values()]}, counts
+            )
             if config:
                 record["EndpointConfigName"] = config["EndpointConfigName"]
                 record["AsyncInferenceConfig"] = config.get("AsyncInferenceConfig")
@@ -521,6 +567,20 @@ class Hosting:
             OriginalMessage=message,
             LogStreamArn=f"arn:aws:logs:{region}:{self.context.account}:log-group:{group}",
         )
+
+
+def _instances(config: dict, counts: dict[str, int] | None = None) -> dict[str, int]:
+    """How many instances of each type an endpoint's variants have: `counts` by variant, else what they begin with."""
+    instances: dict[str, int] = {}
+    for variant in config["ProductionVariants"]:
+        if kind := variant.get("InstanceType"):
+            count = (counts or {}).get(variant["VariantName"], variant["InitialInstanceCount"])
+            instances[kind] = instances.get(kind, 0) + count
+    return instances
+
+
+def _alarms(deployment: dict) -> list[str]:
+    return [alarm["AlarmName"] for alarm in deployment.get("AutoRollbackConfiguration", {}).get("Alarms", ())]
 
 
 def _refuse_headers(headers: dict, *fields: str) -> None:

@@ -46,12 +46,24 @@ class Jobs:
         """Add to an ended job's record what is the kind's own; `job` is None for one that an earlier server lost."""
         raise NotImplementedError
 
+    def again(self, record: dict) -> Job | None:
+        """The job that takes the place of one that was lost, if the kind knows retries and one is left."""
+        return None
+
+    def restarting(self, record: dict) -> None:
+        """Add to a record that its job is taken up again."""
+
     def stopping(self, record: dict) -> None:
         """Add to a record that the job is to stop; a kind may have more to tell."""
 
     def launch(self, record: dict, job: Job) -> None:
-        """Keep the record and start the job's thread. Raises AwsError ResourceInUse for a name that was used."""
-        self.context.insert(self.kind, job.name, record)
+        """Keep the record and start the job's thread. Raises AwsError for a name that was used, or too many instances."""
+        with self.context.placing:
+            self.context.check_limit(self.kind, record.get("Instances", {}))
+            self.context.insert(self.kind, job.name, record)
+        self._start(job)
+
+    def _start(self, job: Job) -> None:
         self._running[job.name.lower()] = job
         threading.Thread(target=self._run, args=(job,), name=f"{self.kind}-{job.name}", daemon=True).start()
 
@@ -72,10 +84,22 @@ class Jobs:
         shutil.rmtree(job.folder, ignore_errors=True)
         if job.server_closing.is_set():
             status, reason = "Failed", LOST
-        self._end(job.name, status, reason, job)
+        if not self._retry(job.name, reason, job.server_closing.is_set()):
+            self._end(job.name, status, reason, job)
         job.ended.set()
         if self._running.get(job.name.lower()) is job:  # it may have been deleted and created anew
             del self._running[job.name.lower()]
+
+    def _retry(self, name: str, reason: str | None, later: bool = False) -> bool:
+        """Whether a job that was lost for `reason` is taken up again: at once, or `later` by the next server."""
+        if not (reason or "").startswith("InternalServerError"):
+            return False
+        record = self.context.store.get(self.kind, name)
+        job = self.again(record) if record else None
+        if job and not later:
+            self.context.store.update(self.kind, name, self.restarting)
+            self._start(job)
+        return job is not None
 
     def _end(self, name, status, reason, job=None):
         def change(record):
@@ -116,11 +140,13 @@ class Jobs:
             )
 
     def recover(self) -> None:
-        """Fail the jobs that an earlier server left unfinished: a job cannot be taken up again."""
+        """Fail the jobs that an earlier server left unfinished, or begin them again where they may be retried."""
+        shutil.rmtree(self.context.home / "jobs" / self.kind, ignore_errors=True)
         for record in self.context.store.list(self.kind):
             if record[f"{self.kind}Status"] in ("InProgress", "Stopping"):
-                self._end(record[f"{self.kind}Name"], "Failed", LOST)
-        shutil.rmtree(self.context.home / "jobs" / self.kind, ignore_errors=True)
+                name = record[f"{self.kind}Name"]
+                if not self._retry(name, LOST):
+                    self._end(name, "Failed", LOST)
 
     def close(self) -> None:
         """Let what runs end as lost; the engine, which is closed next, ends its programs."""

@@ -42,7 +42,7 @@ SERVED = {
     for operation, paths in {
         "CreateTrainingJob": _TRAINING.format("")
         + """TrainingJobName HyperParameters Tags AlgorithmSpecification.EnableSageMakerMetricsTimeSeries
-            CheckpointConfig.S3Uri CheckpointConfig.LocalPath""",
+            CheckpointConfig.S3Uri CheckpointConfig.LocalPath RetryStrategy""",
         "DescribeTrainingJob": "TrainingJobName",
         "ListTrainingJobs": _LIST_STATUS,
         "StopTrainingJob": "TrainingJobName",
@@ -71,7 +71,10 @@ SERVED = {
         "CreateEndpoint": "EndpointName EndpointConfigName Tags",
         "DescribeEndpoint": "EndpointName",
         "ListEndpoints": _LIST_STATUS,
-        "UpdateEndpoint": "EndpointName EndpointConfigName RetainAllVariantProperties",
+        "UpdateEndpoint": "EndpointName EndpointConfigName RetainAllVariantProperties "
+        "DeploymentConfig.BlueGreenUpdatePolicy.TrafficRoutingConfiguration.Type=ALL_AT_ONCE "
+        "DeploymentConfig.BlueGreenUpdatePolicy.TrafficRoutingConfiguration.WaitIntervalInSeconds "
+        "DeploymentConfig.BlueGreenUpdatePolicy.TerminationWaitInSeconds DeploymentConfig.AutoRollbackConfiguration",
         "UpdateEndpointWeightsAndCapacities": "EndpointName DesiredWeightsAndCapacities.VariantName "
         "DesiredWeightsAndCapacities.DesiredWeight DesiredWeightsAndCapacities.DesiredInstanceCount",
         "DeleteEndpoint": "EndpointName",
@@ -255,7 +258,6 @@ class ControlPlane:
             raise AwsError("ValidationException", f'{field} is required for production variant "{name}".')
         context.require("Model", variant["ModelName"])
         if not serverless:
-            context.check_limit(variant["InstanceType"], variant["InitialInstanceCount"], "endpoint")
             return
 
         def refuse(message):
@@ -290,7 +292,12 @@ class ControlPlane:
             records = self._context.store.list(kind)
             if kind == "HyperParameterTuningJob":
                 request.setdefault("SortBy", "Name")
+            # A page of training jobs is cut first and then filtered by status: it may have fewer jobs, or none.
+            late = kind == "TrainingJob" and {"StatusEquals", "MaxResults"} <= set(request)
+            status = request.pop("StatusEquals") if late else None
             page, token = _page(kind, records, request, request.get("SortOrder", order) == "Descending")
+            if status:
+                page = [record for record in page if record["TrainingJobStatus"] == status]
             return {key: page, "NextToken": token}
 
         return answer

@@ -73,8 +73,14 @@ def list_objects(s3, data_type: str, uri: str) -> list[tuple[str, str, str]]:
 
 def read(s3, bucket: str, key: str) -> bytes:
     """An object's bytes. Raises DataError, naming it, if it cannot be read."""
+    with open_object(s3, bucket, key) as body:
+        return body.read()
+
+
+def open_object(s3, bucket: str, key: str):
+    """An object's bytes as a stream to be closed. Raises DataError, naming it, if it cannot be read."""
     try:
-        return s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return s3.get_object(Bucket=bucket, Key=key)["Body"]
     except ClientError as error:
         raise DataError(f'Cannot read "s3://{bucket}/{key}": {error.response["Error"]["Message"]}') from error
 

@@ -15,7 +15,7 @@ from .processes import write_json
 
 
 class Store:
-    """Records by kind and name: in memory for readers, on disk before a writer returns.
+    """Records by kind and name: on disk before anybody sees them, then in memory for readers.
 
     A file is written beside its place and renamed, so that a kill at any moment leaves the old record or the new one.
     It is not synced: a power cut may lose the last second, a killed process does not.
@@ -23,10 +23,7 @@ class Store:
 
     def __init__(self, home: Path):
         self._home = home
-        self._lock = threading.Lock()
-        self._disk = threading.Lock()
-        self._version = 0
-        self._written: dict[Path, int] = {}
+        self._lock = threading.Lock()  # held while a file is written: a tenth of a millisecond
         self._records: dict[str, dict[str, dict]] = {}
         for path in sorted(home.glob("*/*.json")):
             self._records.setdefault(path.parent.name, {})[path.stem] = json.loads(path.read_text("utf-8"))
@@ -34,12 +31,9 @@ class Store:
     def insert(self, kind: str, name: str, record: dict) -> bool:
         """Add a record; False if the name is taken."""
         with self._lock:
-            records = self._records.setdefault(kind, {})
-            if name.lower() in records:
+            if name.lower() in self._records.get(kind, {}):
                 return False
-            records[name.lower()] = copy.deepcopy(record)
-            write = self._prepare(kind, name)
-        write()
+            self._keep(kind, name, copy.deepcopy(record))
         return True
 
     def get(self, kind: str, name: str) -> dict | None:
@@ -47,10 +41,10 @@ class Store:
         with self._lock:
             return copy.deepcopy(self._records.get(kind, {}).get(name.lower()))
 
-    def list(self, kind: str) -> list[dict]:
-        """Copies of all records of a kind."""
+    def list(self, kind: str, where: Callable[[dict], bool] = lambda record: True) -> list[dict]:
+        """Copies of the records of a kind for which `where`, which runs under the store's lock, is true."""
         with self._lock:
-            return copy.deepcopy([*self._records.get(kind, {}).values()])
+            return copy.deepcopy([*filter(where, self._records.get(kind, {}).values())])
 
     def update(
         self, kind: str, name: str, change: Callable[[dict], None] | None = None, **fields
@@ -67,36 +61,21 @@ class Store:
             record["LastModifiedTime"] = time.time()
             if change:
                 change(record)
-            self._records[kind][name.lower()] = record
-            write = self._prepare(kind, name)
-            answer = copy.deepcopy(record)
-        write()
-        return answer
+            self._keep(kind, name, record)
+            return copy.deepcopy(record)
 
     def delete(self, kind: str, name: str) -> bool:
         """Remove the record; False if there was none."""
         with self._lock:
-            if self._records.get(kind, {}).pop(name.lower(), None) is None:
+            if name.lower() not in self._records.get(kind, {}):
                 return False
-            write = self._prepare(kind, name)
-        write()
+            self._path(kind, name).unlink(missing_ok=True)
+            del self._records[kind][name.lower()]
         return True
 
-    def _prepare(self, kind: str, name: str) -> Callable[[], None]:
-        """Fix under the lock what is to be on disk; the returned function writes it, unless a later one has."""
-        self._version += 1
-        version, path = self._version, self._home / kind / f"{name.lower()}.json"
-        # The records in memory are replaced, never edited, so this one may be written outside the lock.
-        record = self._records[kind].get(name.lower())
+    def _keep(self, kind: str, name: str, record: dict) -> None:
+        write_json(self._path(kind, name), record)
+        self._records.setdefault(kind, {})[name.lower()] = record
 
-        def write():
-            with self._disk:
-                if self._written.get(path, 0) > version:
-                    return
-                self._written[path] = version
-                if record is None:
-                    path.unlink(missing_ok=True)
-                else:
-                    write_json(path, record)
-
-        return write
+    def _path(self, kind: str, name: str) -> Path:
+        return self._home / kind / f"{name.lower()}.json"

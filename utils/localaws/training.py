@@ -35,11 +35,13 @@ CHECKPOINTS = "/opt/ml/checkpoints"
 # In a spot job's Environment: seconds until its instance is taken away, once. On AWS it means nothing.
 INTERRUPTION = "LOCALAWS_SPOT_INTERRUPTION_SECONDS"
 
+RETRIES = "Retries"  # in a job's record: how often it was taken up again
 MESSAGES = {
     "Starting": "Preparing the instances for training",
     "Downloading": "Downloading input data",
     "Training": "Training image download completed. Training in progress.",
     "Interrupted": "The spot instance was interrupted. The job starts again from its checkpoint.",
+    "Restarting": "The training job was lost and starts again",
     "Stopping": "Stopping the training job",
     "Uploading": "Uploading generated training model",
     "Completed": "Training job completed",
@@ -71,7 +73,6 @@ class Training(Jobs):
             raise AwsError(
                 "ValidationException", "ResourceConfig needs InstanceType and an InstanceCount of 1 or more."
             )
-        context.check_limit(resources["InstanceType"], resources["InstanceCount"], "training job")
         for definition in specification.get("MetricDefinitions", ()):
             _compile(definition)
         for channel in request.get("InputDataConfig", ()):
@@ -96,6 +97,8 @@ class Training(Jobs):
         suffix = "" if request["OutputDataConfig"].get("CompressionType") == "NONE" else ".tar.gz"
         record = request | {
             "TrainingJobArn": arn,
+            "ResolvedImage": image,
+            "Instances": {resources["InstanceType"]: resources["InstanceCount"]},
             "TrainingJobStatus": "InProgress",
             "SecondaryStatus": "Starting",
             "SecondaryStatusTransitions": [
@@ -108,7 +111,17 @@ class Training(Jobs):
             "EnableInterContainerTrafficEncryption": False,
             "EnableManagedSpotTraining": request.get("EnableManagedSpotTraining", False),
         }
-        return _Job(context, record, image)
+        return _Job(context, record)
+
+    def again(self, record: dict) -> "_Job | None":
+        attempts = record.get("RetryStrategy", {}).get("MaximumRetryAttempts", 0)
+        if record["TrainingJobStatus"] == "Stopping" or record.get(RETRIES, 0) >= attempts:
+            return None
+        return _Job(self.context, record)
+
+    def restarting(self, record: dict) -> None:
+        record[RETRIES] = record.get(RETRIES, 0) + 1
+        transition(record, "Restarting")
 
     def stopping(self, record: dict) -> None:
         transition(record, "Stopping")
@@ -195,12 +208,11 @@ def _check_spot(request: dict) -> None:
 class _Job(Job):
     """One training job from Starting to its end."""
 
-    def __init__(self, context: Context, record: dict, image: str):
+    def __init__(self, context: Context, record: dict):
         super().__init__(context, "TrainingJob", record["TrainingJobName"])
         self.record = record
         self.final: dict[str, tuple[float, float]] = {}  # metric -> its last value and when it came
         self.series: dict[str, list[float]] = {}  # metric -> all its values
-        self._image = image
         self._containers: list[Container] = []
         count = record["ResourceConfig"]["InstanceCount"]
         self._hosts = sorted(f"algo-{number}" for number in range(1, count + 1))
@@ -218,7 +230,7 @@ class _Job(Job):
     def execute(self) -> str:
         self._enter("Downloading", TrainingStartTime=time.time())
         try:
-            root = self.context.fetch(self._image)
+            root = self.context.fetch(self.record["ResolvedImage"])
         except StartError as error:
             raise JobError(f"ClientError: {error}") from error
         for attempt in itertools.count():
@@ -236,6 +248,11 @@ class _Job(Job):
             return "Failed"
         if errors := [pipe.error for pipe in self._pipes if pipe.error]:
             raise JobError(f"ClientError: Data download failed:{errors[0]}")
+        try:
+            uri = self.record["ModelArtifacts"]["S3ModelArtifacts"]
+            self.context.require_access(self.record["RoleArn"], "s3:PutObject", uri)
+        except storage.DataError as error:
+            raise JobError(f"ClientError: Artifact upload failed:{error}") from error
         failed = outcome == "Completed" and any(exit_codes.values())
         if not failed:
             self._enter("Uploading")
@@ -295,6 +312,8 @@ class _Job(Job):
             return
         folder = data / channel["ChannelName"]
         try:
+            for bucket, key, _ in objects[:1]:
+                self.context.require_access(self.record["RoleArn"], "s3:GetObject", f"s3://{bucket}/{key}")
             storage.download(s3, objects, folder)
         except storage.DataError as error:
             raise JobError(f"ClientError: Data download failed:{error}") from error

@@ -1,13 +1,18 @@
 """Batch transform jobs, executed: each object through the model's `serve`, its answers to S3 as NAME.out."""
 
+import collections
 import gzip
+import io
 import json
 import sys
+import tempfile
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import urllib3
+from botocore.exceptions import BotoCoreError
 
 from . import storage
 from .context import Context
@@ -23,6 +28,7 @@ INVOCATION_SECONDS = 600
 MAX_RETRIES = 3
 MAX_PAYLOAD_IN_MB = 6
 MB = 1024 * 1024
+READ_BYTES = 1 << 18
 
 
 class ObjectError(Exception):
@@ -43,7 +49,6 @@ class Transform(Jobs):
         model = context.require("Model", request["ModelName"])
         _check(request)
         resources = request["TransformResources"]
-        context.check_limit(resources["InstanceType"], resources["InstanceCount"], "transform job")
         context.check_role(model["ExecutionRoleArn"])
         source = request["TransformInput"]["DataSource"]["S3DataSource"]
         context.check_data(source["S3Uri"], model["ExecutionRoleArn"])
@@ -54,9 +59,13 @@ class Transform(Jobs):
         except KeyError as error:
             raise AwsError("ValidationException", f"Requested image not found. {error.args[0]}") from error
         arn = context.arn("TransformJob", name)
-        record = request | {"TransformJobArn": arn, "TransformJobStatus": "InProgress"}
+        record = request | {
+            "TransformJobArn": arn,
+            "TransformJobStatus": "InProgress",
+            "Instances": {resources["InstanceType"]: resources["InstanceCount"]},
+        }
         definition |= {"Image": image, "InstanceType": resources["InstanceType"]}
-        self.launch(record, _Job(context, request, definition))
+        self.launch(record, _Job(context, request, definition, model["ExecutionRoleArn"]))
         return {"TransformJobArn": arn}
 
     def finish(self, record: dict, status: str, job: "_Job | None") -> None:
@@ -107,10 +116,10 @@ def _check(request: dict) -> None:
 class _Job(Job):
     """One transform job."""
 
-    def __init__(self, context: Context, request: dict, definition: dict):
+    def __init__(self, context: Context, request: dict, definition: dict, role: str):
         super().__init__(context, "TransformJob", request["TransformJobName"])
         self.request = request
-        self._definition = definition
+        self._definition, self._role = definition, role
         source, output = request["TransformInput"], request["TransformOutput"]
         processing = request.get("DataProcessing", {})
         self._lines = source.get("SplitType", "None") == "Line"
@@ -152,6 +161,10 @@ class _Job(Job):
         request, context = self.request, self.context
         source = request["TransformInput"]["DataSource"]["S3DataSource"]
         objects = storage.list_objects(context.s3, source["S3DataType"], source["S3Uri"])
+        output = f"{request['TransformOutput']['S3OutputPath'].rstrip('/')}/x.out"
+        context.require_access(self._role, "s3:PutObject", output)
+        for bucket, key, _ in objects[:1]:
+            context.require_access(self._role, "s3:GetObject", f"s3://{bucket}/{key}")
         environment = request.get("Environment", {}) | {
             "SAGEMAKER_BATCH": "true",
             "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(request.get("MaxPayloadInMB", MAX_PAYLOAD_IN_MB)),
@@ -215,52 +228,81 @@ class _Job(Job):
         return known
 
     def _transform(self, instance, pool, settings, bucket, key, name) -> None:
-        """One object: split, filter, send, join, assemble, store. Raises ObjectError."""
-        try:
-            data = storage.read(self.context.s3, bucket, key)
-            if self.request["TransformInput"].get("CompressionType") == "Gzip":
-                data = gzip.decompress(data)
-        except (storage.DataError, OSError, EOFError, zlib.error) as error:
-            raise ObjectError("ClientError", "InvalidInput", str(error)) from error
-        records = (
-            [line for line in data.replace(b"\r\n", b"\n").split(b"\n") if line] if self._lines else [data]
-        )
-        try:
-            batches = self._batches(records, settings)
-            answers = list(pool.map(lambda batch: self._invoke(instance, batch[1], settings), batches))
-            parts = [self._finish(batch[0], answer) for batch, answer in zip(batches, answers, strict=True)]
-        except (RecordError, UnicodeDecodeError) as error:
-            raise ObjectError("ClientError", "BadRecord", str(error)) from error
-        if self.stop_requested.is_set():
-            return
-        if self._assemble_lines:
-            parts = [part.removesuffix(b"\n") + b"\n" for part in parts]
+        """One object: split, filter, send, join, assemble, store. Raises ObjectError.
+
+        Of an object that is split no more is held than the requests under way and one beyond them.
+        """
         output, target = storage.parse_uri(self.request["TransformOutput"]["S3OutputPath"])
         target = f"{target.rstrip('/')}/{name}.out".lstrip("/")
-        self.context.s3.put_object(Bucket=output, Key=target, Body=b"".join(parts))
+        sent: collections.deque[tuple[list[bytes], Future]] = collections.deque()
 
-    def _batches(self, records: list[bytes], settings: dict) -> list[tuple[list[bytes], bytes]]:
+        def take(file):
+            records, answer = sent.popleft()
+            part = self._finish(records, answer.result())
+            file.write(part.removesuffix(b"\n") + b"\n" if self._assemble_lines else part)
+
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            try:
+                for records, payload in self._batches(self._records(bucket, key, settings), settings):
+                    if self.stop_requested.is_set():
+                        return
+                    sent.append((records, pool.submit(self._invoke, instance, payload, settings)))
+                    if len(sent) > settings["MaxConcurrentTransforms"]:
+                        take(file)
+                while sent:
+                    take(file)
+            except (RecordError, UnicodeDecodeError) as error:
+                raise ObjectError("ClientError", "BadRecord", str(error)) from error
+            finally:
+                for _, answer in sent:
+                    answer.cancel()
+            if not self.stop_requested.is_set():
+                file.seek(0)
+                self.context.s3.upload_fileobj(file, output, target)
+
+    def _records(self, bucket: str, key: str, settings: dict) -> Iterator[bytes]:
+        """The lines of an object that are not blank, without their ends, or all of it as one record."""
+        limit = settings["MaxPayloadInMB"] * MB
+        most = limit + 3 if limit else -1  # enough to tell that a record is too large: it may end with CR LF
+        try:
+            with storage.open_object(self.context.s3, bucket, key) as body:
+                inflated = self.request["TransformInput"].get("CompressionType") == "Gzip"
+                source = (
+                    gzip.GzipFile(fileobj=body) if inflated else io.BufferedReader(_Raw(body), READ_BYTES)
+                )
+                if not self._lines:
+                    yield source.read(most)
+                    return
+                while line := source.readline(most):
+                    record = line.removesuffix(b"\n").removesuffix(b"\r") if line.endswith(b"\n") else line
+                    if record:
+                        yield record
+        except (storage.DataError, BotoCoreError, OSError, EOFError, zlib.error) as error:
+            raise ObjectError("ClientError", "InvalidInput", str(error)) from error
+
+    def _batches(self, records: Iterable[bytes], settings: dict) -> Iterator[tuple[list[bytes], bytes]]:
         """(the records as they were, the payload to send), each payload within MaxPayloadInMB."""
         limit = settings["MaxPayloadInMB"] * MB or sys.maxsize
         several = self._lines and settings["BatchStrategy"] == "MULTI_RECORD"
         end = b"\n" if self._lines else b""
-        batches, size = [], 0
+        originals, payloads, size = [], [], 0
         for record in records:
             payload = self._filtered(record) + end
             if len(payload) > limit:
                 raise ObjectError(
                     "ClientError",
                     "RecordTooLarge",
-                    f"A record of {len(payload)} bytes is over MaxPayloadInMB={settings['MaxPayloadInMB']}. "
-                    "Split the data by line, or raise MaxPayloadInMB.",
+                    f"A record is over MaxPayloadInMB={settings['MaxPayloadInMB']}. Split the data by line, or raise "
+                    "MaxPayloadInMB.",
                 )
-            if not (several and batches and size + len(payload) <= limit):
-                batches.append(([], []))
-                size = 0
-            batches[-1][0].append(record)
-            batches[-1][1].append(payload)
+            if payloads and not (several and size + len(payload) <= limit):
+                yield originals, b"".join(payloads)
+                originals, payloads, size = [], [], 0
+            originals.append(record)
+            payloads.append(payload)
             size += len(payload)
-        return [(originals, b"".join(payloads)) for originals, payloads in batches]
+        if payloads:
+            yield originals, b"".join(payloads)
 
     def _filtered(self, record: bytes) -> bytes:
         if self._input_filter.is_identity:
@@ -286,10 +328,10 @@ class _Job(Job):
         return "".join(encode(self._output_filter(value), kind) + "\n" for value in outputs).encode()
 
     def _invoke(self, instance: Instance, payload: bytes, settings: dict) -> bytes:
-        body = payload if settings["MaxPayloadInMB"] else iter([payload])  # 0 asks for a chunked body
         for attempt in range(self._retries + 1):
             if self.stop_requested.is_set():
                 return b""
+            body = payload if settings["MaxPayloadInMB"] else iter([payload])  # 0 asks for a chunked body
             try:
                 response = instance.request("POST", "/invocations", body, self._headers, self._timeout)
             except urllib3.exceptions.HTTPError as error:
@@ -306,6 +348,21 @@ class _Job(Job):
                     raise failure
             self.stop_requested.wait(0.2 * 2**attempt)
         raise failure
+
+
+class _Raw(io.RawIOBase):
+    """An S3 body for io.BufferedReader, which asks on at its end, where the body itself is closed already."""
+
+    def __init__(self, body):
+        self._body = body
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self._body.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _rows(data: bytes, kind: str) -> list[str]:

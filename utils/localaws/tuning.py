@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from .context import Context
+from .context import ENDED, Context
 from .errors import AwsError
 from .jobs import Job, JobError, Jobs
 from .training import Training
@@ -17,7 +17,6 @@ METRIC_NAME = "_tuning_objective_metric"  # the hyperparameter that tells a trai
 FIRST_AT_RANDOM = 4  # training jobs before the Bayesian search has something to go by
 ATTEMPTS = 5  # training jobs without an objective's value, after which a tuning job gives up
 POLL_SECONDS = 0.05
-ENDED = ("Completed", "Failed", "Stopped")
 SUMMARY = (
     "TrainingJobName",
     "TrainingJobArn",
@@ -63,14 +62,17 @@ class Tuning(Jobs):
         }
         record |= _counters([])
         job = _Job(self, record)
-        self.training.prepare(job.training_request(f"{name}-001", {}))  # refuses what no job could run with
+        # What no training job of it could run with is refused now.
+        first = self.training.prepare(job.training_request(f"{name}-001", {})).record
+        at_once = min(limits["MaxParallelTrainingJobs"], limits["MaxNumberOfTrainingJobs"])
+        context.check_limit("TrainingJob", {kind: n * at_once for kind, n in first["Instances"].items()})
         self.launch(record, job)
         return {"HyperParameterTuningJobArn": arn}
 
     def summaries(self, arn: str) -> list[dict]:
         """The training jobs of a tuning job, each as ListTrainingJobsForHyperParameterTuningJob shows it."""
-        records = self.context.store.list("TrainingJob")
-        return [_summary(record) for record in records if record.get("TuningJobArn") == arn]
+        records = self.context.store.list("TrainingJob", lambda record: record.get("TuningJobArn") == arn)
+        return [_summary(record) for record in records]
 
     def tally(self, name: str) -> None:
         """Bring a tuning job's counters and its best training job up to date with its training jobs."""
