@@ -1,0 +1,111 @@
+"""`python -m bench` measures everything and writes RESULTS.md; `--quick` is short and writes nothing in the repository."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+
+from . import BUILD, IRIS, ROOT, BenchError, growth, overhead, report, serving, training
+from .contenders import BASELINE, CONSTANT_FLASK, CONSTANT_WSGI, FASTAPI, OURS, running
+from .peers import PEERS
+
+KNOWN = [OURS, BASELINE, FASTAPI, CONSTANT_WSGI, CONSTANT_FLASK]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="under two minutes: no peers but FastAPI, no growth, no large training",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="exit 1 where a figure falls below three quarters of its goal"
+    )
+    parser.add_argument("--rounds", type=int, help="turns of each contender (default: 5, quick 3)")
+    arguments = parser.parse_args()
+    try:
+        results, titles = measure(arguments.quick, arguments.rounds or (3 if arguments.quick else 5))
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    print(report.rates_table(results, titles), report.goals_table(results), sep="\n\n")
+    if arguments.quick:
+        (BUILD / "quick.json").write_text(json.dumps(results))
+    else:
+        report.write(results, titles)
+        print(
+            f"\nwrote {report.RESULTS.relative_to(ROOT)}, results.json beside it, and the pictures in labs/images"
+        )
+    fallen = [
+        f"{goal.what}: {value:.3g} where the goal is {goal.wanted}"
+        for goal, value in report.judged(results)
+        if not goal.holds_in_ci(value)
+    ]
+    if arguments.check and fallen:
+        print("\nbelow three quarters of the goal:", *fallen, sep="\n  ")
+        return 1
+    return 0
+
+
+def measure(quick: bool, rounds: int) -> tuple[dict, dict[str, str]]:
+    """All figures, and the contenders' titles by name. Raises BenchError."""
+    started = time.monotonic()
+
+    def step(what: str) -> None:
+        print(f"[{time.monotonic() - started:4.0f} s] {what}", flush=True)
+
+    step("a model of iris")
+    model = training.folder("iris", IRIS)
+    training.train("ours", model)
+    results: dict = {"machine": report.machine(), "rounds": rounds, "quick": quick}
+    step("the baseline is like the sample")
+    notes = serving.baseline_is_like_the_sample(model)
+    contenders = list(KNOWN)
+    if not quick:
+        step("the contract, held by the very server that is measured")
+        notes.append(contract(model))
+        for peer in PEERS:
+            step(f"{peer.title}: packages")
+            contenders.append(peer)
+    step("requests a second and large requests")
+    results["serving"] = serving.throughput(contenders, model, rounds, 1 if quick else 3)
+    step("start")
+    results["start"] = serving.cold_starts([OURS, BASELINE], model, rounds)
+    step("memory")
+    if sys.platform == "linux":
+        results["memory"] = serving.idle_memory([OURS, BASELINE], model)
+        results["flat"] = serving.flat_memory(model, 50 if quick else 1_000)
+    step("training on iris")
+    results["train"] = {"iris": training.iris(rounds)}
+    if not quick:
+        step("training on 1,000,000 x 20")
+        results["train"]["large"] = training.large(3)
+        step("growth")
+        results["growth"] = growth.measure(model)
+    step("localaws")
+    results["localaws"] = overhead.measure(rounds, 200 if quick else 1_000)
+    if not quick:
+        step("the walk through all labs")
+        results["localaws"]["walk"] = overhead.walk()
+    results["contract"] = "".join(f"- {note}\n" for note in notes)
+    step("done")
+    return results, {contender.name: contender.title for contender in contenders}
+
+
+def contract(model) -> str:
+    """Hold the server that is measured to SageMaker's contract in the same run; how it went, in words. Raises BenchError."""
+    with running(OURS, SAGEMAKER_BASE_DIR=model) as (server,):
+        url = f"http://127.0.0.1:{server.port}"
+        suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--base-url", url]
+        done = subprocess.run(
+            [*suite, "tests/container/test_contract_serving.py"], cwd=ROOT, capture_output=True, text=True
+        )
+    if done.returncode:
+        raise BenchError(f"the container breaks its contract:\n{done.stdout[-800:]}")
+    return f"the contract, held by the container that is measured: {done.stdout.strip().splitlines()[-1]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Who is measured: our container, the baseline, the peers, and the handlers that do nothing, as running servers."""
+
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from . import BUILD, IRIS, PROGRAMS, ROOT, BenchError
+
+WORKERS = 2
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to serve the iris tree.
+
+    command: the program and its arguments for a port
+    folder:  where its own files lie, as `prepare` leaves them; None for ours
+    body:    a row's CSV lines to what this server takes, where that is not text/csv
+    """
+
+    name: str
+    title: str
+    command: Callable[[int], list]
+    requirements: Path | None = None
+    content_type: str = "text/csv"
+    path: str = "/invocations"
+    health: str = "/ping"
+    body: Callable[[list[str]], bytes] = lambda rows: "".join(f"{row}\n" for row in rows).encode()
+
+    def environment(self, **variables) -> dict[str, str]:
+        """What its process gets: this one's environment, our Python first, and where the data and model are."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("SAGEMAKER_", "MODEL_SERVER_"))}
+        env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+        env |= {"BENCH_TRAINING": str(IRIS), "MODEL_SERVER_WORKERS": str(WORKERS)}
+        if self.requirements:
+            env["PYTHONPATH"] = str(packages(self))
+        return env | {name: str(value) for name, value in variables.items()}
+
+
+class Server:
+    """A contender that runs, with its processes."""
+
+    def __init__(self, contender: Contender, run: Path, **variables):
+        self.contender, self.port = contender, free_port()
+        run.mkdir(parents=True, exist_ok=True)
+        env = contender.environment(BENCH_RUN=run, SAGEMAKER_BIND_TO_PORT=self.port, **variables)
+        self.log = run / "log"
+        with self.log.open("wb") as log:
+            self.started = time.perf_counter()
+            self.process = subprocess.Popen(
+                contender.command(self.port), env=env, cwd=run, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.contender.path}"
+
+    def await_ready(self) -> float:
+        """Wait for the first 200 of its health path; return the seconds since its exec. Raises BenchError."""
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+                with contextlib.closing(connection):
+                    connection.request("GET", self.contender.health)
+                    if connection.getresponse().status == 200:
+                        return time.perf_counter() - self.started
+            if self.process.poll() is not None or time.perf_counter() - self.started > START_SECONDS:
+                end = self.log.read_text(errors="replace")[-600:]
+                raise BenchError(f"{self.contender.name} does not serve. The end of {self.log}:\n{end}")
+            time.sleep(0.003)
+
+    def send(self, body: bytes, content_type: str | None = None) -> bytes:
+        """One request on a connection of its own; returns the reply's body. Raises BenchError on another status."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        with contextlib.closing(connection):
+            headers = {"Content-Type": content_type or self.contender.content_type}
+            connection.request("POST", self.contender.path, body, headers)
+            reply = connection.getresponse()
+            content = reply.read()
+        if reply.status != 200:
+            raise BenchError(f"{self.contender.name} answers {reply.status}: {content[:300]!r}")
+        return content
+
+    def memory(self) -> int:
+        """Proportional set size of all its processes, bytes (Linux)."""
+        root = psutil.Process(self.process.pid)
+        return sum(process.memory_full_info().pss for process in [root, *root.children(recursive=True)])
+
+    def stop(self) -> None:
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(30)
+        with contextlib.suppress(ProcessLookupError):  # what it left behind
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def running(*contenders: Contender, **variables) -> Iterator[list[Server]]:
+    """The contenders as ready servers, all at once: those that are not asked do nothing."""
+    servers = []
+    try:
+        for contender in contenders:
+            servers.append(Server(contender, BUILD / "run" / contender.name, **variables))
+        for server in servers:
+            server.await_ready()
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def packages(contender: Contender) -> Path:
+    """The folder with a peer's packages, installed from the package index the first time it is asked for."""
+    folder = BUILD / "packages" / contender.name
+    stamp = folder / "installed"
+    wanted = contender.requirements.read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command += ["--target", str(folder), "--requirement", str(contender.requirements)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise BenchError(f"{contender.title} cannot be installed:\n{done.stderr[-600:]}")
+        stamp.write_text(wanted)
+    return folder
+
+
+def stack_with(program: str) -> Callable[[int], list]:
+    """Our own `serve`, nginx and gunicorn, with another program in the place of wsgi.py."""
+
+    def command(port: int) -> list:
+        folder = BUILD / "stacks" / program
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(ROOT / "container" / "stack", folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(PROGRAMS / f"{program}.py", folder / "wsgi.py")
+        return [sys.executable, folder / "serve"]
+
+    return command
+
+
+OURS = Contender(
+    "ours", "this container", lambda port: [str(ROOT / "container/run"), "decision_trees", "serve"]
+)
+BASELINE = Contender(
+    "baseline", "baseline: as the sample", lambda port: [sys.executable, PROGRAMS / "baseline/serve.py"]
+)
+FASTAPI = Contender(
+    "fastapi",
+    "FastAPI + uvicorn, no nginx",
+    lambda port: [
+        *(sys.executable, "-m", "uvicorn", "app:app", "--app-dir", PROGRAMS / "fastapi", "--no-access-log"),
+        *("--port", str(port), "--workers", str(WORKERS), "--loop", "uvloop", "--http", "httptools"),
+    ],
+    requirements=PROGRAMS / "fastapi/requirements.txt",
+)
+CONSTANT_WSGI = Contender("constant_wsgi", "limit: constant WSGI app", stack_with("constant_wsgi"))
+CONSTANT_FLASK = Contender("constant_flask", "limit: constant flask app", stack_with("constant_flask"))

@@ -1,0 +1,169 @@
+"""What localaws adds: to a job, to an invocation, and to the walk through all labs."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from urllib.parse import urlsplit
+
+import psutil
+
+from . import BUILD, IRIS, BenchError, training
+from .load import rows
+
+ROLE = json.dumps(
+    {
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "sagemaker.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
+        ]
+    }
+)
+
+
+@contextlib.contextmanager
+def localaws_of_its_own():
+    """A localaws with an empty folder and a free port; its environment is set here and taken back."""
+    import localaws
+
+    before = dict(os.environ)
+    home = BUILD / "localaws"
+    os.environ.update(LOCALAWS_HOME=str(home), LOCALAWS_PORT="0", LOCALAWS_ENGINE="process")
+    try:
+        localaws.stop()
+        shutil.rmtree(home, ignore_errors=True)
+        localaws.start()
+        os.environ.update(localaws.environment())
+        yield localaws.status()
+    finally:
+        localaws.stop()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def command(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "localaws", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"localaws {' '.join(arguments)}: {done.stdout}{done.stderr}")
+    return done.stdout.split()[-1]
+
+
+def measure(rounds: int, invocations: int) -> dict:
+    """What localaws adds to the container's own time, each pair of figures in turn.
+
+    {"job": [(seconds of a training job, seconds of the same `train` by itself), …],
+     "invocation": [(ms by InvokeEndpoint, ms straight from the container), …]}
+    """
+    with localaws_of_its_own() as status:
+        import boto3
+
+        client, s3, iam = (boto3.client(service) for service in ("sagemaker", "s3", "iam"))
+        s3.create_bucket(
+            Bucket="sagemaker-bench", CreateBucketConfiguration={"LocationConstraint": "us-west-2"}
+        )
+        s3.upload_file(str(IRIS), "sagemaker-bench", "data/iris.csv")
+        role = iam.create_role(RoleName="bench", AssumeRolePolicyDocument=ROLE)["Role"]["Arn"]
+        iam.attach_role_policy(
+            RoleName="bench", PolicyArn="arn:aws:iam::aws:policy/AmazonSageMakerFullAccess"
+        )
+        uri = boto3.client("ecr").create_repository(repositoryName="bench")["repository"]["repositoryUri"]
+        command("build", "decision_trees", "--tag", "bench:latest")
+        command("push", "bench:latest", uri)
+        jobs = []
+        for i in range(rounds):
+            taken = job(client, f"bench-{i}", f"{uri}:latest", role)
+            jobs.append((taken, training.train("ours", training.folder("overhead", IRIS)).seconds))
+        model = client.describe_training_job(TrainingJobName="bench-0")["ModelArtifacts"]["S3ModelArtifacts"]
+        deploy(client, f"{uri}:latest", model, role)
+        pairs = invoke(urlsplit(status.endpoint_url).netloc, invocations)
+        client.delete_endpoint(EndpointName="bench")
+        return {"job": jobs, "invocation": pairs}
+
+
+def job(client, name: str, image: str, role: str) -> float:
+    """Seconds from CreateTrainingJob to the first answer that says Completed."""
+    started = time.perf_counter()
+    client.create_training_job(
+        TrainingJobName=name,
+        AlgorithmSpecification={"TrainingImage": image, "TrainingInputMode": "File"},
+        RoleArn=role,
+        InputDataConfig=[
+            {
+                "ChannelName": "training",
+                "DataSource": {
+                    "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://sagemaker-bench/data"}
+                },
+            }
+        ],
+        OutputDataConfig={"S3OutputPath": "s3://sagemaker-bench/output"},
+        ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
+        StoppingCondition={"MaxRuntimeInSeconds": 60},
+    )
+    while (answer := client.describe_training_job(TrainingJobName=name))["TrainingJobStatus"] == "InProgress":
+        time.sleep(0.005)
+    if answer["TrainingJobStatus"] != "Completed":
+        raise BenchError(f"{name} is {answer['TrainingJobStatus']}: {answer.get('FailureReason')}")
+    return time.perf_counter() - started
+
+
+def deploy(client, image: str, model: str, role: str) -> None:
+    container = {"Image": image, "ModelDataUrl": model}
+    client.create_model(ModelName="bench", PrimaryContainer=container, ExecutionRoleArn=role)
+    variant = {"VariantName": "AllTraffic", "ModelName": "bench", "InitialInstanceCount": 1}
+    variant["InstanceType"] = "ml.m5.large"
+    client.create_endpoint_config(EndpointConfigName="bench", ProductionVariants=[variant])
+    client.create_endpoint(EndpointName="bench", EndpointConfigName="bench")
+    while (status := client.describe_endpoint(EndpointName="bench")["EndpointStatus"]) == "Creating":
+        time.sleep(0.05)
+    if status != "InService":
+        raise BenchError(f"the endpoint is {status}")
+
+
+def invoke(localaws: str, times: int) -> list[tuple[float, float]]:
+    """Pairs of ms: a request by localaws, and the same to the container's own port, on kept connections."""
+    ports = {
+        int(process.environ()["SAGEMAKER_BIND_TO_PORT"])
+        for process in psutil.process_iter()
+        if _environment(process).get("SAGEMAKER_BASE_DIR", "").startswith(str(BUILD / "localaws"))
+    }
+    (port,) = ports
+    ways = [(localaws, "/endpoints/bench/invocations"), (f"127.0.0.1:{port}", "/invocations")]
+    connections = [http.client.HTTPConnection(address, timeout=30) for address, _ in ways]
+    body, pairs = f"{rows(1)[0]}\n", []
+    for _ in range(times):
+        taken = []
+        for connection, (_, path) in zip(connections, ways, strict=True):
+            started = time.perf_counter()
+            connection.request("POST", path, body, {"Content-Type": "text/csv"})
+            reply = connection.getresponse()
+            content = reply.read()
+            taken.append((time.perf_counter() - started) * 1000)
+            if (reply.status, content) != (200, b"setosa\n"):
+                raise BenchError(f"{path} answers {reply.status}: {content[:200]!r}")
+        pairs.append(tuple(taken))
+    for connection in connections:
+        connection.close()
+    return pairs
+
+
+def _environment(process: psutil.Process) -> dict:
+    with contextlib.suppress(psutil.Error):
+        return process.environ()
+    return {}
+
+
+def walk() -> float:
+    """Seconds that all labs take on localaws, one after the other."""
+    started = time.perf_counter()
+    run = [sys.executable, "-m", "workshop", "run", "--output", str(BUILD / "labs")]
+    done = subprocess.run(run, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise BenchError(f"the labs failed:\n{done.stdout[-600:]}{done.stderr[-300:]}")
+    return time.perf_counter() - started

@@ -1,0 +1,118 @@
+"""What is measured of training: the whole process, less the fit, and its memory."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from . import BUILD, IRIS, PROGRAMS, ROOT, BenchError
+
+ROWS, COLUMNS = 1_000_000, 20
+# Runs a program with the time that scikit-learn's fit takes printed at the end.
+TIMED = """
+import atexit, runpy, sys, time
+import sklearn.tree
+spent = []
+fit = sklearn.tree.DecisionTreeClassifier.fit
+def timed(self, *args, **kwargs):
+    started = time.perf_counter()
+    try:
+        return fit(self, *args, **kwargs)
+    finally:
+        spent.append(time.perf_counter() - started)
+sklearn.tree.DecisionTreeClassifier.fit = timed
+atexit.register(lambda: print(f"fit_seconds={sum(spent):.3f}", flush=True))
+sys.argv = sys.argv[1:]
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+PROGRAM = {"ours": ROOT / "container/stack/train", "baseline": PROGRAMS / "baseline/train.py"}
+
+
+class Run(NamedTuple):
+    """A training: seconds of the whole process, seconds in scikit-learn's fit (0 if not asked for), peak bytes."""
+
+    seconds: float
+    fit: float
+    peak: int
+
+
+def folder(name: str, training: Path, **hyperparameters) -> Path:
+    """SageMaker's folders with one training file (a link to it), and empty model and output folders."""
+    base = BUILD / "ml" / name
+    shutil.rmtree(base, ignore_errors=True)
+    for part in ("input/data/training", "input/config", "model", "output"):
+        (base / part).mkdir(parents=True)
+    os.link(training, base / "input/data/training" / training.name)
+    (base / "input/config/hyperparameters.json").write_text(json.dumps(hyperparameters))
+    return base
+
+
+def train(program: str, base: Path, timed: bool = False) -> Run:
+    """One training from exec to exit. Raises BenchError when it fails."""
+    command = [sys.executable, *(["-c", TIMED] if timed else []), str(PROGRAM[program])]
+    if program == "ours":
+        command.append("train")
+    return process(command, SAGEMAKER_BASE_DIR=base, PYTHONPATH=ROOT / "container/decision_trees")
+
+
+def process(command: list[str], **variables) -> Run:
+    """A program as a whole process, its output at hand only if it fails."""
+    env = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+    BUILD.mkdir(parents=True, exist_ok=True)
+    log = BUILD / "train.log"
+    started = time.perf_counter()
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, env=env, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    text = log.read_text(errors="replace")
+    if child.returncode:
+        raise BenchError(f"{command[-1]} ended with {child.returncode}:\n{text[-600:]}")
+    fit = re.search(r"fit_seconds=([\d.]+)", text)
+    scale = 1 if sys.platform == "darwin" else 1024
+    return Run(seconds, float(fit[1]) if fit else 0.0, usage.ru_maxrss * scale)
+
+
+def iris(rounds: int) -> dict[str, list[Run]]:
+    """Whole trainings on iris in turn, and a process that only imports scikit-learn's tree."""
+    results: dict = {"ours": [], "baseline": [], "import": []}
+    for _ in range(rounds):
+        for name in ("ours", "baseline"):
+            results[name].append(train(name, folder(name, IRIS)))
+        results["import"].append(process([sys.executable, "-c", "import sklearn.tree"]))
+    return results
+
+
+def large(rounds: int) -> dict[str, list[Run]]:
+    """Whole trainings on 1,000,000 x 20 in turn: a tree of three levels, so that little of it is the fit."""
+    data = table()
+    results: dict = {"ours": [], "baseline": []}
+    for _ in range(rounds):
+        for name in results:
+            results[name].append(train(name, folder(name, data, max_depth="3"), timed=True))
+    return results
+
+
+def table() -> Path:
+    """The large table as CSV, label first: made once, the same each time."""
+    import numpy as np
+
+    file = BUILD / "data" / "large.csv"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(0)
+        with file.with_suffix(".part").open("w") as out:
+            for _ in range(ROWS // 100_000):
+                values = random.integers(0, 100_000, (100_000, COLUMNS))
+                names = np.array(["low", "middle", "high"])[(values[:, 0] // 33_334)]
+                for name, row in zip(names, values.tolist(), strict=True):
+                    out.write(f"{name}," + ",".join([f"{value / 10_000:.4f}" for value in row]) + "\n")
+        file.with_suffix(".part").rename(file)
+    return file
