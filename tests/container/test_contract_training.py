@@ -137,7 +137,8 @@ def test_hyperparameters_come_plain_or_as_json(train):
     }
     numbers = {"ccp_alpha": 0.001, "max_depth": "2", "max_leaf_nodes": '"9"', "min_impurity_decrease": "1e-4"}
     numbers |= {"min_samples_leaf": 2, "min_samples_split": "0.02", "min_weight_fraction_leaf": "0.01"}
-    ended = train(IRIS, words | numbers | {"random_state": "7", "_tuning_objective_metric": "x"})
+    job = {"TRAINING_JOB_NAME": "job", "TRAINING_JOB_ARN": "arn:aws:sagemaker:eu-west-1:1:training-job/job"}
+    ended = train(IRIS, words | numbers | {"random_state": "7", "_tuning_objective_metric": "x"}, **job)
     assert ended.code == 0
     assert "tree_depth=2" in ended.output
 

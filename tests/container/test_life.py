@@ -1,5 +1,6 @@
 """How serve lives and dies: readiness, load, faults, draining, limits, settings."""
 
+import gzip
 import http.client
 import os
 import re
@@ -15,7 +16,20 @@ from pathlib import Path
 import psutil
 import pytest
 import settings
-from conftest import CSV, LABELS, ROOT, ROWS, STACK, TREES, Client, Server, environment, lay_out, until
+from conftest import (
+    CSV,
+    LABELS,
+    ROOT,
+    ROWS,
+    STACK,
+    TREES,
+    Client,
+    Server,
+    environment,
+    lay_out,
+    run_training,
+    until,
+)
 from errors import InputError
 
 ROW = ROWS[0]
@@ -510,6 +524,17 @@ def test_a_bad_setting_ends_serve(start, name, value):
     assert "Traceback" not in server.log
 
 
+def test_settings_have_their_defaults(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SAGEMAKER_", "MODEL_SERVER_"))]:
+        monkeypatch.delenv(name)
+    found = settings.read()
+    assert (found.model_dir, found.address, found.port) == (Path("/opt/ml/model"), "0.0.0.0", 8080)
+    assert (found.timeout, found.max_body >> 20, found.workers) == (60, 25, settings.default_workers())
+    monkeypatch.setenv("SAGEMAKER_BATCH", "true")
+    monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", "0")  # batch transform's word for no limit
+    assert settings.read().max_body == 100 << 20
+
+
 LIMITS = {
     "none": ({}, 64),
     "cgroup v2, one and a half CPUs": ({"sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
@@ -563,6 +588,14 @@ def test_batch_settings(start):
     assert reply.text == '{"BatchStrategy":"SINGLE_RECORD","MaxConcurrentTransforms":3,"MaxPayloadInMB":1}\n'
     assert server.predict("5.1,3.5,1.4,0.2\n" * (1 << 16)).status == 200
     assert server.predict("5.1,3.5,1.4,0.2\n" * ((1 << 16) + 1)).status == 413
+
+
+@pytest.mark.slow
+def test_a_hundred_megabytes_of_batch_transform(start):
+    server = start(SAGEMAKER_BATCH="true", SAGEMAKER_MAX_PAYLOAD_IN_MB=100, MODEL_SERVER_WORKERS=1)
+    rows = (100 << 20) // 16
+    reply = server.predict(b"5.1,3.5,1.4,0.2\n" * rows)
+    assert (reply.status, reply.body == b"setosa\n" * rows) == (200, True)
 
 
 OUTPUTS = {
@@ -643,7 +676,7 @@ def test_without_nginx_gunicorn_listens_itself(start, tmp_path):
 
 
 def test_idle_and_slow_clients_stop_nobody(start):
-    server = start()
+    server = start(MODEL_SERVER_WORKERS=2)
     address = ("127.0.0.1", server.port)
     held = [socket.create_connection(address) for _ in range(500)]
     for i, connection in enumerate(held[:300]):
@@ -653,9 +686,19 @@ def test_idle_and_slow_clients_stop_nobody(start):
     for connection in held[300:400]:
         head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 1000\r\n\r\n5.1,"
         connection.sendall(head)
+    # More of those that never read their answers, which no socket buffer holds, than there are workers.
+    body = (ROW + "\n").encode() * 400_000
+    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: {len(body)}\r\n\r\n"
+    for _ in range(3):
+        held.append(reader := socket.socket())
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(address)
+        reader.sendall(head.encode() + body)
+    begin = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(server.predict, [ROW] * 100))
     assert {reply.status for reply in replies} == {200}
+    assert time.monotonic() - begin < 8  # nginx gives slow readers up after ten seconds
     for connection in held:
         connection.close()
     assert server.predict(ROW).status == 200
@@ -684,6 +727,23 @@ def memory(server) -> int:
     pids = [server.process.pid, *tree(server.process.pid)]
     rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     return sum(int(re.search(r"^Pss_Anon:\s+(\d+)", text, re.M)[1]) for text in rollups)
+
+
+@linux
+def test_a_bomb_takes_no_memory(start):
+    """Of 256 MB no more is inflated, before they are refused, than the 25 MB that a body may have."""
+    server = start(MODEL_SERVER_WORKERS=1)
+
+    def peak() -> int:
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in parts(server)["worker"]]
+        return max(int(re.search(r"^VmHWM:\s+(\d+)", status, re.M)[1]) for status in statuses) >> 10
+
+    before = peak()
+    bomb = gzip.compress(bytes(256 << 20), 1)
+    for _ in range(5):
+        reply = server.predict(bomb, Content_Encoding="gzip")
+        assert (reply.status, reply.error["code"]) == (413, "payload_too_large")
+    assert peak() < before + 100
 
 
 @linux
@@ -759,6 +819,17 @@ def test_sigterm_in_the_middle_of_a_fit(tmp_path):
     assert "the fit has ended" not in output
     assert is_gone([child.pid])
     assert not list((base / "model").iterdir())
+
+
+def test_a_bug_in_the_algorithm_is_a_failure_without_a_traceback(tmp_path):
+    (tmp_path / "training.py").write_text(
+        "def train(hyperparameters, channels, model_dir):\n    raise RuntimeError('é, a bug')\n"
+    )
+    base = lay_out(tmp_path / "ml", {"training": {}})
+    ended = run_training([sys.executable, str(STACK / "train")], base, PYTHONPATH=tmp_path)
+    assert ended.code == 1
+    assert ended.failure == "RuntimeError: é, a bug"
+    assert "Traceback" in ended.output
 
 
 def waiting_train(base, *before) -> tuple[subprocess.Popen, psutil.Process]:

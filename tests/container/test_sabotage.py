@@ -3,7 +3,9 @@
 import shutil
 import subprocess
 import sys
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -117,20 +119,37 @@ def test_a_broken_train_is_seen(tmp_path, file, text, instead):
         training.test_bad_data_is_refused_by_file_row_and_column(train, BAD_FILES, WORDS)
 
 
-def test_the_suite_can_be_pointed_at_any_command():
-    test = f"{training.__file__}::test_bad_data_is_refused_by_file_row_and_column"
-    args = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--train-command",
-        "sh -c 'exit 0'",
-        f"{test}[text]",
-    ]
-    ended = subprocess.run(args, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60)
+def run_suite(*args) -> tuple[int, str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *args]
+    ended = subprocess.run(
+        command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60
+    )
     print(ended.stdout)
-    assert ended.returncode == 1
-    assert "FAILED tests/container/test_contract_training.py" in ended.stdout
+    return ended.returncode, ended.stdout
+
+
+def test_the_suite_can_be_pointed_at_any_command():
+    test = f"{training.__file__}::test_bad_data_is_refused_by_file_row_and_column[text]"
+    code, output = run_suite("--train-command", "sh -c 'exit 0'", test)
+    assert code == 1
+    assert "FAILED tests/container/test_contract_training.py" in output
+
+
+def test_the_suite_can_be_pointed_at_any_address():
+    """Here one at which nothing is."""
+
+    class Nothing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        code, output = run_suite("--base-url", url, serving.__file__, "-k", "ping_is_200 or version")
+        server.shutdown()
+    assert code == 1
+    assert "FAILED tests/container/test_contract_serving.py::test_ping_is_200" in output
+    assert "2 failed" in output
