@@ -252,3 +252,28 @@ def test_what_a_bucket_holds(localaws, account):
     )
     (entry,) = [one for one in account.s3.list_buckets()["Buckets"] if one["Name"] == bucket]
     assert shown["created"] == pytest.approx(entry["CreationDate"].timestamp(), abs=1)
+
+
+def test_a_tuning_job_names_its_best(localaws, account):
+    definition = account.training_request()
+    del definition["TrainingJobName"], definition["HyperParameters"]
+    definition["AlgorithmSpecification"]["MetricDefinitions"] = [{"Name": "loss", "Regex": "loss=(.*);"}]
+    values = [{"Name": "model", "Values": ["a", "b"]}]
+    account.sagemaker.create_hyper_parameter_tuning_job(
+        HyperParameterTuningJobName="seen-on-the-page",
+        HyperParameterTuningJobConfig={
+            "Strategy": "Grid",
+            "HyperParameterTuningJobObjective": {"Type": "Minimize", "MetricName": "loss"},
+            "ResourceLimits": {"MaxParallelTrainingJobs": 2},
+            "ParameterRanges": {"CategoricalParameterRanges": values},
+        },
+        TrainingJobDefinition=definition,
+    )
+
+    def ended():
+        (job,) = [one for one in state(localaws)["jobs"] if one["name"] == "seen-on-the-page"]
+        return job if job["status"] != "InProgress" else None
+
+    job = tiny.wait_until(ended)
+    assert (job["what"], job["status"], job["cost"]) == ("Tuning job", "Completed", None)
+    assert job["best"] in [one["name"] for one in state(localaws)["jobs"] if one["what"] == "Training job"]

@@ -159,6 +159,7 @@ class Page:
                 "secondary": job.get("SecondaryStatus"),
                 "started": job.get(f"{verb}StartTime"),
                 "ended": job.get(f"{verb}EndTime") or job.get("HyperParameterTuningEndTime"),
+                "best": job.get("BestTrainingJob", {}).get("TrainingJobName"),
                 "metrics": {item["MetricName"]: item["Value"] for item in job.get("FinalMetricDataList", ())},
                 **_cost(
                     [job.get("ResourceConfig") or job.get("TransformResources") or {}],
