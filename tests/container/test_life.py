@@ -687,7 +687,7 @@ def test_idle_and_slow_clients_stop_nobody(start):
         head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: 1000\r\n\r\n5.1,"
         connection.sendall(head)
     # More of those that never read their answers, which no socket buffer holds, than there are workers.
-    body = (ROW + "\n").encode() * 400_000
+    body = (ROW + "\n").encode() * 1_600_000
     head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nContent-Length: {len(body)}\r\n\r\n"
     for _ in range(3):
         held.append(reader := socket.socket())
