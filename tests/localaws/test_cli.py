@@ -290,3 +290,15 @@ def test_a_damaged_record_of_the_server_counts_as_none(fresh, content):
     (fresh.home / "server.json").write_text(content)
     assert "localaws is not running" in fresh.command("status", check=False).stdout
     fresh.up()
+
+
+def test_what_a_power_cut_has_damaged_is_named_and_the_rest_comes_back(fresh):
+    """A file whose bytes were not on the disk yet is there, and empty."""
+    for damaged in ("sagemaker/Model/lost.json", "processes/1.json"):
+        (fresh.home / damaged).parent.mkdir(parents=True)
+        (fresh.home / damaged).touch()
+    fresh.up()
+    assert (
+        f"Not brought back: {fresh.home}/sagemaker/Model/lost.json is damaged" in fresh.command("logs").stdout
+    )
+    assert fresh.client("sagemaker").list_models()["Models"] == []

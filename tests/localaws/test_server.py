@@ -106,6 +106,22 @@ def test_a_body_that_is_not_a_json_object_is_a_serialization_exception(localaws,
     assert headers["x-amzn-requestid"]
 
 
+@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    ("service", "target"),
+    [
+        ("logs", "Logs_20140328.PutLogEvents"),
+        ("ecr", "AmazonEC2ContainerRegistry_V20150921.DescribeRepositories"),
+        ("ecr", "AmazonEC2ContainerRegistry_V20150921.DeleteRepository"),
+    ],
+)
+def test_so_it_is_for_the_other_services(localaws, service, target, body):
+    scope = f"AWS4-HMAC-SHA256 Credential=k/20261121/us-west-2/{service}/aws4_request, Signature=s"
+    headers = {"X-Amz-Target": target, "Authorization": scope, "Content-Type": "application/x-amz-json-1.1"}
+    status, _, answer = ask(localaws, "POST", "/", body, headers)
+    assert (status, json.loads(answer)["__type"]) == (400, "SerializationException")
+
+
 def test_an_unknown_operation_is_refused_by_name(localaws):
     status, _, answer = sagemaker(localaws, "MakeCoffee", b"{}")
     assert status == 400

@@ -99,7 +99,7 @@ class Gaps:
         }
 
     def _delete_repository(self, request: Request, region: str) -> Response:
-        parameters = json.loads(protocol.peek(request))
+        parameters = protocol.parse(request)
         name = self._known(parameters)
         if self.registry.images(name) and not parameters.get("force"):
             raise AwsError(

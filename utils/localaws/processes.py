@@ -46,7 +46,10 @@ def kill_recorded(home: Path, grace: float = 1.0) -> list[str]:
     files = sorted((home / "processes").glob("*.json"))
     stopped, victims = [], {}
     for file in files:
-        entry = json.loads(file.read_text())
+        try:
+            entry = json.loads(file.read_text())
+        except ValueError:  # after a power cut, which has ended the process as well
+            continue
         ours = _family(entry["pid"], entry["create_time"])
         if ours:
             stopped.append(f"{entry['what']} (pid {entry['pid']})")

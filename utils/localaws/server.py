@@ -135,6 +135,8 @@ class Front:
                 return protocol.failure_xml(AwsError("EntityTooLarge", TOO_LARGE), "Error")
             return self.backend(request, region, "s3")
         protocol.bound(request, MAX_CALL)
+        if target:
+            protocol.parse(request)  # moto would stumble over a body that is no JSON
         return self.gaps.answer(request, region) or self.backend(request, region, service)
 
     def _invoke(self, request: Request, endpoint: str, verb: str) -> Response:

@@ -6,12 +6,15 @@ of our own, which `validation.prune` keeps inside. Names are unique without rega
 
 import copy
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from .processes import write_json
+
+log = logging.getLogger("localaws")
 
 
 class Store:
@@ -26,7 +29,12 @@ class Store:
         self._lock = threading.Lock()  # held while a file is written: a tenth of a millisecond
         self._records: dict[str, dict[str, dict]] = {}
         for path in sorted(home.glob("*/*.json")):
-            self._records.setdefault(path.parent.name, {})[path.stem] = json.loads(path.read_text("utf-8"))
+            try:
+                record = json.loads(path.read_text("utf-8"))
+            except ValueError as error:  # after a power cut: the rest must come back all the same
+                log.error("Not brought back: %s is damaged: %s", path, error)
+                continue
+            self._records.setdefault(path.parent.name, {})[path.stem] = record
 
     def insert(self, kind: str, name: str, record: dict) -> bool:
         """Add a record; False if the name is taken."""
