@@ -37,12 +37,13 @@ class Account:
         self.s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
         self.s3.put_object(Bucket=BUCKET, Key="iris/iris.csv", Body=IRIS)
         self.s3.put_object(Bucket=BUCKET, Key="rows/rows.csv", Body="\n".join(ROWS) + "\n")
+        ecr = aws.client("ecr")
+        self.repository = ecr.create_repository(repositoryName="sagemaker-test")["repository"]
         self.image = self.push(BOTH)
 
-    def push(self, image: str, repository: str | None = None) -> str:
-        ecr = self.aws.client("ecr")
-        name = repository or f"sagemaker-{uuid.uuid4().hex[:8]}"
-        uri = ecr.create_repository(repositoryName=name)["repository"]["repositoryUri"]
+    def push(self, image: str) -> str:
+        """Push under a tag of its own; in one repository, where what the images share travels once."""
+        ecr, uri = self.aws.client("ecr"), f"{self.repository['repositoryUri']}:{uuid.uuid4().hex[:8]}"
         token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
         folder = Path(self.aws.env["DOCKER_CONFIG"])
         folder.mkdir(exist_ok=True)
@@ -135,9 +136,16 @@ class Account:
         waiter = self.sagemaker.get_waiter("endpoint_in_service")
         waiter.wait(EndpointName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
 
-    def predict(self, name: str) -> list[str]:
-        answer = self.runtime.invoke_endpoint(EndpointName=name, ContentType="text/csv", Body="\n".join(ROWS))
+    def predict(self, name: str, rows: list[str] = ROWS) -> list[str]:
+        answer = self.runtime.invoke_endpoint(EndpointName=name, ContentType="text/csv", Body="\n".join(rows))
         return answer["Body"].read().decode().split()
+
+    def answer(self, name: str, rows: list[str] = ROWS) -> list[str] | None:
+        """What it predicts, or None where its container does not serve yet."""
+        try:
+            return self.predict(name, rows)
+        except ClientError:
+            return None
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +182,7 @@ def test_endpoint_and_transform_predict_what_scikit_learn_does(account, localaws
     account.endpoint(name, job["ModelArtifacts"]["S3ModelArtifacts"])
     [container] = localaws.containers()
     [state] = json.loads(engine("inspect", container).stdout)
-    assert re.fullmatch(r"127\.0\.0\.1:\d+/sagemaker-\w+@sha256:[0-9a-f]{64}", state["Config"]["Image"])
+    assert re.fullmatch(r"127\.0\.0\.1:\d+/sagemaker-test@sha256:[0-9a-f]{64}", state["Config"]["Image"])
     assert state["HostConfig"]["NanoCpus"] == 2_000_000_000
     assert state["HostConfig"]["Memory"] == 4 << 30
     assert state["HostConfig"]["PortBindings"]["8080/tcp"][0]["HostIp"] == "127.0.0.1"
@@ -196,13 +204,7 @@ def test_a_killed_container_comes_back(account, localaws, job, engine, scikit_le
     engine("kill", before)
     until(lambda: localaws.containers() not in ([], [before]), 60, "another container")
 
-    def answer():
-        try:
-            return account.predict(name)
-        except ClientError:  # it is not in service yet
-            return None
-
-    assert until(answer, 60, "an answer") == scikit_learn
+    assert until(lambda: account.answer(name), 60, "an answer") == scikit_learn
     account.sagemaker.delete_endpoint(EndpointName=name)
     until(lambda: not localaws.containers(), 60, "the end of its container")
 
@@ -250,13 +252,16 @@ for _ in range(96):  # 6 GiB: the machine survives a limit that is not kept
 
 def test_a_server_killed_for_memory_comes_back_and_its_log_tells(account, localaws, image_of):
     program = """#!/usr/bin/env python3
+import os, signal
 from http.server import BaseHTTPRequestHandler, HTTPServer
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
     def do_POST(self):
-        block = [bytearray(b"x" * (64 << 20)) for _ in range(96)]  # 6 GiB, of ml.t2.medium's 4
+        rows = self.rfile.read(int(self.headers["Content-Length"])).split()
+        block = [bytearray(b"x" * (64 << 20)) for _ in rows[1:97]]  # for 97 rows 6 GiB, of ml.t2.medium's 4
         self.do_GET()
 HTTPServer(("", 8080), Handler).serve_forever()
 """
@@ -266,10 +271,27 @@ HTTPServer(("", 8080), Handler).serve_forever()
     with pytest.raises(account.runtime.exceptions.ModelError):
         account.predict(name)
     until(lambda: localaws.containers() not in ([], before), 60, "another container")
-    account.in_service(name)
+    until(lambda: account.answer(name, ROWS[:1]) == [], 60, "an answer")
     account.delete(name)
     log = account.logs.filter_log_events(logGroupName=f"/aws/sagemaker/Endpoints/{name}")["events"]
     assert any("exit code 137, killed for memory" in event["message"] for event in log)
+
+
+def test_a_serverless_endpoint_has_its_memory_and_writes_to_tmp_alone(
+    account, localaws, job, engine, scikit_learn
+):
+    name = f"serverless-{uuid.uuid4().hex[:8]}"
+    account.model(name, job["ModelArtifacts"]["S3ModelArtifacts"])
+    variant = {"VariantName": "all", "ModelName": name}
+    variant["ServerlessConfig"] = {"MemorySizeInMB": 1024, "MaxConcurrency": 5}
+    account.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    account.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    account.in_service(name)
+    [container] = localaws.containers()
+    [state] = json.loads(engine("inspect", container).stdout)
+    assert (state["HostConfig"]["Memory"], state["HostConfig"]["ReadonlyRootfs"]) == (1 << 30, True)
+    assert account.predict(name) == scikit_learn
+    account.delete(name)
 
 
 def test_a_transform_s_container_has_the_limits_of_its_instance(account, localaws, engine, job):
@@ -389,7 +411,7 @@ def test_network_isolation_of_models(account, localaws, job, engine, scikit_lear
     assert engine("network", "inspect", "--format", "{{.Internal}}", network).stdout.strip() == "true"
     engine("kill", container)
     until(lambda: localaws.containers() not in ([], [container]), 60, "another container")
-    account.in_service(name)
+    assert until(lambda: account.answer(name), 60, "an answer") == scikit_learn
     account.delete(name)
     described = account.transform(name)
     assert described["TransformJobStatus"] == "Completed", described.get("FailureReason")

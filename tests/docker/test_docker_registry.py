@@ -129,6 +129,10 @@ def test_what_is_not_there_is_said(repository, image, engine):
     unknown = engine("--config", repository.config, "pull", f"{repository.uri}:nothing", check=False)
     assert unknown.returncode != 0
     assert "not found" in unknown.stderr
+    wrong = f"{repository.uri}@sha256:{'0' * 64}"
+    unknown = engine("--config", repository.config, "pull", wrong, check=False)
+    assert unknown.returncode != 0
+    assert "not found" in unknown.stderr
     missing = f"{repository.uri.split('/')[0]}/sagemaker-nobody-made-this"
     engine("tag", image(), missing)
     refused = engine("--config", repository.config, "push", missing, check=False)
