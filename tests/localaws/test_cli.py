@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -76,6 +77,31 @@ def test_a_port_of_another_localaws_is_said(fresh, localaws):
     taken = localaws.endpoint_url.rpartition(":")[2]
     fresh.env["LOCALAWS_PORT"] = taken
     assert f"port {taken} is taken by another localaws, so this one listens on" in fresh.command("up").stdout
+
+
+def test_learners_of_one_machine_may_start_theirs_at_once(tmp_path, fresh, free_port):
+    """Each has a folder of their own; one gets the port, the others are told who has it and where theirs listens."""
+    learners = [replace(fresh, home=tmp_path / name) for name in ("ana", "ben", "cy")]
+    for one in learners:
+        one.env = {**fresh.env, "LOCALAWS_HOME": str(one.home), "LOCALAWS_PORT": str(free_port)}
+    try:
+        with ThreadPoolExecutor(len(learners)) as pool:
+            told = list(pool.map(lambda one: one.command("up").stdout, learners))
+        addresses = {
+            line.split()[3] for text in told for line in text.splitlines() if " listens on http" in line
+        }
+        assert len(addresses) == len(learners)
+        assert sum(f"port {free_port} is taken by another" in text for text in told) == len(learners) - 1
+    finally:
+        for one in learners:
+            one.command("down")
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("command", ["up", "down"])

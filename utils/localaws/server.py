@@ -44,6 +44,7 @@ log = logging.getLogger("localaws")
 # 200 clients at once, each of whose requests may make one more over loopback while it waits.
 THREADS = 416
 CONNECTIONS = 2000
+BACKLOG = 1024
 FILES = 8192
 MB = 1024 * 1024
 MAX_LAYER = 5 * 1024 * MB
@@ -179,6 +180,7 @@ def _listen(home: Path) -> tuple[socket.socket, str]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
+            listener.listen(BACKLOG)  # until it listens, another localaws may bind the same port
         except OSError:
             listener.close()
             continue
@@ -219,7 +221,7 @@ def main() -> None:
         sockets=[listener],
         threads=THREADS,
         connection_limit=CONNECTIONS,
-        backlog=1024,
+        backlog=BACKLOG,
         max_request_body_size=MAX_LAYER,
         asyncore_use_poll=True,
         ident=None,
