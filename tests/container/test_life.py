@@ -788,7 +788,7 @@ def train(hyperparameters, channels, model_dir):
     real = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(real)
     generator = np.random.default_rng(0)
-    features = generator.normal(size=(1_000_000, 20)).astype(np.float32)
+    features = generator.random((1_000_000, 20), np.float32)
     targets = generator.integers(0, 2, len(features))
     (model_dir / "half").write_text("a model")
     print("the fit begins")
