@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -50,6 +52,23 @@ def test_the_image_is_a_well_formed_oci_image_of_one_layer(sources, tmp_path):
     assert config["config"]["Env"][0].startswith("PATH=/opt/program:")
     assert "Cmd" not in config["config"]
     assert "Entrypoint" not in config["config"], "SageMaker's `train` is the command"
+
+
+def test_builds_of_the_same_files_at_once(sources, tmp_path):
+    """As learners who share a localaws do: the blobs have the same names."""
+    program = (
+        "import pathlib, sys, localaws; from localaws import images; localaws.ROOT = pathlib.Path(sys.argv[1])\n"
+        "for number in range(40): images.build('trees', f'trees-{sys.argv[2]}:v{number}')"
+    )
+    builders = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(number)], stderr=subprocess.PIPE)
+        for number in range(3)
+    ]
+    for builder in builders:
+        assert builder.wait(60) == 0, builder.stderr.read().decode()
+        builder.stderr.close()
+    assert len({image.digest for image in images.listed()}) == 1
+    assert len(images.listed()) == 120
 
 
 def test_the_same_files_give_the_same_digest(sources):

@@ -174,7 +174,7 @@ def _client_files(folder: Path) -> Path:
     # Without it the SDK sends usage data to a bucket of AWS's.
     telemetry = "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n"
     for name, text in (("config", "[default]\n"), ("credentials", ""), ("sagemaker.yaml", telemetry)):
-        processes.write_text(config / name, text)  # another program may read it at this moment
+        processes.write_whole(config / name, text.encode())  # another program may read it at this moment
     return config
 
 

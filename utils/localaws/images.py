@@ -23,7 +23,7 @@ from urllib.parse import urljoin, urlsplit
 
 import localaws
 
-from .processes import write_json
+from .processes import write_json, write_whole
 from .registry import NAME, OURS, TAG, URI, Registry
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -263,11 +263,7 @@ def blob(digest: str) -> Path:
 def _store(media_type: str, content: bytes) -> dict:
     """Keep a blob and return its descriptor."""
     digest = _digest(content)
-    file = blob(digest)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}")
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    write_whole(blob(digest), content)
     return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
 

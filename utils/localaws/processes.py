@@ -38,7 +38,7 @@ def find(pid: int, create_time: float) -> psutil.Process | None:
 
 
 def kill_recorded(home: Path, grace: float = 1.0) -> list[str]:
-    """Stop every recorded process with all that it started: SIGTERM, after `grace` seconds SIGKILL.
+    """Stop every recorded process with all that it started, and every program of a job in `home`: SIGTERM, after `grace` seconds SIGKILL.
 
     Nobody is left who would take what they may still have to give, so they are not waited for long. Return what was
     stopped, in words. A process that is not ours is never touched.
@@ -54,6 +54,10 @@ def kill_recorded(home: Path, grace: float = 1.0) -> list[str]:
         if ours:
             stopped.append(f"{entry['what']} (pid {entry['pid']})")
         victims.update({process.pid: process for process in ours})
+    for process in psutil.process_iter():  # killed between the start of a program and its record
+        with suppress(psutil.Error):
+            if process.environ().get("SAGEMAKER_BASE_DIR", "").startswith(f"{home}{os.sep}jobs{os.sep}"):
+                victims[process.pid] = process
     stop(list(victims.values()), grace)
     for file in files:
         file.unlink(missing_ok=True)
@@ -73,15 +77,15 @@ def stop(processes: list[psutil.Process], grace: float) -> None:
 
 
 def write_json(file: Path, value) -> None:
-    """Write a JSON file as `write_text` does."""
-    write_text(file, json.dumps(value))
+    """Write a JSON file as `write_whole` does."""
+    write_whole(file, json.dumps(value).encode())
 
 
-def write_text(file: Path, text: str) -> None:
+def write_whole(file: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new one, never a part."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     temporary.replace(file)
 
 
