@@ -58,7 +58,7 @@ def measure(quick: bool, rounds: int) -> tuple[dict, dict[str, str]]:
 
     step("a model of iris")
     model = training.folder("iris", IRIS)
-    training.train("ours", model)
+    training.train(OURS, model)
     results: dict = {"machine": report.machine(), "rounds": rounds, "quick": quick}
     step("the baseline is like the sample")
     notes = serving.baseline_is_like_the_sample(model)

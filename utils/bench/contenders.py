@@ -1,6 +1,8 @@
 """Who is measured: our container, the baseline, the peers, and the handlers that do nothing, as running servers."""
 
 import contextlib
+import functools
+import hashlib
 import http.client
 import os
 import shutil
@@ -19,33 +21,34 @@ from . import BUILD, IRIS, PROGRAMS, ROOT, BenchError
 
 WORKERS = 2
 START_SECONDS = 60
+TEXT = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
 
 
 @dataclass(frozen=True)
 class Contender:
     """One way to serve the iris tree.
 
-    command: the program and its arguments for a port
-    folder:  where its own files lie, as `prepare` leaves them; None for ours
-    body:    a row's CSV lines to what this server takes, where that is not text/csv
+    command:      the program and its arguments, given its own Python and a port
+    requirements: files of what it imports: each contender has these packages and no others, as in an image of its own
+    pinned:       its packages are of the versions that requirements.lock has, where they are in it
+    body:         a row's CSV lines to what this server takes, where that is not text/csv
     """
 
     name: str
     title: str
-    command: Callable[[int], list]
-    requirements: Path | None = None
+    command: Callable[[Path, int], list]
+    requirements: tuple[Path, ...]
+    pinned: bool = True
     content_type: str = "text/csv"
     path: str = "/invocations"
     health: str = "/ping"
     body: Callable[[list[str]], bytes] = lambda rows: "".join(f"{row}\n" for row in rows).encode()
 
     def environment(self, **variables) -> dict[str, str]:
-        """What its process gets: this one's environment, our Python first, and where the data and model are."""
+        """What its process gets: this one's environment, its own Python first, and where data and model are."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("SAGEMAKER_", "MODEL_SERVER_"))}
-        env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+        env["PATH"] = f"{python(self).parent}:{env['PATH']}"
         env |= {"BENCH_TRAINING": str(IRIS), "MODEL_SERVER_WORKERS": str(WORKERS)}
-        if self.requirements:
-            env["PYTHONPATH"] = str(packages(self))
         return env | {name: str(value) for name, value in variables.items()}
 
 
@@ -60,7 +63,7 @@ class Server:
         with self.log.open("wb") as log:
             self.started = time.perf_counter()
             self.process = subprocess.Popen(
-                contender.command(self.port), env=env, cwd=run, stdin=subprocess.DEVNULL,
+                contender.command(python(contender), self.port), env=env, cwd=run, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
@@ -129,49 +132,64 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def packages(contender: Contender) -> Path:
-    """The folder with a peer's packages, installed from the package index the first time it is asked for."""
-    folder = BUILD / "packages" / contender.name
-    stamp = folder / "installed"
-    wanted = contender.requirements.read_text()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        command += ["--target", str(folder), "--requirement", str(contender.requirements)]
-        done = subprocess.run(command, capture_output=True, text=True)
+@functools.cache
+def python(contender: Contender) -> Path:
+    """The contender's own Python, made the first time it is asked for. Raises BenchError."""
+    wanted = "\n".join(file.read_text() for file in contender.requirements)
+    name = hashlib.sha256(f"{wanted}{contender.pinned}{sys.version}".encode()).hexdigest()[:12]
+    folder = BUILD / "venvs" / name
+    program, stamp = folder / "bin" / "python", folder / "ready"
+    if stamp.exists():
+        return program
+    here = [sys.executable, "-m"]
+    pip = [str(program), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for file in contender.requirements:
+        pip += ["--requirement", str(file)]
+    if contender.pinned:
+        listed = subprocess.run([*here, "pip", "list", "--format", "freeze", "--exclude-editable"], **TEXT)
+        BUILD.mkdir(parents=True, exist_ok=True)
+        (BUILD / "versions.txt").write_text(listed.stdout)
+        pip += ["--constraint", str(BUILD / "versions.txt")]
+    for command in ([*here, "venv", "--clear", str(folder)], pip):
+        done = subprocess.run(command, **TEXT)
         if done.returncode:
-            raise BenchError(f"{contender.title} cannot be installed:\n{done.stderr[-600:]}")
-        stamp.write_text(wanted)
-    return folder
+            raise BenchError(f"{contender.title} cannot be installed:\n{(done.stdout + done.stderr)[-600:]}")
+    stamp.touch()
+    return program
 
 
-def stack_with(program: str) -> Callable[[int], list]:
+def stack_with(program: str) -> Callable[[Path, int], list]:
     """Our own `serve`, nginx and gunicorn, with another program in the place of wsgi.py."""
 
-    def command(port: int) -> list:
+    def command(python: Path, port: int) -> list:
         folder = BUILD / "stacks" / program
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(ROOT / "container" / "stack", folder, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(PROGRAMS / f"{program}.py", folder / "wsgi.py")
-        return [sys.executable, folder / "serve"]
+        return [python, folder / "serve"]
 
     return command
 
 
+TREES = ROOT / "container" / "decision_trees"
+NEEDS = (TREES / "requirements-train.txt", TREES / "requirements-serve.txt")
 OURS = Contender(
-    "ours", "this container", lambda port: [str(ROOT / "container/run"), "decision_trees", "serve"]
+    "ours", "this container", lambda python, port: [ROOT / "container/run", "decision_trees", "serve"], NEEDS
 )
 BASELINE = Contender(
-    "baseline", "baseline: as the sample", lambda port: [sys.executable, PROGRAMS / "baseline/serve.py"]
+    "baseline",
+    "baseline: as the sample",
+    lambda python, port: [python, PROGRAMS / "baseline/serve.py"],
+    (PROGRAMS / "baseline/requirements.txt",),
 )
 FASTAPI = Contender(
     "fastapi",
     "FastAPI + uvicorn, no nginx",
-    lambda port: [
-        *(sys.executable, "-m", "uvicorn", "app:app", "--app-dir", PROGRAMS / "fastapi", "--no-access-log"),
+    lambda python, port: [
+        *(python, "-m", "uvicorn", "app:app", "--app-dir", PROGRAMS / "fastapi", "--no-access-log"),
         *("--port", str(port), "--workers", str(WORKERS), "--loop", "uvloop", "--http", "httptools"),
     ],
-    requirements=PROGRAMS / "fastapi/requirements.txt",
+    (PROGRAMS / "fastapi/requirements.txt",),
 )
-CONSTANT_WSGI = Contender("constant_wsgi", "limit: constant WSGI app", stack_with("constant_wsgi"))
-CONSTANT_FLASK = Contender("constant_flask", "limit: constant flask app", stack_with("constant_flask"))
+CONSTANT_WSGI = Contender("constant_wsgi", "limit: constant WSGI app", stack_with("constant_wsgi"), NEEDS)
+CONSTANT_FLASK = Contender("constant_flask", "limit: constant flask app", stack_with("constant_flask"), NEEDS)

@@ -101,6 +101,6 @@ def _trained(
     file.write_text("".join(f"class-{label},{line}\n" for label, line in zip(labels, lines, strict=True)))
     given = {key: str(value) for key, value in hyperparameters.items()}
     base = training.folder(name, file, **given)
-    training.train("ours", base)
+    training.train(OURS, base)
     with running(OURS, CONSTANT_WSGI, SAGEMAKER_BASE_DIR=base) as servers:
         yield servers, lines

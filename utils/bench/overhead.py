@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from . import BUILD, IRIS, BenchError, training
+from .contenders import OURS
 from .load import rows
 
 ROLE = json.dumps(
@@ -79,7 +80,7 @@ def measure(rounds: int, invocations: int) -> dict:
         jobs = []
         for i in range(rounds):
             taken = job(client, f"bench-{i}", f"{uri}:latest", role)
-            jobs.append((taken, training.train("ours", training.folder("overhead", IRIS)).seconds))
+            jobs.append((taken, training.train(OURS, training.folder("overhead", IRIS)).seconds))
         model = client.describe_training_job(TrainingJobName="bench-0")["ModelArtifacts"]["S3ModelArtifacts"]
         deploy(client, f"{uri}:latest", model, role)
         pairs = invoke(urlsplit(status.endpoint_url).netloc, invocations)

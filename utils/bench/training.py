@@ -6,11 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 from . import BUILD, IRIS, PROGRAMS, ROOT, BenchError
+from .contenders import BASELINE, OURS, TREES, Contender, python
 
 ROWS, COLUMNS = 1_000_000, 20
 # Runs a program with the time that scikit-learn's fit takes printed at the end.
@@ -31,7 +31,17 @@ sys.argv = sys.argv[1:]
 sys.path[0] = sys.argv[0].rpartition("/")[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-PROGRAM = {"ours": ROOT / "container/stack/train", "baseline": PROGRAMS / "baseline/train.py"}
+PROGRAM = {OURS: ROOT / "container/stack/train", BASELINE: PROGRAMS / "baseline/train.py"}
+# Starts a program and prints how long it took and the most memory it had. It stands between, small, because Linux
+# counts to a program the memory of the process that it was forked from.
+CLOCK = """
+import os, sys, time
+started = time.perf_counter()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+print(f"seconds={time.perf_counter() - started:.4f} peak={usage.ru_maxrss}", flush=True)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 class Run(NamedTuple):
@@ -53,40 +63,34 @@ def folder(name: str, training: Path, **hyperparameters) -> Path:
     return base
 
 
-def train(program: str, base: Path, timed: bool = False) -> Run:
+def train(contender: Contender, base: Path, timed: bool = False) -> Run:
     """One training from exec to exit. Raises BenchError when it fails."""
-    command = [sys.executable, *(["-c", TIMED] if timed else []), str(PROGRAM[program])]
-    if program == "ours":
+    command = [str(python(contender)), *(["-c", TIMED] if timed else []), str(PROGRAM[contender])]
+    if contender is OURS:
         command.append("train")
-    return process(command, SAGEMAKER_BASE_DIR=base, PYTHONPATH=ROOT / "container/decision_trees")
+    return process(command, SAGEMAKER_BASE_DIR=base, PYTHONPATH=TREES)
 
 
 def process(command: list[str], **variables) -> Run:
-    """A program as a whole process, its output at hand only if it fails."""
+    """A program as a whole process, its output at hand only if it fails. Raises BenchError."""
     env = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-    BUILD.mkdir(parents=True, exist_ok=True)
-    log = BUILD / "train.log"
-    started = time.perf_counter()
-    with log.open("wb") as output:
-        child = subprocess.Popen(command, env=env, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    text = log.read_text(errors="replace")
-    if child.returncode:
-        raise BenchError(f"{command[-1]} ended with {child.returncode}:\n{text[-600:]}")
-    fit = re.search(r"fit_seconds=([\d.]+)", text)
+    clock = [sys.executable, "-S", "-c", CLOCK, *command]
+    done = subprocess.run(clock, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise BenchError(f"{command[-1]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-600:]}")
+    seconds, peak = re.search(r"seconds=([\d.]+) peak=(\d+)", done.stdout).groups()
+    fit = re.search(r"fit_seconds=([\d.]+)", done.stdout)
     scale = 1 if sys.platform == "darwin" else 1024
-    return Run(seconds, float(fit[1]) if fit else 0.0, usage.ru_maxrss * scale)
+    return Run(float(seconds), float(fit[1]) if fit else 0.0, int(peak) * scale)
 
 
 def iris(rounds: int) -> dict[str, list[Run]]:
     """Whole trainings on iris in turn, and a process that only imports scikit-learn's tree."""
     results: dict = {"ours": [], "baseline": [], "import": []}
     for _ in range(rounds):
-        for name in ("ours", "baseline"):
-            results[name].append(train(name, folder(name, IRIS)))
-        results["import"].append(process([sys.executable, "-c", "import sklearn.tree"]))
+        for contender in (OURS, BASELINE):
+            results[contender.name].append(train(contender, folder(contender.name, IRIS)))
+        results["import"].append(process([str(python(OURS)), "-c", "import sklearn.tree"]))
     return results
 
 
@@ -95,8 +99,9 @@ def large(rounds: int) -> dict[str, list[Run]]:
     data = table()
     results: dict = {"ours": [], "baseline": []}
     for _ in range(rounds):
-        for name in results:
-            results[name].append(train(name, folder(name, data, max_depth="3"), timed=True))
+        for contender in (OURS, BASELINE):
+            base = folder(contender.name, data, max_depth="3")
+            results[contender.name].append(train(contender, base, timed=True))
     return results
 
 
