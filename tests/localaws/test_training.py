@@ -5,6 +5,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 import uuid
@@ -15,6 +17,8 @@ import pytest
 import tiny
 from botocore.exceptions import BotoCoreError, ClientError
 from tiny import channel, wait_until
+
+from localaws import processes
 
 GROUP = "/aws/sagemaker/TrainingJobs"
 
@@ -85,6 +89,22 @@ def test_nothing_is_left_of_a_job_that_has_ended(account):
     assert not [
         record for record in records if "training job" in record["what"] and psutil.pid_exists(record["pid"])
     ]
+
+
+def test_a_program_whose_server_was_killed_before_it_could_record_it_is_ended(tmp_path):
+    base = tmp_path / "jobs" / "TrainingJob" / "x" / "algo-1" / "ml"
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    ours, other = (
+        subprocess.Popen(command, env={"SAGEMAKER_BASE_DIR": str(folder)}) for folder in (base, tmp_path)
+    )
+    try:
+        processes.kill_recorded(tmp_path)
+        assert ours.wait(10) == -signal.SIGTERM
+        assert other.poll() is None
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.wait()
 
 
 def test_a_failure_is_told_as_aws_tells_it(account):

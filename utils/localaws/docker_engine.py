@@ -203,7 +203,8 @@ class DockerEngine(ProcessEngine):
         name = f"localaws-{uuid.uuid4().hex[:16]}"
         host, hosts = _hosts(spec.base_dir)
         command = ["docker", "run", "--name", name, "--label", f"{LABEL}={self._home}", "--label"]
-        command += [f"localaws.what={spec.what}", "--log-driver=none", *_limits(spec.instance_type)]
+        command += [f"localaws.what={spec.what}", "--log-driver=none"]
+        command += _serverless(spec.serverless_mb) if spec.serverless_mb else _limits(spec.instance_type)
         environment = {
             "AWS_REGION": localaws.REGION,
             "AWS_DEFAULT_REGION": localaws.REGION,
@@ -299,6 +300,11 @@ def _hosts(base_dir: Path) -> tuple[str, list[str]]:
         write_json(file, config | {"network_interface_name": "eth0"})
         return config["current_host"], config["hosts"]
     return "", []
+
+
+def _serverless(megabytes: int) -> list[str]:
+    """The memory of a serverless endpoint, and its file system, of which only /tmp can be written."""
+    return [f"--memory={megabytes}m", f"--memory-swap={megabytes}m", "--read-only", "--tmpfs=/tmp"]
 
 
 def _limits(instance_type: str) -> list[str]:

@@ -38,7 +38,8 @@ class StartError(Exception):
 class Spec:
     """What to run: `command` (train or serve) of the image that `fetch` gave as `root`, with `base_dir` as its /opt/ml.
 
-    `instance_type` and `isolated` (no network) are kept by the engines that can.
+    `instance_type`, `isolated` (no network) and `serverless_mb` (memory of a serverless endpoint, which may write to /tmp
+    alone) are kept by the engines that can.
     """
 
     what: str
@@ -48,6 +49,7 @@ class Spec:
     environment: dict[str, str]
     instance_type: str = ""
     isolated: bool = False
+    serverless_mb: int = 0
 
 
 class Container:

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from . import storage
 from .context import Context
 
-FLUSH_SECONDS = 5  # AWS publishes each minute
+FLUSH_SECONDS = 1  # AWS publishes each minute
 VALUES = 150  # distinct values that one datum may hold
 DATA = 1000  # that one call may carry
 CSV, JSON = "CsvContentTypes", "JsonContentTypes"

@@ -174,8 +174,16 @@ class Instance:
         port = _free_port()
         environment = self._environment | {"SAGEMAKER_BIND_TO_PORT": str(port)}
         instance_type, isolated = map(self._definition.get, ("InstanceType", "EnableNetworkIsolation"))
+        memory = (self._definition.get("Serverless") or {}).get("MemorySizeInMB", 0)
         spec = Spec(
-            self._what, root, "serve", self._folder / "ml", environment, instance_type or "", bool(isolated)
+            self._what,
+            root,
+            "serve",
+            self._folder / "ml",
+            environment,
+            instance_type or "",
+            bool(isolated),
+            memory,
         )
         self._wake.clear()
         if self._stopping:
