@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab test check check-container audit lock picture clean
+.PHONY: help setup labs lab test bench check check-container audit lock picture clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ lab: .venv/ready  ## open JupyterLab on the labs
 
 test: .venv/ready  ## run all tests
 	@$(BIN)/python -m pytest
+
+bench: .venv/ready  ## measure against the sample, peers and the limit, some 25 minutes; QUICK=1: two minutes, no peers
+	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 # Without TRAIN, SERVE or URL it is our own container, off Docker.
 check-container: .venv/ready  ## hold a container to SageMaker's contract: TRAIN="… train" SERVE="… serve", or URL=http://…

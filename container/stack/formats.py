@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numeric
 import numpy as np
 from errors import InputError, hint, shown
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header, parse_options_header
 
 CSV, JSON, JSON_LINES, NPY = "text/csv", "application/json", "application/jsonlines", "application/x-npy"
 PIECE = 1 << 14  # rows
@@ -19,6 +17,9 @@ TYPES = (CSV, JSON, JSON_LINES, NPY)
 @functools.lru_cache(maxsize=256)
 def media_type(content_type: str) -> tuple[str, bool]:
     """A Content-Type header as (media type, whether the first row is a header, RFC 4180). Raises 415."""
+    # Here: `train` uses the other half of this file, and has no werkzeug.
+    from werkzeug.http import parse_options_header
+
     name, options = parse_options_header(content_type)
     name = name.strip().lower()
     if name not in TYPES:
@@ -42,6 +43,9 @@ def negotiate(accept: str, impossible: str = "") -> str:
 
     `impossible` is a type that cannot hold this reply.
     """
+    from werkzeug.datastructures import MIMEAccept
+    from werkzeug.http import parse_accept_header
+
     types = [media for media in TYPES if media != impossible]
     wishes = [
         (wish.partition(";")[0].strip(), q) for wish, q in parse_accept_header(accept or "*/*", MIMEAccept)

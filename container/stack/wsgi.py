@@ -44,6 +44,7 @@ def warm_up() -> None:
         formats.JSON_LINES: (b"[1]", b"x"),
         formats.NPY: (b"\x93NUMPY\x01\x00", formats.encode({"": np.ones((1, 1))}, formats.NPY)),
     }
+    formats.negotiate("*/*")
     for media in formats.TYPES:
         formats.encode({"label": formats.Categories(("a",), np.zeros(1, int))}, media)
         formats.encode({"share": np.ones(1, np.float32)}, media)
