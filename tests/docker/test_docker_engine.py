@@ -243,7 +243,7 @@ def test_a_container_killed_for_memory_ends_as_aws_words_it(account, image_of):
     program = """#!/usr/bin/env python3
 block = []
 for _ in range(96):  # 6 GiB: the machine survives a limit that is not kept
-    block.append(bytearray(b"x" * (64 << 20)))
+    block.append(b"x" * (64 << 20))
 """
     described = account.train(instance="ml.t3.medium", image=account.push(image_of(program)))
     assert described["TrainingJobStatus"] == "Failed"
@@ -261,7 +261,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
     def do_POST(self):
         rows = self.rfile.read(int(self.headers["Content-Length"])).split()
-        block = [bytearray(b"x" * (64 << 20)) for _ in rows[1:97]]  # for 97 rows 6 GiB, of ml.t2.medium's 4
+        block = [b"x" * (64 << 20) for _ in rows[1:97]]  # for 97 rows 6 GiB, of ml.t2.medium's 4
         self.do_GET()
 HTTPServer(("", 8080), Handler).serve_forever()
 """
