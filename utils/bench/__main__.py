@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from . import BUILD, IRIS, ROOT, BenchError, growth, overhead, report, serving, training
+from . import BUILD, IRIS, ROOT, BenchError, growth, load, overhead, report, serving, training
 from .contenders import BASELINE, CONSTANT_FLASK, CONSTANT_WSGI, FASTAPI, OURS, running
 from .peers import PEERS
 
@@ -67,8 +67,14 @@ def measure(quick: bool, rounds: int) -> tuple[dict, dict[str, str]]:
         step("the contract, held by the very server that is measured")
         notes.append(contract(model))
         for peer in PEERS:
-            step(f"{peer.title}: packages")
-            contenders.append(peer)
+            step(f"{peer.title}: packages, and whether it serves")
+            try:
+                with running(peer) as (server,):
+                    serving.check(server, load.rows(1))
+                contenders.append(peer)
+            except BenchError as error:
+                step(f"{peer.title} is left out: {error}")
+                notes.append(f"{peer.title} is left out: {str(error).strip().splitlines()[-1]}")
     step("requests a second and large requests")
     results["serving"] = serving.throughput(contenders, model, rounds, 1 if quick else 3)
     step("start")

@@ -31,7 +31,8 @@ class Contender:
     command:      the program and its arguments, given its own Python and a port
     requirements: files of what it imports: each contender has these packages and no others, as in an image of its own
     pinned:       its packages are of the versions that requirements.lock has, where they are in it
-    body:         a row's CSV lines to what this server takes, where that is not text/csv
+    body:         rows' CSV lines to what this server takes, where that is not text/csv
+    labels:       its reply to a line for each label, where it is not that
     """
 
     name: str
@@ -43,6 +44,7 @@ class Contender:
     path: str = "/invocations"
     health: str = "/ping"
     body: Callable[[list[str]], bytes] = lambda rows: "".join(f"{row}\n" for row in rows).encode()
+    labels: Callable[[bytes], bytes] = lambda reply: reply.replace(b"\r\n", b"\n")
 
     def environment(self, **variables) -> dict[str, str]:
         """What its process gets: this one's environment, its own Python first, and where data and model are."""

@@ -34,7 +34,7 @@ def npy(features: list[str]) -> bytes:
 
 def check(server: Server, features: list[str]) -> None:
     """Nobody is measured for wrong answers. Raises BenchError."""
-    reply = server.send(server.contender.body(features)).replace(b"\r\n", b"\n")
+    reply = server.contender.labels(server.send(server.contender.body(features)))
     if server.contender not in (CONSTANT_WSGI, CONSTANT_FLASK) and reply != labels(features):
         raise BenchError(f"{server.contender.name} answers {len(features)} rows wrongly: {reply[:80]!r}")
 
