@@ -7,7 +7,7 @@ import sys
 import time
 
 from . import BUILD, IRIS, ROOT, BenchError, growth, load, overhead, report, serving, training
-from .contenders import BASELINE, CONSTANT_FLASK, CONSTANT_WSGI, FASTAPI, OURS, running
+from .contenders import BASELINE, CONSTANT_FLASK, CONSTANT_WSGI, FASTAPI, OURS, PARTS, Contender, running
 from .peers import PEERS
 
 KNOWN = [OURS, BASELINE, FASTAPI, CONSTANT_WSGI, CONSTANT_FLASK]
@@ -68,15 +68,15 @@ def measure(quick: bool, rounds: int) -> tuple[dict, dict[str, str]]:
         notes.append(contract(model))
         for peer in PEERS:
             step(f"{peer.title}: packages, and whether it serves")
-            try:
-                with running(peer) as (server,):
-                    serving.check(server, load.rows(1))
+            if why := obstacle(peer):
+                notes.append(f"{peer.title} is left out: {why}")
+            else:
                 contenders.append(peer)
-            except BenchError as error:
-                step(f"{peer.title} is left out: {error}")
-                notes.append(f"{peer.title} is left out: {str(error).strip().splitlines()[-1]}")
     step("requests a second and large requests")
-    results["serving"] = serving.throughput(contenders, model, rounds, 1 if quick else 3)
+    results["serving"] = serving.throughput(contenders, model, rounds, 1 if quick else 2)
+    if not quick:
+        step("what each part gives")
+        results["parts"] = serving.throughput([OURS, *PARTS], model, 3, 2)
     step("start")
     results["start"] = serving.cold_starts([OURS, BASELINE], model, rounds)
     step("memory")
@@ -98,6 +98,17 @@ def measure(quick: bool, rounds: int) -> tuple[dict, dict[str, str]]:
     results["contract"] = "".join(f"- {note}\n" for note in notes)
     step("done")
     return results, {contender.name: contender.title for contender in contenders}
+
+
+def obstacle(peer: Contender) -> str:
+    """Why a peer cannot be measured (the last line of it; all of it is printed), or nothing if it can."""
+    try:
+        with running(peer) as (server,):
+            serving.check(server, load.rows(1))
+    except BenchError as error:
+        print(error, flush=True)
+        return str(error).strip().splitlines()[-1]
+    return ""
 
 
 def contract(model) -> str:

@@ -164,13 +164,31 @@ def stack_with(program: str) -> Callable[[Path, int], list]:
     """Our own `serve`, nginx and gunicorn, with another program in the place of wsgi.py."""
 
     def command(python: Path, port: int) -> list:
-        folder = BUILD / "stacks" / program
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(ROOT / "container" / "stack", folder, ignore=shutil.ignore_patterns("__pycache__"))
+        folder = copy_of_stack(program)
         shutil.copy(PROGRAMS / f"{program}.py", folder / "wsgi.py")
         return [python, folder / "serve"]
 
     return command
+
+
+def without(name: str, title: str, file: str, part: str, instead: str = "") -> Contender:
+    """This container less one of the things that make it fast: `part` of a file of the stack, replaced."""
+
+    def command(python: Path, port: int) -> list:
+        changed = copy_of_stack(name) / file
+        text = changed.read_text()
+        if part not in text:
+            raise BenchError(f"{file} has no {part!r} any more: mend {name} in contenders.py")
+        changed.write_text(text.replace(part, instead))
+        return ["env", f"PYTHONPATH={TREES}", python, changed.parent / "serve"]
+
+    return Contender(name, title, command, NEEDS)
+
+
+def copy_of_stack(name: str) -> Path:
+    folder = BUILD / "stacks" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    return shutil.copytree(ROOT / "container/stack", folder, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 TREES = ROOT / "container" / "decision_trees"
@@ -195,3 +213,22 @@ FASTAPI = Contender(
 )
 CONSTANT_WSGI = Contender("constant_wsgi", "limit: constant WSGI app", stack_with("constant_wsgi"), NEEDS)
 CONSTANT_FLASK = Contender("constant_flask", "limit: constant flask app", stack_with("constant_flask"), NEEDS)
+# What each part of the container gives is seen where it is missing.
+PARTS = [
+    without("sync", "gunicorn's own sync worker", "serve", ', "--worker-class", "worker.Worker"'),
+    without(
+        "float",
+        "Python's float() in the place of simdjson",
+        "numeric.py",
+        "from simdjson import Parser",
+        "def Parser():\n    raise ValueError",
+    ),
+    without("malloc", "memory given back after each request", "serve", "            **MALLOC,\n"),
+    without(
+        "whole",
+        "large requests predicted and written in one piece",
+        "formats.py",
+        "PIECE = 1 << 14",
+        "PIECE = 1 << 40",
+    ),
+]

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from . import ROOT
-from .contenders import BASELINE, CONSTANT_WSGI, FASTAPI, OURS
+from .contenders import BASELINE, CONSTANT_WSGI, FASTAPI, OURS, PARTS
 from .load import median_ratio
 from .serving import LARGE, LOADS, rate_ratio, tail, time_ratio
 from .training import COLUMNS, ROWS
@@ -212,6 +212,17 @@ def rates_table(results: dict, titles: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def parts_table(results: dict) -> str:
+    """How many times as fast this container is as itself without one of its parts."""
+    parts, head = results["parts"], [*LOADS, *LARGE]
+    lines = ["| Against | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for part in PARTS:
+        rates = [median_ratio(parts[load]["ours"]["rate"], parts[load][part.name]["rate"]) for load in LOADS]
+        times = [median_ratio(parts[size][part.name], parts[size]["ours"]) for size in LARGE]
+        lines.append(f"| {part.title} | " + " | ".join(f"{ratio:.2f}" for ratio in rates + times) + " |")
+    return "\n".join(lines)
+
+
 def write(results: dict, titles: dict[str, str]) -> None:
     """RESULTS.md, results.json and the pictures in labs/images."""
     JSON.write_text(json.dumps(_rounded(results), indent=1) + "\n")
@@ -239,6 +250,12 @@ Nobody is measured for a wrong answer: each reply is compared with scikit-learn'
 {rates_table(results, titles)}
 
 ![requests a second against the baseline](../../labs/images/bench.png)
+
+## What each part gives
+
+How many times as fast this container is as itself with one part less:
+
+{parts_table(results)}
 
 ## How cost grows
 
