@@ -1,8 +1,12 @@
 """Trains scikit-learn's decision tree on CSV files, label first, and writes it as model.onnx."""
 
+import gc
+import importlib
 import json
 import platform
 import re
+import sys
+import types
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,13 +206,41 @@ def check_labels(labels: Labels, codes: np.ndarray) -> list[str]:
 
 
 def fit(features: np.ndarray, targets: np.ndarray, hyperparameters: dict):
-    # Here, not above: it takes a second or two, and bad data should not have to wait for it.
-    from sklearn.tree import DecisionTreeClassifier
-
+    tree = import_tree().DecisionTreeClassifier(**hyperparameters)
     try:
-        return DecisionTreeClassifier(**hyperparameters).fit(features, targets)
+        return tree.fit(features, targets)
     except ValueError as error:  # the data is checked: this is scikit-learn's word on a hyperparameter
         raise InputError(f"hyperparameters: {error}") from None
+
+
+class Later(types.ModuleType):
+    """Stands in for a module of which others take functions when they are imported, and call them later if at all."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *values, **options: getattr(importlib.import_module(self.__name__), name)(
+            *values, **options
+        )
+
+
+def import_tree() -> types.ModuleType:
+    """sklearn.tree: two thirds of a training on iris, so not before the data is known to be good.
+
+    scipy.stats is a third of this import, and no tree uses it. The garbage collector would look again and again
+    through a hundred thousand objects that stay.
+    """
+    late = "scipy.stats" not in sys.modules
+    if late:
+        sys.modules["scipy.stats"] = Later("scipy.stats")
+    gc.disable()
+    try:
+        return importlib.import_module("sklearn.tree")
+    finally:
+        gc.freeze()
+        gc.enable()
+        if late:
+            del sys.modules["scipy.stats"]
 
 
 def accuracy(tree, features: np.ndarray, targets: np.ndarray) -> float:

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import time
 import tracemalloc
 
@@ -41,6 +43,21 @@ def on_the_thresholds(tree, features) -> np.ndarray:
     for edge, values in zip(edges, steps, strict=True):
         edge[np.arange(len(column)), column] = values
     return edges.reshape(-1, features.shape[1])
+
+
+def test_scikit_learn_comes_without_scipy_stats_until_somebody_calls_it():
+    program = """
+import gc, sys, training
+tree = training.import_tree()
+assert tree.DecisionTreeClassifier is training.import_tree().DecisionTreeClassifier
+assert gc.isenabled() and not [name for name in sys.modules if name.startswith("scipy.stats")]
+from sklearn.metrics._ranking import rankdata
+assert rankdata([30, 10, 20]).tolist() == [3, 1, 2]
+import scipy.stats
+assert scipy.stats.mode([1, 2, 2]).mode == 2 and scipy.stats.rankdata.__module__.startswith("scipy")
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{STACK}:{TREES}"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
