@@ -21,7 +21,9 @@ def main() -> int:
         help="under two minutes: no peers but FastAPI, no growth, no large training",
     )
     parser.add_argument(
-        "--check", action="store_true", help="exit 1 where a figure falls below three quarters of its goal"
+        "--check",
+        action="store_true",
+        help="exit 1 where a figure falls below three quarters of its goal, or of what report.py says is reached",
     )
     parser.add_argument("--rounds", type=int, help="turns of each contender (default: 5, quick 3)")
     arguments = parser.parse_args()
@@ -40,11 +42,16 @@ def main() -> int:
         )
     fallen = [
         f"{goal.what}: {value:.3g} where the goal is {goal.wanted}"
+        + (f" and {goal.missed[1]:g} is reached" if goal.missed else "")
         for goal, value in report.judged(results)
         if not goal.holds_in_ci(value)
     ]
     if arguments.check and fallen:
-        print("\nbelow three quarters of the goal:", *fallen, sep="\n  ")
+        print(
+            "\nbelow three quarters of the goal, or of what is reached where that is less:",
+            *fallen,
+            sep="\n  ",
+        )
         return 1
     return 0
 

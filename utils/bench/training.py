@@ -63,9 +63,9 @@ def folder(name: str, training: Path, **hyperparameters) -> Path:
     return base
 
 
-def train(contender: Contender, base: Path, timed: bool = False) -> Run:
-    """One training from exec to exit. Raises BenchError when it fails."""
-    command = [str(python(contender)), *(["-c", TIMED] if timed else []), str(PROGRAM[contender])]
+def train(contender: Contender, base: Path, timed: bool = False, program: Path | None = None) -> Run:
+    """One training from exec to exit, by the contender's own Python or `program`. Raises BenchError when it fails."""
+    command = [str(program or python(contender)), *(["-c", TIMED] if timed else []), str(PROGRAM[contender])]
     if contender is OURS:
         command.append("train")
     return process(command, SAGEMAKER_BASE_DIR=base, PYTHONPATH=TREES)

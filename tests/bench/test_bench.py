@@ -1,0 +1,131 @@
+"""The bench itself: its baseline, its verdicts, its report, and what it says when something is missing.
+
+The contenders run with this Python: packages of their own take a minute to install.
+"""
+
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from bench import IRIS, BenchError, __main__, contenders, load, peers, report, serving, training
+from bench.contenders import BASELINE, CONSTANT_WSGI, FASTAPI, OURS, PARTS, Contender
+from bench.report import Goal
+
+
+@pytest.fixture(autouse=True)
+def this_python(monkeypatch):
+    """Every contender has this Python, and what they write goes to a folder of the test's.
+
+    It is not pytest's: the baseline's nginx gives up root's rights, and then may not look into that one.
+    """
+    for module in (contenders, training):
+        monkeypatch.setattr(module, "python", lambda contender: Path(sys.executable))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        for module in (contenders, training, load):
+            monkeypatch.setattr(module, "BUILD", Path(folder))
+        yield
+
+
+@pytest.fixture
+def model(tmp_path):
+    data = shutil.copy(IRIS, tmp_path)  # it is linked to from the build folder: both on one disk
+    folder = training.folder("iris", Path(data))
+    training.train(OURS, folder)
+    return folder
+
+
+def test_the_baseline_behaves_as_the_sample_does(model):
+    malformed, killed = serving.baseline_is_like_the_sample(model)
+    assert malformed.endswith("this container 5 with JSON 400")
+    assert "the baseline exits 0, " in killed and not killed.endswith("this container 0")
+
+
+def test_a_baseline_that_is_not_like_the_sample_is_refused(model, monkeypatch):
+    monkeypatch.setattr(serving, "BASELINE", dataclasses.replace(OURS, name="baseline"))
+    with pytest.raises(BenchError, match="does not behave like the sample"):
+        serving.baseline_is_like_the_sample(model)
+
+
+def test_nobody_is_measured_for_wrong_answers(model):
+    liar = dataclasses.replace(CONSTANT_WSGI, name="liar")
+    with contenders.running(OURS, liar, SAGEMAKER_BASE_DIR=model) as (ours, constant):
+        serving.check(ours, load.rows(150))
+        with pytest.raises(BenchError, match="liar answers 150 rows wrongly"):
+            serving.check(constant, load.rows(150))
+
+
+def test_a_peer_that_does_not_serve_is_left_out_with_the_reason():
+    peer = Contender("broken", "Broken", lambda python, port: [python, "-c", "exit('no such model')"], ())
+    assert __main__.obstacle(peer) == "no such model"
+
+
+def test_peers_are_asked_for_the_same_rows():
+    rows = ["5.1,3.5,1.4,0.2", "6.7,3.0,5.2,2.3"]
+    table = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]]
+    bodies = {peer.name: peer.body(rows) for peer in peers.PEERS}
+    assert json.loads(bodies["mlserver"])["inputs"] == [
+        {"name": "rows", "shape": [2, 4], "datatype": "FP32", "data": table[0] + table[1]}
+    ]
+    assert json.loads(bodies["bentoml"]) == table
+    assert json.loads(bodies["litserve"]) == {"input": table}
+    assert bodies["mlflow"].decode().splitlines()[1:] == rows
+
+
+@pytest.mark.parametrize(
+    "bounds, reached, missed, enough_for_ci, fallen",
+    [
+        ({"least": 4}, 4, 3.99, 3, 2.99),
+        ({"most": 3}, 3, 3.01, 4, 4.01),
+        ({"least": 4, "missed": ("slow disk", 2)}, 4, 3.99, 1.5, 1.49),
+        ({"most": 3, "missed": ("slow disk", 6)}, 3, 3.01, 8, 8.01),
+    ],
+)
+def test_a_goal_judges(bounds, reached, missed, enough_for_ci, fallen):
+    goal = Goal("this", figure=float, **bounds)
+    assert goal.reached(reached) and not goal.reached(missed)
+    assert goal.holds_in_ci(enough_for_ci) and not goal.holds_in_ci(fallen)
+
+
+def test_the_report_says_what_was_measured_and_what_was_missed(tmp_path, monkeypatch):
+    for name, target in {"RESULTS": "RESULTS.md", "JSON": "results.json", "IMAGES": ""}.items():
+        monkeypatch.setattr(report, name, tmp_path / target)
+    titles = {one.name: one.title for one in (OURS, BASELINE, FASTAPI, CONSTANT_WSGI)}
+    rates = {"ours": 800.0, "baseline": 100.0, "fastapi": 500.0, "constant_wsgi": 1000.0}
+    rates |= {part.name: 640.0 for part in PARTS}
+    measured = {
+        **{name: {n: {"rate": [r, r], "p99": [r, r]} for n, r in rates.items()} for name in serving.LOADS},
+        **{size: {name: [100 / rate] * 2 for name, rate in rates.items()} for size in serving.LARGE},
+        "x-npy against CSV, 10,000 rows": {"csv": [100.0], "npy": [200.0]},
+    }
+    points = {name: [(1, rates[name]), (10, 2 * rates[name])] for name in ("ours", "baseline")}
+    results = {
+        "machine": "2 cores of a test",
+        "rounds": 2,
+        "contract": "- held\n",
+        "serving": measured,
+        "parts": measured,
+        "growth": {"rows of a request": {"unit": "ms", "points": points}},
+        "localaws": {"walk": 61.4},
+    }
+    report.write(results, titles)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "2 cores of a test, 2 rounds" in text and "- held" in text and "61 s" in text
+    assert "| this container | 800 (8.0) | 800 (8.0) | 800 (8.0) | 800 (8.0) | 0.12 s (8.0) |" in text
+    assert "| 1 row, 1 connection: FastAPI's requests a second | ≥ 1.25 x | 1.6 x | yes |" in text
+    assert "| 10,000 rows as npy: our own CSV's requests a second | ≥ 3 x | 2 x | **missed**" in text
+    assert f"missed of {len(report.judged(results))}." in text and "exec to the first 200" not in text
+    assert json.loads((tmp_path / "results.json").read_text())["serving"] == json.loads(json.dumps(measured))
+    for picture in ("bench.png", "bench-growth.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_load_generator_that_is_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BenchError, match="wrk, the load generator, is needed: apt-get install wrk"):
+        load.wrk(None, b"", 1, 1)
