@@ -24,6 +24,8 @@ NEEDS = {
     "05_deploy": ["00_setup", "01_build", "03_push", "04_train"],
     "06_invoke": ["00_setup", "01_build", "03_push", "04_train", "05_deploy"],
     "07_batch_transform": ["00_setup", "01_build", "03_push", "04_train"],
+    "08_tune": ["00_setup", "01_build", "03_push"],
+    "09_speed": [],
     "99_cleanup": [],
 }
 

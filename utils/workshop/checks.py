@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterator
 from urllib.parse import urlparse
 
@@ -160,6 +161,41 @@ def _batch_transform(target: Target) -> Iterator[Finding]:
     )
 
 
+def _tune(target: Target) -> Iterator[Finding]:
+    client = boto3.client("sagemaker")
+    pages = client.get_paginator("list_hyper_parameter_tuning_jobs").paginate(
+        NameContains=target.tuning, SortBy="CreationTime", SortOrder="Descending"
+    )
+    names = [
+        job["HyperParameterTuningJobName"]
+        for page in pages
+        for job in page["HyperParameterTuningJobSummaries"]
+    ]
+    jobs = (client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name) for name in names)
+    best = next((job["BestTrainingJob"] for job in jobs if "BestTrainingJob" in job), None)
+    yield bool(best), "a tuning job with a best training job", "Run the cells of 08_tune from the top."
+    if best:
+        value = best["FinalHyperParameterTuningJobObjectiveMetric"]["Value"]
+        yield (
+            value > 0.9,
+            f"its best accuracy on unseen rows is {value:.3f}",
+            "Expected more than 0.9 for iris.",
+        )
+
+
+def _speed(target: Target) -> Iterator[Finding]:
+    try:
+        notes = json.loads((ROOT / "build" / "speed" / "measured.json").read_text())
+    except (FileNotFoundError, ValueError):
+        notes = {}
+    yield bool(notes), "your measurements", "Run the cells of 09_speed to the one that stops the server."
+    yield (
+        notes.get("same answers", False),
+        "all ways to answer say the same",
+        "Run 09_speed again from the top: a way that was changed says something else.",
+    )
+
+
 def _cleanup(target: Target) -> Iterator[Finding]:
     things = left_over(target)
     yield (
@@ -178,5 +214,7 @@ _CHECKS = {
     "05_deploy": _deploy,
     "06_invoke": _invoke,
     "07_batch_transform": _batch_transform,
+    "08_tune": _tune,
+    "09_speed": _speed,
     "99_cleanup": _cleanup,
 }

@@ -29,6 +29,13 @@ def left_over(target: Target) -> list[str]:
                 things += [
                     f"running {kind} job {job[f'{word}JobName']}" for job in page[f"{word}JobSummaries"]
                 ]
+    for status in ("InProgress", "Stopping"):
+        pages = sagemaker.get_paginator("list_hyper_parameter_tuning_jobs").paginate(
+            NameContains=target.tuning, StatusEquals=status
+        )
+        for page in pages:
+            jobs = page["HyperParameterTuningJobSummaries"]
+            things += [f"running tuning job {job['HyperParameterTuningJobName']}" for job in jobs]
     if answer(boto3.client("ecr").describe_repositories, repositoryNames=[target.name]):
         things.append(f"ECR repository {target.name}")
     if answer(boto3.client("s3").head_bucket, Bucket=target.bucket):

@@ -39,7 +39,7 @@ class TargetError(WorkshopError):
 
 @dataclass(frozen=True)
 class Target:
-    """What every later cell talks to. All names that the walk makes begin with `name` (the bucket: with its own)."""
+    """What every later cell talks to. All names that the walk makes begin with `name`, `bucket` or `tuning`."""
 
     kind: str  # "local" or "aws"
     region: str
@@ -48,6 +48,7 @@ class Target:
     endpoint_url: str  # "" on AWS: boto3 then finds AWS's own
     name: str  # repository, endpoint, and the beginning of every job's and model's name
     bucket: str
+    tuning: str  # the beginning of every tuning job's name, of which AWS takes 32 characters in all
     docker: bool  # images are built by Docker: always for AWS, here where an engine answers
 
     @property
@@ -114,7 +115,11 @@ def _own_commands_first() -> None:
 def _names(learner: str, region: str, account: str) -> dict:
     # AmazonSageMakerFullAccess reaches only repositories and buckets that have `sagemaker` in their names.
     stem = "-".join(filter(None, ("sagemaker-byoa", learner)))
-    return {"name": f"{stem}-decision-trees", "bucket": f"{stem}-{region}-{account}"}
+    return {
+        "name": f"{stem}-decision-trees",
+        "bucket": f"{stem}-{region}-{account}",
+        "tuning": f"sagemaker-byoa-{learner or 'x'}-",  # no learner has a name of one letter
+    }
 
 
 def _local(learner: str) -> Target:
