@@ -4,16 +4,18 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 
-from . import BUILD, IRIS, BenchError, training
+from . import BUILD, IRIS, ROOT, BenchError, training
 from .contenders import OURS
 from .load import rows
 
@@ -30,17 +32,21 @@ ROLE = json.dumps(
 )
 
 
+HOME = BUILD / "localaws"
+
+
 @contextlib.contextmanager
-def localaws_of_its_own():
+def localaws_of_its_own(engine: str):
     """A localaws with an empty folder and a free port; its environment is set here and taken back."""
     import localaws
 
     before = dict(os.environ)
-    home = BUILD / "localaws"
-    os.environ.update(LOCALAWS_HOME=str(home), LOCALAWS_PORT="0", LOCALAWS_ENGINE="process")
+    os.environ.update(LOCALAWS_HOME=str(HOME), LOCALAWS_PORT="0", LOCALAWS_ENGINE=engine)
+    # The user's own login to Docker stays what it is.
+    os.environ["DOCKER_CONFIG"] = str(BUILD / "docker-config")
     try:
         localaws.stop()
-        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(HOME, ignore_errors=True)
         localaws.start()
         os.environ.update(localaws.environment())
         yield localaws.status()
@@ -50,20 +56,31 @@ def localaws_of_its_own():
         os.environ.update(before)
 
 
-def command(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "localaws", *arguments], capture_output=True, text=True)
+def run(*command) -> str:
+    """What a program prints. Raises BenchError with its last words when it fails."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise BenchError(f"localaws {' '.join(arguments)}: {done.stdout}{done.stderr}")
-    return done.stdout.split()[-1]
+        raise BenchError(f"{' '.join(map(str, command[:4]))} failed:\n{(done.stdout + done.stderr)[-600:]}")
+    return done.stdout
 
 
-def measure(rounds: int, invocations: int) -> dict:
+def docker(*arguments) -> str:
+    return run(os.environ.get("DOCKER", "docker"), *arguments)
+
+
+def docker_answers() -> bool:
+    with contextlib.suppress(BenchError, FileNotFoundError):
+        return bool(docker("version", "--format", "{{.Server.Version}}"))
+    return False
+
+
+def measure(rounds: int, invocations: int, engine: str = "process") -> dict:
     """What localaws adds to the container's own time, each pair of figures in turn.
 
-    {"job": [(seconds of a training job, seconds of the same `train` by itself), …],
+    {"job": [(seconds of a training job, seconds that the same `train` runs), …],
      "invocation": [(ms by InvokeEndpoint, ms straight from the container), …]}
     """
-    with localaws_of_its_own() as status:
+    with localaws_of_its_own(engine) as status:
         import boto3
 
         client, s3, iam = (boto3.client(service) for service in ("sagemaker", "s3", "iam"))
@@ -76,19 +93,59 @@ def measure(rounds: int, invocations: int) -> dict:
             RoleName="bench", PolicyArn="arn:aws:iam::aws:policy/AmazonSageMakerFullAccess"
         )
         uri = boto3.client("ecr").create_repository(repositoryName="bench")["repository"]["repositoryUri"]
-        command("build", "decision_trees", "--tag", "bench:latest")
-        command("push", "bench:latest", uri)
+        if engine == "docker":
+            run(ROOT / "container/build_and_push.sh", "bench")
+        else:
+            for command in (
+                ["build", "decision_trees", "--tag", "bench:latest"],
+                ["push", "bench:latest", uri],
+            ):
+                run(sys.executable, "-m", "localaws", *command)
         jobs = []
         for i in range(rounds):
             taken = job(client, f"bench-{i}", f"{uri}:latest", role)
-            # With the Python of the job: it has pandas, which scikit-learn imports where it is.
-            alone = training.train(OURS, training.folder("overhead", IRIS), program=Path(sys.executable))
-            jobs.append((taken, alone.seconds))
+            folder = training.folder("overhead", IRIS)
+            jobs.append((taken, in_container(folder) if engine == "docker" else as_process(folder)))
         model = client.describe_training_job(TrainingJobName="bench-0")["ModelArtifacts"]["S3ModelArtifacts"]
         deploy(client, f"{uri}:latest", model, role)
-        pairs = invoke(urlsplit(status.endpoint_url).netloc, invocations)
+        address = published() if engine == "docker" else f"127.0.0.1:{port_of_process()}"
+        pairs = invoke(urlsplit(status.endpoint_url).netloc, address, invocations)
         client.delete_endpoint(EndpointName="bench")
         return {"job": jobs, "invocation": pairs}
+
+
+def as_process(folder: Path) -> float:
+    """Seconds that `train` runs, with the Python that the job has: there is pandas, and scikit-learn imports it."""
+    return training.train(OURS, folder, program=Path(sys.executable)).seconds
+
+
+def in_container(folder: Path) -> float:
+    """Seconds that a container with `train` runs, without what the engine takes to make and to remove it."""
+    container = docker(
+        "create", "--network=none", f"--volume={folder}:/opt/ml", "bench:latest", "train"
+    ).strip()
+    docker("start", "--attach", container)
+    times = docker("inspect", "--format", "{{.State.StartedAt}} {{.State.FinishedAt}}", container)
+    docker("rm", container)
+    # Nanoseconds, which datetime does not read.
+    started, ended = (datetime.fromisoformat(text[:26].rstrip("Z")) for text in times.split())
+    return (ended - started).total_seconds()
+
+
+def published() -> str:
+    """Host and port of the only container that this localaws has."""
+    ports = docker("ps", "--filter", f"label=localaws.home={HOME}", "--format", "{{.Ports}}")
+    (address,) = re.findall(r"(127\.0\.0\.1:\d+)->", ports)
+    return address
+
+
+def port_of_process() -> int:
+    (port,) = {
+        int(process.environ()["SAGEMAKER_BIND_TO_PORT"])
+        for process in psutil.process_iter()
+        if _environment(process).get("SAGEMAKER_BASE_DIR", "").startswith(str(HOME))
+    }
+    return port
 
 
 def job(client, name: str, image: str, role: str) -> float:
@@ -130,15 +187,9 @@ def deploy(client, image: str, model: str, role: str) -> None:
         raise BenchError(f"the endpoint is {status}")
 
 
-def invoke(localaws: str, times: int) -> list[tuple[float, float]]:
+def invoke(localaws: str, container: str, times: int) -> list[tuple[float, float]]:
     """Pairs of ms: a request by localaws, and the same to the container's own port, on kept connections."""
-    ports = {
-        int(process.environ()["SAGEMAKER_BIND_TO_PORT"])
-        for process in psutil.process_iter()
-        if _environment(process).get("SAGEMAKER_BASE_DIR", "").startswith(str(BUILD / "localaws"))
-    }
-    (port,) = ports
-    ways = [(localaws, "/endpoints/bench/invocations"), (f"127.0.0.1:{port}", "/invocations")]
+    ways = [(localaws, "/endpoints/bench/invocations"), (container, "/invocations")]
     connections = [http.client.HTTPConnection(address, timeout=30) for address, _ in ways]
     body, pairs = f"{rows(1)[0]}\n", []
     for _ in range(times):
@@ -166,8 +217,5 @@ def _environment(process: psutil.Process) -> dict:
 def walk() -> float:
     """Seconds that all labs take on localaws, one after the other."""
     started = time.perf_counter()
-    run = [sys.executable, "-m", "workshop", "run", "--output", str(BUILD / "labs")]
-    done = subprocess.run(run, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise BenchError(f"the labs failed:\n{done.stdout[-600:]}{done.stderr[-300:]}")
+    run(sys.executable, "-m", "workshop", "run", "--output", BUILD / "labs")
     return time.perf_counter() - started

@@ -146,6 +146,12 @@ GOALS = [
     Goal("its peak memory above iris': float32 matrices", _peak, most=2.5),
     Goal("localaws: a job's own overhead", lambda r: _over(r["localaws"]["job"]), most=0.5, unit="s"),
     Goal("localaws: an invocation's", lambda r: _over(r["localaws"]["invocation"]), most=3, unit="ms"),
+    Goal(
+        "localaws with Docker: a job's own overhead", lambda r: _over(r["docker"]["job"]), most=1.5, unit="s"
+    ),
+    Goal(
+        "localaws with Docker: an invocation's", lambda r: _over(r["docker"]["invocation"]), most=3, unit="ms"
+    ),
 ]
 
 
