@@ -141,7 +141,10 @@ def _modes(piece: bytes) -> np.ndarray:
 
 
 def _labels(piece: bytes) -> list[str]:
-    return [bytes(label).decode() for _, label in _fields(memoryview(piece), {9: "label"}, set())]
+    labels = [bytes(label).decode() for _, label in _fields(memoryview(piece), {9: "label"}, set())]
+    if any("\0" in label for label in labels):
+        raise ValueError("a label has a NUL in it")
+    return labels
 
 
 DECODED = {FLOATS: _floats, INTEGERS: _integers, MODES: _modes, LABELS: _labels, NONE: bytes}

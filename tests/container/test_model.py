@@ -265,6 +265,7 @@ EVIL = {
     "threshold NaN": with_value("nodes_values", 0, float("nan"), "floats"),
     "weight infinite": with_value("class_weights", 0, float("inf"), "floats"),
     "label not UTF-8": with_value("classlabels_strings", 0, b"\xff", "strings"),
+    "label with NUL": with_value("classlabels_strings", 0, b"setosa\0", "strings"),
     "label of another model": with_value("classlabels_strings", 0, b"x", "strings"),
     "a child too few": without("nodes_truenodeids"),
     "a weight too few": without("class_weights", "floats"),
