@@ -33,9 +33,10 @@ HYPERPARAMETERS = [
     "splitter",
 ]
 FILE, FORMAT = "model.onnx", 1  # predictor.py reads this file, and this format of its metadata
-PIECE = 1 << 20  # bytes read at a time
-# A label, quoted or not, a comma and the features; or a line that is not so.
-RECORD = re.compile(rb'[ \t]*(?:"((?:[^"\n]|"")*)"[ \t]*|([^",\n]*)),([^\n]*)\n|([^\n]*)\n')
+# Bytes read at a time: what is made of them must fit into the processor's cache, and into memory that malloc keeps.
+PIECE = 1 << 18
+# What stands before the features of a row: the end of a line, a label, quoted or not, and a comma.
+LABEL = re.compile(rb'\n(?:([^",\n]*)|[ \t]*"((?:[^"\n]|"")*)"[ \t]*),')
 
 
 def train(hyperparameters: dict, channels: dict, model_dir: Path) -> dict[str, float]:
@@ -122,23 +123,18 @@ def read_table(channel, labels: Labels, columns: int | None = None) -> tuple[np.
         row = 1
         try:
             for piece in pieces(stream):
-                records = RECORD.findall(piece)
-                rests = [rest for _, _, rest, _ in records]
-                whole = rests.index(b"") if b"" in rests else len(rests)
-                if whole:
-                    features.append(numeric.parse(b"\n".join(rests[:whole]), row, 2, columns))
+                raw, rests, bad = split(piece)
+                if raw:
+                    features.append(numeric.parse(b"\n".join(rests), row, 2, columns))
                     columns = features[-1].shape[1]
-                    codes.append(
-                        read_labels([quoted or bare for quoted, bare, _, _ in records[:whole]], labels, row)
-                    )
-                if whole < len(records):
-                    line = piece.split(b"\n")[whole]
-                    raise InputError(f"row {row + whole} {bad_line(line)}")
-                row += whole
+                    codes.append(read_labels(raw, labels, row))
+                row += len(raw)
+                if bad is not None:
+                    raise InputError(f"row {row} {bad_line(bad)}")
             if row == 1:
                 raise InputError("the file is empty; remove it, or put rows in it")
         except InputError as error:
-            first = row == 1 and error.details.get("row") == 1 and error.code == "bad_value"
+            first = error.details.get("row") == 1 and error.code == "bad_value"
             what = hint(rests[0], "; if row 1 is a header, remove it") if first else ""
             raise InputError(f"{name}: {error}{what}") from None
     if not features:
@@ -147,7 +143,7 @@ def read_table(channel, labels: Labels, columns: int | None = None) -> tuple[np.
 
 
 def pieces(stream: BinaryIO) -> Iterator[bytes]:
-    """A file as pieces of whole lines, each ended by LF, without byte order mark and trailing blank lines."""
+    """A file as pieces of whole lines, LF before each, without byte order mark and trailing blank lines."""
     data = stream.read(PIECE).removeprefix(b"\xef\xbb\xbf")
     if data.startswith(b"\x1f\x8b"):
         raise InputError("the file is compressed with gzip; unpack it")
@@ -156,12 +152,32 @@ def pieces(stream: BinaryIO) -> Iterator[bytes]:
         lines, newline, rest = data.rpartition(b"\n") if more else (data, b"", b"")
         kept = lines.rstrip(b" \t\r\n")
         if kept:
-            yield kept.replace(b"\r\n", b"\n") + b"\n"
+            yield b"\n" + (kept.replace(b"\r\n", b"\n") if b"\r" in kept else kept)
         if not more:
             return
         # Blank lines stay: only those at the very end are nothing.
         blank = (lines[len(kept) :] + newline).partition(b"\n")[2] if kept else lines + newline
         data = blank + rest + more
+
+
+def split(piece: bytes) -> tuple[list[bytes], list[bytes], bytes | None]:
+    """Lines, LF before each, as labels, what follows them, and the line that is not so (None: all are); it ends there."""
+    parts = LABEL.split(piece)
+    rests = parts[3::3]
+    if len(rests) == piece.count(b"\n") and b"" not in rests:
+        raw = [
+            bare if quoted is None else quoted for bare, quoted in zip(parts[1::3], parts[2::3], strict=True)
+        ]
+        return raw, rests, None
+    lines = piece[1:].split(b"\n")
+    for whole, line in enumerate(lines):
+        label = LABEL.match(b"\n" + line)
+        if not label or label.end() > len(line):
+            raw, rests, _ = (
+                split(b"".join(b"\n" + line for line in lines[:whole])) if whole else ([], [], None)
+            )
+            return raw, rests, line
+    raise AssertionError("the two readings of a line differ")
 
 
 def bad_line(line: bytes) -> str:

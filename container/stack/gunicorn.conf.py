@@ -17,6 +17,13 @@ access_log_format = (
 )
 
 
+def on_starting(server):
+    """Before the workers are forked."""
+    import settings  # here: when this file is read its folder is not yet where modules come from
+
+    settings.keep_memory()
+
+
 def when_ready(server):
     """Starts all workers at once: gunicorn itself would sleep a little after each."""
     # What is here now stays to the end: no worker looks through it again, and so copies it, not even to exit.

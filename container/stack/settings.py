@@ -1,5 +1,7 @@
-"""What the environment variables and the container's limits say, checked by name."""
+"""What the environment variables and the container's limits say, checked by name; and how memory is kept."""
 
+import contextlib
+import ctypes
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +54,18 @@ def read() -> Settings:
             "MaxPayloadInMB": payload,
         },
     )
+
+
+def keep_memory() -> None:
+    """Has this process, and those forked from it, keep what they free: for the next request or piece of a file.
+
+    glibc would give it back to the kernel and fetch it anew, page by page, which takes a third of the time of a
+    request of 10,000 rows, and of reading a file to train on.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such thing
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
+        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
 
 
 def _integer(name: str, low: int, high: int, default: int) -> int:

@@ -223,10 +223,15 @@ PARTS = [
         "from simdjson import Parser",
         "def Parser():\n    raise ValueError",
     ),
-    without("malloc", "memory given back after each request", "serve", "            **MALLOC,\n"),
+    without(
+        "malloc",
+        "memory given back after each request",
+        "gunicorn.conf.py",
+        "    settings.keep_memory()\n",
+    ),
     without(
         "whole",
-        "large requests predicted and written in one piece",
+        "large requests predicted in one piece",
         "formats.py",
         "PIECE = 1 << 14",
         "PIECE = 1 << 40",
