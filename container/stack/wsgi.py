@@ -1,7 +1,7 @@
 """What gunicorn runs: flask, with a shorter way for the invocation that nearly all are.
 
-A plain CSV body needs nothing that flask offers, and flask costs more than a small prediction. Anything
-else, and anything that goes wrong, is flask's: it answers all the same, from the same functions.
+A body that is not compressed needs nothing that flask offers, and flask costs more than a small prediction.
+Anything else, and anything that goes wrong, is flask's: it answers all the same, from the same functions.
 """
 
 import contextlib
@@ -19,13 +19,12 @@ def application(environ, start_response):
     if (
         environ["PATH_INFO"] == "/invocations"
         and environ["REQUEST_METHOD"] == "POST"
-        and environ.get("CONTENT_TYPE", "").startswith("text/csv")
         and "HTTP_CONTENT_ENCODING" not in environ
         and 0 < int(length) <= SETTINGS.max_body
     ):
         body = environ["wsgi.input"].read(int(length))
         try:
-            reply, headers = invoke(body, environ["CONTENT_TYPE"], environ.get("HTTP_ACCEPT", ""))
+            reply, headers = invoke(body, environ.get("CONTENT_TYPE", ""), environ.get("HTTP_ACCEPT", ""))
         except Exception as error:
             environ["invocation.error"] = error  # flask raises it again, and answers for it
         else:

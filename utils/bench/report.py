@@ -255,7 +255,7 @@ def write(results: dict, titles: dict[str, str]) -> None:
 Measured on {date.today():%Y-%m-%d} by `make bench`: {results["machine"]}, {results["rounds"]} rounds, the contenders in turn, two workers each, medians.
 Ratios are those of one round each; read them, not the figures. A shared machine is noisy: 15 % is nothing.
 
-{results["contract"]}
+{results["contract"].rstrip()}
 
 ## The goals
 
