@@ -245,7 +245,10 @@ def parts_table(results: dict) -> str:
 
 def write(results: dict, titles: dict[str, str]) -> None:
     """RESULTS.md, results.json and the pictures in labs/images."""
-    JSON.write_text(json.dumps(_rounded(results), indent=1) + "\n")
+    parts = ",\n".join(
+        f"{json.dumps(part)}: {json.dumps(found)}" for part, found in _rounded(results).items()
+    )
+    JSON.write_text(f"{{\n{parts}\n}}\n")
     bars(results, titles)
     growth(results)
     missed = [goal for goal, value in judged(results) if not goal.reached(value)]
