@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,31 @@ def test_a_password_ends(localaws, repository, monkeypatch):
     monkeypatch.setattr("localaws.registry.TOKEN_SECONDS", -1)
     login = {"Authorization": "Basic " + b64encode(f"AWS:{registry.password()[0]}".encode()).decode()}
     assert repository.refused("GET", "tags/list", headers=login) == (403, "DENIED")
+
+
+def test_passwords_that_programs_ask_for_at_once_all_hold(tmp_path):
+    """As in a class on one machine, where the first pushes of all learners run side by side."""
+    program = (
+        "import sys; from pathlib import Path; from localaws.registry import Registry;"
+        "registry = Registry(Path(sys.argv[1])); print('ready', flush=True); input(); print(registry.password()[0])"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    for attempt in range(5):
+        home = tmp_path / str(attempt)
+        programs = [subprocess.Popen([sys.executable, "-c", program, home], **pipes) for _ in range(6)]
+        for one in programs:
+            assert one.stdout.readline() == "ready\n"
+        for one in programs:
+            one.stdin.write("\n")
+            one.stdin.flush()
+        passwords = {one.communicate(timeout=30)[0].strip() for one in programs}
+        signature = Registry(home)._signature
+        assert {given.partition(".")[2] for given in passwords} == {
+            signature(given.partition(".")[0]) for given in passwords
+        }
+        secret = home / "registry" / "secret"
+        assert secret.stat().st_mode & 0o077 == 0
+        assert [file.name for file in secret.parent.iterdir() if file.is_file()] == ["secret"]
 
 
 def test_ecr_gives_the_address_and_the_password(localaws, repository):

@@ -5,8 +5,8 @@
 
 A line is written before its request is answered, so a killed process loses nothing it acknowledged: the kernel has it.
 There is no fsync, here and for the records of jobs: a power cut may take the last seconds of what can be made again,
-and a sync would cost each request milliseconds. (The registry syncs: pushes are few, and pulls verify.) At start the journal is compacted: what was overwritten
-or deleted later is neither replayed nor kept.
+and a sync would cost each request milliseconds. (The registry syncs: pushes are few, and pulls verify.) At start the
+journal is compacted: what was overwritten or deleted later is neither replayed nor kept.
 """
 
 import base64
@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 from xml.etree import ElementTree
+
+from .processes import write_whole
 
 log = logging.getLogger("localaws")
 
@@ -42,9 +44,7 @@ class Journal:
         name = hashlib.sha256(body).hexdigest()
         file = self.bodies / name
         if not file.exists():
-            temporary = self.bodies / f".{name}.{os.getpid()}.{id(body)}"
-            temporary.write_bytes(body)
-            temporary.replace(file)
+            write_whole(file, body)
         return {"file": name}
 
     def append(self, entry: dict) -> None:

@@ -7,6 +7,7 @@ A record is ``HOME/processes/PID.json`` with ``pid``, ``create_time`` (psutil's,
 import json
 import os
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -81,11 +82,18 @@ def write_json(file: Path, value) -> None:
     write_whole(file, json.dumps(value).encode())
 
 
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part."""
+def write_whole(file: Path, content: bytes, synced: bool = False) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
+
+    `synced`: the content is on the disk itself before the name is.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(content)
+    temporary = file.with_name(f".{uuid.uuid4().hex}")  # threads and programs may write the same file at once
+    with temporary.open("wb") as out:
+        out.write(content)
+        if synced:
+            out.flush()
+            os.fsync(out.fileno())
     temporary.replace(file)
 
 
