@@ -1,5 +1,6 @@
 #!/bin/sh
-# Make this clone ready, once: .venv from requirements.lock, the helper packages, nginx where it can be installed.
+# Make this clone ready, once: .venv from requirements.lock, the helper packages, nginx where it can be installed, and
+# the container's compiled reader.
 # Run by the Makefile whenever requirements.lock is newer than what is installed. Asks nothing; what is missing and
 # cannot be installed from here is named with the command that installs it.
 set -eu
@@ -10,9 +11,9 @@ say() { printf 'setup: %s\n' "$*"; }
 # Debian installs quietly as root; everybody else gets the command.
 debian_install() {
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
-    say "installing $1 (apt-get)"
+    say "installing $* (apt-get)"
     export DEBIAN_FRONTEND=noninteractive
-    { apt-get -qq update && apt-get -qq install -y --no-install-recommends "$1"; } </dev/null >/dev/null 2>&1
+    { apt-get -qq update && apt-get -qq install -y --no-install-recommends "$@"; } </dev/null >/dev/null 2>&1
 }
 
 python=""
@@ -44,6 +45,10 @@ say "$("$python" --version) -> .venv, packages from requirements.lock (two to fo
 if ! PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v nginx >/dev/null && ! debian_install nginx-light; then
     say "nginx is not installed: the labs go on without it (gunicorn listens itself). To see the whole stack:"
     say "  Debian, Ubuntu: sudo apt-get install nginx-light     macOS: brew install nginx"
+fi
+if ! container/compile.sh .venv 2>/dev/null && ! { debian_install gcc libc6-dev && container/compile.sh .venv; }; then
+    say "no C compiler that works: the container runs without its compiled reader: large requests take longer."
+    say "  Debian, Ubuntu: sudo apt-get install gcc libc6-dev     macOS: xcode-select --install     then: make setup -B"
 fi
 touch .venv/ready
 say "done"

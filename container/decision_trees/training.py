@@ -3,6 +3,7 @@
 import gc
 import importlib
 import json
+import os
 import platform
 import re
 import sys
@@ -34,7 +35,7 @@ HYPERPARAMETERS = [
 ]
 FILE, FORMAT = "model.onnx", 1  # predictor.py reads this file, and this format of its metadata
 # Bytes read at a time: what is made of them must fit into the processor's cache, and into memory that malloc keeps.
-PIECE = 1 << 18
+PIECE = 1 << 20
 # What stands before the features of a row: the end of a line, a label, quoted or not, and a comma.
 LABEL = re.compile(rb'\n(?:([^",\n]*)|[ \t]*"((?:[^"\n]|"")*)"[ \t]*),')
 
@@ -65,8 +66,9 @@ def train(hyperparameters: dict, channels: dict, model_dir: Path) -> dict[str, f
             f"the tree is {tree.get_depth()} levels deep; a server takes {onnx_check.MAX_DEPTH}. "
             "Set hyperparameter max_depth"
         )
+    predicted = tree.predict(features)
     metrics = {
-        "training_accuracy": accuracy(tree, features, ranks[codes]),
+        "training_accuracy": float(np.mean(predicted == ranks[codes])),
         "tree_depth": int(tree.get_depth()),
         "tree_leaves": int(tree.get_n_leaves()),
         "training_rows": len(features),
@@ -74,10 +76,10 @@ def train(hyperparameters: dict, channels: dict, model_dir: Path) -> dict[str, f
         "classes": len(classes),
     }
     if held_out:
-        metrics["validation_accuracy"] = accuracy(tree, held_out[0], ranks[held_out[1]])
+        metrics["validation_accuracy"] = float(np.mean(tree.predict(held_out[0]) == ranks[held_out[1]]))
         metrics["validation_rows"] = len(held_out[0])
     (model_dir / FILE).write_bytes(to_onnx(tree, classes, hyperparameters, metrics))
-    compare(tree, features, model_dir)
+    compare(predicted, features, model_dir)
     return metrics
 
 
@@ -118,16 +120,22 @@ def read_table(channel, labels: Labels, columns: int | None = None) -> tuple[np.
 
     Raises InputError with file, row, column (both from 1) and value.
     """
-    features, codes = [], []
+    rows = Rows()
     for name, stream in channel.open_files():
-        row = 1
+        row, left = 1, stream.seek(0, os.SEEK_END) if stream.seekable() else 0
+        if left:
+            stream.seek(0)
         try:
             for piece in pieces(stream):
+                left = max(0, left - len(piece))
+                if plain := read_plain(piece, labels, columns):
+                    columns = rows.add(*plain, left / len(piece))
+                    row += len(plain[1])
+                    continue
                 raw, rests, bad = split(piece)
                 if raw:
-                    features.append(numeric.parse(b"\n".join(rests), row, 2, columns))
-                    columns = features[-1].shape[1]
-                    codes.append(read_labels(raw, labels, row))
+                    features = numeric.parse(b"\n".join(rests), row, 2, columns)
+                    columns = rows.add(features, read_labels(raw, labels, row), left / len(piece))
                 row += len(raw)
                 if bad is not None:
                     raise InputError(f"row {row} {bad_line(bad)}")
@@ -137,13 +145,45 @@ def read_table(channel, labels: Labels, columns: int | None = None) -> tuple[np.
             first = error.details.get("row") == 1 and error.code == "bad_value"
             what = hint(rests[0], "; if row 1 is a header, remove it") if first else ""
             raise InputError(f"{name}: {error}{what}") from None
-    if not features:
+    if not rows.count:
         raise InputError(f"channel {channel.name} holds no data; put CSV files into {channel.path}")
-    return np.concatenate(features), np.concatenate(codes)
+    return rows.features[: rows.count], rows.codes[: rows.count]
+
+
+class Rows:
+    """Features and label codes, piece by piece. What is not filled takes no memory: the kernel gives it when it is."""
+
+    def __init__(self):
+        self.count, self.features, self.codes = 0, np.empty((0, 0), np.float32), np.empty(0, np.int32)
+
+    def add(self, features: np.ndarray, codes: np.ndarray, more: float) -> int:
+        """Add a piece of which `more` times as much is left, so that all is moved seldom; the number of columns."""
+        begin, self.count = self.count, self.count + len(codes)
+        if self.count > len(self.codes):
+            room = max(2 * self.count, self.count + int(1.05 * more * len(codes)))
+            held = self.features[:begin], self.codes[:begin]
+            self.features = np.empty((room, features.shape[1]), np.float32)
+            self.codes = np.empty(room, np.int32)
+            if begin:
+                self.features[:begin], self.codes[:begin] = held
+        self.features[begin : self.count], self.codes[begin : self.count] = features, codes
+        return features.shape[1]
+
+
+def read_plain(piece: bytes, labels: Labels, columns: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Features and codes of lines that are as lines nearly always are, else None."""
+    plain = numeric.read_plain(piece, columns, labelled=True)
+    if not plain:
+        return None
+    features, places, raw = plain
+    try:
+        return features, np.array([labels[label] for label in raw], np.int32)[places]
+    except InputError:  # a bad label: where it is, is known to who reads line by line
+        return None
 
 
 def pieces(stream: BinaryIO) -> Iterator[bytes]:
-    """A file as pieces of whole lines, LF before each, without byte order mark and trailing blank lines."""
+    """A file as pieces of whole lines, LF between them, without byte order mark and trailing blank lines."""
     data = stream.read(PIECE).removeprefix(b"\xef\xbb\xbf")
     if data.startswith(b"\x1f\x8b"):
         raise InputError("the file is compressed with gzip; unpack it")
@@ -152,7 +192,7 @@ def pieces(stream: BinaryIO) -> Iterator[bytes]:
         lines, newline, rest = data.rpartition(b"\n") if more else (data, b"", b"")
         kept = lines.rstrip(b" \t\r\n")
         if kept:
-            yield b"\n" + (kept.replace(b"\r\n", b"\n") if b"\r" in kept else kept)
+            yield kept.replace(b"\r\n", b"\n") if b"\r" in kept else kept
         if not more:
             return
         # Blank lines stay: only those at the very end are nothing.
@@ -161,21 +201,19 @@ def pieces(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def split(piece: bytes) -> tuple[list[bytes], list[bytes], bytes | None]:
-    """Lines, LF before each, as labels, what follows them, and the line that is not so (None: all are); it ends there."""
-    parts = LABEL.split(piece)
+    """Lines as labels, what follows them, and the line that is not so (None: all are); it ends there."""
+    parts = LABEL.split(b"\n" + piece)
     rests = parts[3::3]
-    if len(rests) == piece.count(b"\n") and b"" not in rests:
+    if len(rests) == piece.count(b"\n") + 1 and b"" not in rests:
         raw = [
             bare if quoted is None else quoted for bare, quoted in zip(parts[1::3], parts[2::3], strict=True)
         ]
         return raw, rests, None
-    lines = piece[1:].split(b"\n")
+    lines = piece.split(b"\n")
     for whole, line in enumerate(lines):
         label = LABEL.match(b"\n" + line)
         if not label or label.end() > len(line):
-            raw, rests, _ = (
-                split(b"".join(b"\n" + line for line in lines[:whole])) if whole else ([], [], None)
-            )
+            raw, rests, _ = split(b"\n".join(lines[:whole])) if whole else ([], [], None)
             return raw, rests, line
     raise AssertionError("the two readings of a line differ")
 
@@ -259,10 +297,6 @@ def import_tree() -> types.ModuleType:
             del sys.modules["scipy.stats"]
 
 
-def accuracy(tree, features: np.ndarray, targets: np.ndarray) -> float:
-    return float(np.mean(tree.predict(features) == targets))
-
-
 def to_onnx(tree, classes: list[str], hyperparameters: dict, metrics: dict) -> bytes:
     """The fitted tree as an ONNX model of one TreeEnsembleClassifier, the same bytes for the same tree.
 
@@ -343,13 +377,10 @@ def to_onnx(tree, classes: list[str], hyperparameters: dict, metrics: dict) -> b
     return model.SerializeToString(deterministic=True)
 
 
-def compare(tree, features: np.ndarray, model_dir: Path) -> None:
-    """Loads the file as a server does and holds its answers against scikit-learn's, on every training row."""
+def compare(predicted: np.ndarray, features: np.ndarray, model_dir: Path) -> None:
+    """Loads the file as a server does and holds its answers against what scikit-learn predicted, on every training row."""
     import predictor  # late, as scikit-learn is
 
-    model, row = predictor.model_fn(model_dir), 0
-    for piece in predictor.scores(features, model):
-        rows = features[row : row + len(piece)]
-        if not np.array_equal(piece.argmax(axis=1), tree.predict(rows)):
-            raise RuntimeError("the ONNX model and scikit-learn's tree differ; no model is written")
-        row += len(piece)
+    answers = predictor.scores(features, predictor.model_fn(model_dir))
+    if not np.array_equal(np.concatenate([piece.argmax(axis=1) for piece in answers]), predicted):
+        raise RuntimeError("the ONNX model and scikit-learn's tree differ; no model is written")

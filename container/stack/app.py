@@ -1,8 +1,10 @@
 """The flask application: /ping, /invocations, /execution-parameters, and every error as one JSON object."""
 
+import functools
 import json
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import formats
 import predictor
@@ -12,6 +14,10 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 app = Flask(__name__, static_folder=None)
+PIECE = (
+    1 << 20
+)  # bytes of a large body that a thread takes at a time; numeric.c and onnxruntime leave the others be
+MAX_THREADS = 8
 
 try:
     SETTINGS = settings.read()
@@ -26,10 +32,8 @@ app.config["MAX_CONTENT_LENGTH"] = SETTINGS.max_body
 def invoke(body: bytes, content_type: str, accept: str) -> tuple[bytes, list[tuple[str, str]]]:
     """The way of every invocation: request body to (reply body, reply headers). Raises InputError."""
     media = formats.negotiate(accept)
-    data = predictor.input_fn(body, content_type)
-    prediction = predictor.predict_fn(data, MODEL)
     try:
-        reply = predictor.output_fn(prediction, media)
+        reply, rows = side_by_side(body, content_type, media) or answer(body, content_type, media)
     except InputError as error:
         if error.status != 406:
             raise
@@ -37,9 +41,37 @@ def invoke(body: bytes, content_type: str, accept: str) -> tuple[bytes, list[tup
             media = formats.negotiate(accept, impossible=media)
         except InputError:
             raise error from None
-        reply = predictor.output_fn(prediction, media)
+        reply, rows = answer(body, content_type, media)
     # X-Rows is for the access log; nginx keeps it from the client.
-    return reply, [("Content-Type", media), ("Content-Length", str(len(reply))), ("X-Rows", str(len(data)))]
+    return reply, [("Content-Type", media), ("Content-Length", str(len(reply))), ("X-Rows", str(rows))]
+
+
+def answer(body: bytes, content_type: str, media: str) -> tuple[bytes, int]:
+    """The reply to a body, and how many rows it has. Raises InputError."""
+    data = predictor.input_fn(body, content_type)
+    return predictor.output_fn(predictor.predict_fn(data, MODEL), media), len(data)
+
+
+def side_by_side(body: bytes, content_type: str, media: str) -> tuple[bytes, int] | None:
+    """What `answer` gives, for a large CSV body: in pieces, by several threads.
+
+    A row's answer does not depend on the rows around it: batch transform cuts files into requests, too. None where
+    this is no such body, or something is wrong with it: only the whole knows the number of the row.
+    """
+    if len(body) <= PIECE or media != formats.CSV or formats.media_type(content_type) != (formats.CSV, False):
+        return None
+    pieces = formats.cut(body, PIECE)
+    try:
+        parts = list(threads().map(lambda piece: answer(body[piece], content_type, media), pieces))
+    except InputError:
+        return None
+    return b"".join(reply for reply, _ in parts), sum(rows for _, rows in parts)
+
+
+@functools.cache
+def threads() -> ThreadPoolExecutor:
+    """A worker's own, made when it is needed: threads do not survive the fork."""
+    return ThreadPoolExecutor(min(settings.default_workers(), MAX_THREADS))
 
 
 @app.get("/ping", provide_automatic_options=False)

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import re
 from typing import NamedTuple
 
 import numeric
@@ -12,6 +13,8 @@ from errors import InputError, hint, shown
 CSV, JSON, JSON_LINES, NPY = "text/csv", "application/json", "application/jsonlines", "application/x-npy"
 PIECE = 1 << 14  # rows
 CACHE = 1 << 18  # bytes
+# Two rows next to each other that are plain. Elsewhere a piece could begin with a byte order mark, or end in blank lines.
+BORDER = re.compile(rb"[0-9.]\r?\n(?=[-+.0-9])")
 TYPES = (CSV, JSON, JSON_LINES, NPY)
 
 
@@ -75,6 +78,18 @@ def decode(body: bytes, content_type: str) -> np.ndarray:
     except UnicodeDecodeError as error:
         raise InputError(f"the body is not UTF-8 at byte {error.start + 1}", "not_utf8") from None
     return _from_json(text) if name == JSON else _from_json_lines(text)
+
+
+def cut(body: bytes, size: int) -> list[slice]:
+    """Pieces of a CSV body, of `size` bytes or little more, that mean apart what they mean in the whole.
+
+    What is refused in the whole may still be refused in a piece alone, or for the number of its columns.
+    """
+    pieces, start = [], 0
+    while border := BORDER.search(body, start + size):
+        pieces.append(slice(start, border.end()))
+        start = border.end()
+    return [*pieces, slice(start, len(body))]
 
 
 def _from_csv(body: bytes, header: bool) -> np.ndarray:

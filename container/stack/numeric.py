@@ -1,25 +1,59 @@
 """Strict parsing of comma separated numbers: requests and training files go through here.
 
-Nearly all numbers in CSV files are written as in JSON, and simdjson reads those at the speed of memory. What it
-does not take (+7, 5., .3, 007) Python's float() reads, to the same numbers. What both refuse is explained.
+Nearly all rows are plain, and numeric.c reads those at the speed of memory, where it was compiled (compile.sh). What it
+does not take, and everything where it is missing, Python's float() reads, to the same numbers. What both refuse is
+explained.
 """
 
-import math
+import ctypes
 import re
+import sys
 
 import numpy as np
 from errors import InputError, shown
-from simdjson import Parser
 
 # With these characters only, float() takes exactly the decimal numbers that CSV files hold:
 # 5, +7, 5., .3, 1e-3, blanks around them. nan, inf, 1_0, 0x1 and other digits need other characters.
 NUMERALS = b"0123456789+-.eE \t"
 NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 QUOTED = re.compile(rb'(?<![^,\n])([ \t]*)"([^",\n]*)"(?=[ \t]*(?:[,\n]|\Z))')
-# A number beyond float32 becomes inf, which is looked for: numpy need not warn of it.
-np.seterr(over="ignore", invalid="ignore")
 # Python's cells take some fifteen times the bytes they were read from, so a big body goes piece by piece.
 PIECE = 1 << 20
+MOST_LABELS = 256  # that numeric.c looks through for each row
+
+try:
+    COMPILED = ctypes.CDLL(f"{sys.prefix}/lib/libnumeric.so").read_rows
+except OSError:
+    COMPILED = None
+else:
+    COMPILED.restype = ctypes.c_long
+    COMPILED.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_long, *[ctypes.c_void_p] * 3]
+    COMPILED.argtypes += [ctypes.c_long, ctypes.POINTER(ctypes.c_long)]
+
+
+def read_plain(
+    text: bytes, columns: int | None = None, labelled: bool = False
+) -> tuple[np.ndarray, np.ndarray | None, list[bytes]] | None:
+    """Lines as `parse` takes them, where all of them are plain: (numbers, codes, labels), else None.
+
+    `labelled`: each line begins with a label; `codes`, int32 of shape (rows,), says which of `labels`, which are as
+    they were written, in order of appearance.
+    """
+    end, rows = text.find(b"\n"), text.count(b"\n") + 1
+    wide = text.count(b",", 0, end if rows > 1 else len(text)) + (not labelled)
+    # A number and what ends it are two bytes: no text, however strange, takes more memory than it could fill.
+    if COMPILED is None or columns not in (None, wide) or not 0 < 2 * rows * wide <= len(text) + 1:
+        return None
+    matrix, known = np.empty((rows, wide), np.float32), ctypes.c_long()
+    codes = places = None
+    arrays = [matrix.ctypes.data, None, None, 0]
+    if labelled:
+        codes, places = np.empty(rows, np.int32), np.empty((MOST_LABELS, 2), np.int64)
+        arrays[1:] = codes.ctypes.data, places.ctypes.data, MOST_LABELS
+    if COMPILED(text, len(text), wide, *arrays, known) != rows:
+        return None
+    labels = [text[at : at + size] for at, size in places[: known.value].tolist()] if labelled else []
+    return matrix, codes, labels
 
 
 def parse(text: bytes, first_row: int = 1, first_column: int = 1, columns: int | None = None) -> np.ndarray:
@@ -29,6 +63,8 @@ def parse(text: bytes, first_row: int = 1, first_column: int = 1, columns: int |
     begins in what the user wrote. `columns`, where it is known, is what every row must have.
     Raises InputError with row, column (both from 1) and value.
     """
+    if plain := read_plain(text, columns):
+        return plain[0]
     pieces, start = [], 0
     while start <= len(text):
         end = len(text)
@@ -37,7 +73,8 @@ def parse(text: bytes, first_row: int = 1, first_column: int = 1, columns: int |
             end = end if end > start else text.find(b"\n", start + PIECE)
             end = end if end > start else len(text)
         piece = text[start:end]
-        matrix = _parse_piece(piece, columns)
+        plain = read_plain(piece, columns)
+        matrix = plain[0] if plain else _read_any(piece, columns)
         if matrix is None:
             raise _explain(piece, first_row, first_column, columns)
         pieces.append(matrix)
@@ -47,7 +84,7 @@ def parse(text: bytes, first_row: int = 1, first_column: int = 1, columns: int |
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def _parse_piece(piece: bytes, columns: int | None) -> np.ndarray | None:
+def _read_any(piece: bytes, columns: int | None) -> np.ndarray | None:
     if b'"' in piece:
         piece = QUOTED.sub(rb"\1\2", piece)
     separators = piece.translate(None, NUMERALS) + b"\n"
@@ -55,24 +92,21 @@ def _parse_piece(piece: bytes, columns: int | None) -> np.ndarray | None:
     rows = len(separators) // wide
     if separators != (b"," * (wide - 1) + b"\n") * rows or columns not in (None, wide):
         return None
-    cells = piece.replace(b"\n", b",")
     try:
-        values = np.frombuffer(Parser().parse(b"[%b]" % cells).as_buffer(of_type="d"))
-    except (ValueError, RuntimeError):  # RuntimeError: an integer of more than 64 bits
-        try:
-            values = np.fromiter(map(float, cells.split(b",")), np.float64, rows * wide)
-        except ValueError:
-            return None
-    if len(values) != rows * wide:
-        return None  # one cell of blanks: an empty list to JSON
-    matrix = values.astype(np.float32).reshape(rows, wide)
-    # One look instead of two: a sum of finite numbers nearly always is finite.
-    finite = math.isfinite(np.add.reduce(matrix, axis=None)) or np.isfinite(matrix).all()
-    return matrix if finite else None
+        values = np.fromiter(map(float, piece.replace(b"\n", b",").split(b",")), np.float64, rows * wide)
+    except ValueError:
+        return None
+    matrix = _float32(values).reshape(rows, wide)
+    return matrix if np.isfinite(matrix).all() else None
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes inf, which is looked for
+        return values.astype(np.float32)
 
 
 def _explain(piece: bytes, first_row: int, first_column: int, columns: int | None) -> InputError:
-    """Finds what `_parse_piece` would not take, slowly, and says where it is."""
+    """Finds what `_read_any` would not take, slowly, and says where it is."""
     for row, line in enumerate(piece.split(b"\n"), first_row):
         if not line.strip():
             return InputError(f"row {row} is empty: remove it", "empty_row", row=row)
@@ -102,6 +136,6 @@ def _problem(cell: bytes) -> str | None:
         except UnicodeDecodeError:
             return "the value is not UTF-8 text; expected a number"
         return f"{shown(cell)!r} is not a number; expected one such as 5.1 or 1e-3"
-    if not np.isfinite(np.float32(float(bare))):
+    if not np.isfinite(_float32(np.array(float(bare)))):
         return f"{shown(cell)!r} does not fit into a 32-bit float (at most 3.4e38)"
     return None

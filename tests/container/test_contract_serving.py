@@ -213,6 +213,28 @@ def test_all_iris_rows(server):
     assert sum(a == b for a, b in zip(reply.text.splitlines(), LABELS, strict=True)) >= 140
 
 
+LARGE = 2000  # times iris: 4.6 MB
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_large_body_is_answered_row_by_row(server, line_end):
+    rows = line_end.join(ROWS * LARGE)
+    reply = server.predict(rows.encode())
+    assert reply.status == 200
+    assert reply.body == server.predict("\n".join(ROWS).encode()).body * LARGE
+
+
+@pytest.mark.parametrize(
+    ("row", "bad"), [(7, "5.1,x,1,1"), (150_001, "5.1,3.5,1.4"), (300_000, ""), (299_999, "1,1,1,1e39")]
+)
+def test_a_bad_row_of_a_large_body_is_named(server, row, bad):
+    rows = ROWS * LARGE
+    rows[row - 1] = bad
+    reply = server.predict("\n".join([*rows, ROW]).encode())
+    assert reply.status == 400
+    assert reply.error["row"] == row
+
+
 def test_a_header_that_is_announced_is_skipped(server):
     reply = server.predict(f"a,b,c,d\n{ROW}\n", "text/csv; header=present")
     assert reply.text.splitlines() == ["setosa"]

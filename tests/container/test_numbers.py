@@ -4,7 +4,11 @@ import csv
 import gzip
 import io
 import json
+import os
 import random
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from types import SimpleNamespace
 
 import formats
 import numeric
@@ -177,59 +181,152 @@ def test_millions_of_bytes_of_nearly_csv():
             assert expected is None, body
 
 
-def outcome(body: bytes):
+def outcome(read, *arguments):
+    """The bits that a reader makes of something, or all that it says against it."""
     try:
-        return (
-            numeric.parse(body) + 0.0
-        ).tobytes()  # -0 is an integer to JSON, and so 0; no tree tells them apart
+        found = read(*arguments)
     except InputError as error:
         return str(error), error.code, error.details
+    return [one.tobytes() if isinstance(one, np.ndarray) else one for one in found]
 
 
-def test_simdjson_and_python_read_the_same(monkeypatch):
-    """A million bytes of nearly CSV, read with and without simdjson: the same bits, the same errors."""
+NUMBERS = dict.fromkeys(["%d", "%.1f", "%.17g", "%.18e"], 20) | dict.fromkeys(["%g", "%e", "%.9g"], 9)
+NUMBERS |= dict.fromkeys(["%+.3f", "%.0f.", " %.9g ", '"%.2f"', "0%d", ".%d", "%.30f", "%.2E"], 1) | {
+    "x%d": 0.2
+}
 
-    class Nothing:
-        def parse(self, text):
-            raise ValueError("simdjson is not asked")
 
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    forms = [
-        "%d",
-        "%.1f",
-        "%.17g",
-        "%g",
-        "%e",
-        "%+.3f",
-        "%.0f.",
-        " %.9g",
-        '"%.2f"',
-        "0%d",
-        ".%d",
-        "%.30f",
-        "x%d",
-    ]
-    weights = [20, 20, 20, 9, 9, 1, 1, 1, 1, 1, 1, 1, 0.2]
+def nearly_csv(chance: random.Random, size: int, labels=()) -> list[bytes]:
+    """Bodies of `size` bytes in all, with numbers as many programs write them, and with what goes wrong."""
     bodies, taken = [], 0
-    while taken < 1_000_000:
+    while taken < size:
         columns = chance.randint(1, 5)
         lines = []
         for _ in range(chance.randint(1, 6)):
-            shapes = chance.choices(forms, weights, k=columns if chance.random() < 0.98 else columns + 1)
-            lines.append(",".join(s % (chance.gauss(0, 1) * 10 ** chance.randint(-45, 39)) for s in shapes))
+            wide = columns if chance.random() < 0.98 else columns + 1
+            shapes = chance.choices(list(NUMBERS), list(NUMBERS.values()), k=wide)
+            cells = [shape % (chance.gauss(0, 1) * 10 ** chance.randint(-45, 39)) for shape in shapes]
+            lines.append(",".join([*chance.choices(labels, k=bool(labels)), *cells]))
         body = bytearray("\n".join(lines).encode())
         if chance.random() < 0.3:
             body[chance.randrange(len(body))] = chance.choice(b'0123456789.,eE+-\n "naifx_;\0\xff\t')
         bodies.append(bytes(body))
         taken += len(body)
-    fast = [outcome(body) for body in bodies]
-    monkeypatch.setattr(numeric, "Parser", Nothing)
+    return bodies
+
+
+@pytest.fixture
+def chance():
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture
+def compiled():
+    if numeric.COMPILED is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("not compiled: container/compile.sh .venv")
+
+
+def test_the_compiled_reader_and_python_read_the_same_rows(compiled, chance, monkeypatch):
+    bodies = nearly_csv(chance, 2_000_000)
+    fast = [outcome(lambda body: [numeric.parse(body)], body) for body in bodies]
+    plain = sum(numeric.read_plain(body) is not None for body in bodies)
+    assert plain > len(bodies) / 3
+    monkeypatch.setattr(numeric, "COMPILED", None)
     for body, found in zip(bodies, fast, strict=True):
-        assert found == outcome(body), body
-    kinds = {type(found) for found in fast}
-    assert kinds == {bytes, tuple}
+        assert found == outcome(lambda body: [numeric.parse(body)], body), body
+    assert {type(found) for found in fast} == {list, tuple}
+
+
+def test_the_compiled_reader_and_python_read_the_same_training_files(compiled, chance, monkeypatch):
+    words = ["setosa", "a", " a", "1", "b" * 30, "\u00e9t\u00e9", '"q,q"', '"a"', "", " ", "x\1", "a,b"]
+    words += [f"class {i}" for i in range(2 * numeric.MOST_LABELS)]
+    weights = [40] * 6 + [2] * 2 + [0.2] * 4 + [0.02] * 2 * numeric.MOST_LABELS
+    labels = chance.choices(words, weights, k=5000)
+    many = "\n".join(f"class {i % 600},{i}.5,{-i}" for i in range(3000)).encode()
+    bodies = [many, *nearly_csv(chance, 1_000_000, labels)]
+
+    def read(body):
+        labels = training.Labels()
+        folder = SimpleNamespace(open_files=lambda: [("a.csv", io.BytesIO(body))], name="training", path="")
+        return [*training.read_table(folder, labels), list(labels.codes)]
+
+    assert [type(outcome(read, many)), type(outcome(read, b""))] == [list, tuple]
+    monkeypatch.setattr(
+        training, "PIECE", 64
+    )  # borders are met, and files are read partly one way, partly the other
+    fast = [outcome(read, body) for body in bodies]
+    monkeypatch.setattr(numeric, "COMPILED", None)
+    for body, found in zip(bodies, fast, strict=True):
+        assert found == outcome(read, body), body
+    assert {type(found) for found in fast} == {list, tuple}
+
+
+def test_numbers_where_float32_turns(compiled):
+    """Half way between two float32, and next to it: where a reader that rounds twice goes wrong."""
+    texts = []
+    for value in [np.float32(x) for x in (1, 0.1, 5.1, 16777215, 3e-5, 1234567, 8.5e20)]:
+        low, high = Fraction(float(value)), Fraction(float(np.nextafter(value, np.float32(np.inf))))
+        half = (low + high) / 2
+        for nudge in (
+            Fraction(-1, 10**30),
+            0,
+            Fraction(1, 10**30),
+            Fraction(1, 10**18),
+            -Fraction(1, 10**17),
+        ):
+            exact = half * (1 + nudge)
+            for figures in (15, 16, 17, 18, 19, 20, 25, 40):
+                with localcontext(prec=figures):
+                    texts.append(f"{Decimal(exact.numerator) / exact.denominator:e}")
+                    texts.append(f"{Decimal(exact.numerator) / exact.denominator:f}")
+    plain = numeric.read_plain("\n".join(texts).encode())
+    assert plain
+    assert np.array_equal(plain[0][:, 0], np.array([float(text) for text in texts]).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "body", [b"1,1" + b",1" * 9999 + b"\n" * 100_000, b"\n" * 1_000_000, b"," * 1_000_000]
+)
+def test_no_text_asks_for_more_memory_than_it_could_fill(body, monkeypatch):
+    made = []
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: made.append(shape))
+    assert numeric.read_plain(body) is None
+    assert not made
+
+
+def test_pieces_of_a_body_mean_what_they_mean_in_the_whole(chance):
+    """What all pieces take, the whole takes, and the rows are the same: never a byte order mark or a blank line more."""
+    bodies = nearly_csv(chance, 500_000)
+    strange = [
+        b"1,2",
+        b"3,4.",
+        b"-5,.6",
+        b"",
+        b" ",
+        b"\xef\xbb\xbf1,2",
+        b"1,2\r",
+        b"\r",
+        b'"1","2"',
+        b" 1,2 ",
+        b"1",
+    ]
+    weights = [30, 5, 5, 1, 1, 1, 5, 1, 1, 1, 1]
+    bodies += [b"\n".join(chance.choices(strange, weights, k=chance.randint(2, 12))) for _ in range(30_000)]
+    taken = divided = 0
+    for body in bodies:
+        pieces = [body[piece] for piece in formats.cut(body, chance.choice([1, 4, 16]))]
+        assert b"".join(pieces) == body
+        try:
+            parts = [formats.decode(piece, "text/csv") for piece in pieces]
+        except InputError:
+            continue
+        if len({part.shape[1] for part in parts}) == 1:  # the model refuses all others
+            assert np.array_equal(formats.decode(body, "text/csv"), np.concatenate(parts)), body
+            taken += 1
+            divided += len(parts) > 1
+    assert divided > taken / 2 > 1000
 
 
 HINTS = {

@@ -105,6 +105,12 @@ def test_only_the_packages_of_its_own_programs_are_in_an_image(engine):
     assert packages(BOTH) == packages(TRAIN) | packages(SERVE)
 
 
+@pytest.mark.parametrize("image", [BOTH, TRAIN, SERVE])
+def test_the_compiled_reader_is_in_them(engine, image):
+    code = "import numeric; print(numeric.read_plain(b'5.1,3.5')[0].tolist() != [], numeric.COMPILED is not None)"
+    assert engine("run", "--rm", "--network=none", image, "python3", "-c", code).stdout == "True True\n"
+
+
 @pytest.mark.parametrize("verb", ["train", "serve"])
 def test_the_lock_files_agree_with_this_machine_s(verb):
     def pinned(file):
