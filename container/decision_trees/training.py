@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import fast
 import numeric
 import numpy as np
 import onnx_check
@@ -172,7 +173,7 @@ class Rows:
 
 def read_plain(piece: bytes, labels: Labels, columns: int | None) -> tuple[np.ndarray, np.ndarray] | None:
     """Features and codes of lines that are as lines nearly always are, else None."""
-    plain = numeric.read_plain(piece, columns, labelled=True)
+    plain = fast.read_rows(piece, columns, labelled=True)
     if not plain:
         return None
     features, places, raw = plain

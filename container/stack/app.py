@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 app = Flask(__name__, static_folder=None)
 PIECE = (
     1 << 20
-)  # bytes of a large body that a thread takes at a time; numeric.c and onnxruntime leave the others be
+)  # bytes of a large body that a thread takes at a time; fast.c and onnxruntime leave the others be
 MAX_THREADS = 8
 
 try:

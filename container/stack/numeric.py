@@ -1,14 +1,12 @@
 """Strict parsing of comma separated numbers: requests and training files go through here.
 
-Nearly all rows are plain, and numeric.c reads those at the speed of memory, where it was compiled (compile.sh). What it
-does not take, and everything where it is missing, Python's float() reads, to the same numbers. What both refuse is
-explained.
+Nearly all rows are plain, and fast.c reads those at the speed of memory, where it was compiled. What it does not take,
+and everything where it is missing, Python's float() reads, to the same numbers. What both refuse is explained.
 """
 
-import ctypes
 import re
-import sys
 
+import fast
 import numpy as np
 from errors import InputError, shown
 
@@ -19,41 +17,6 @@ NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 QUOTED = re.compile(rb'(?<![^,\n])([ \t]*)"([^",\n]*)"(?=[ \t]*(?:[,\n]|\Z))')
 # Python's cells take some fifteen times the bytes they were read from, so a big body goes piece by piece.
 PIECE = 1 << 20
-MOST_LABELS = 256  # that numeric.c looks through for each row
-
-try:
-    COMPILED = ctypes.CDLL(f"{sys.prefix}/lib/libnumeric.so").read_rows
-except OSError:
-    COMPILED = None
-else:
-    COMPILED.restype = ctypes.c_long
-    COMPILED.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_long, *[ctypes.c_void_p] * 3]
-    COMPILED.argtypes += [ctypes.c_long, ctypes.POINTER(ctypes.c_long)]
-
-
-def read_plain(
-    text: bytes, columns: int | None = None, labelled: bool = False
-) -> tuple[np.ndarray, np.ndarray | None, list[bytes]] | None:
-    """Lines as `parse` takes them, where all of them are plain: (numbers, codes, labels), else None.
-
-    `labelled`: each line begins with a label; `codes`, int32 of shape (rows,), says which of `labels`, which are as
-    they were written, in order of appearance.
-    """
-    end, rows = text.find(b"\n"), text.count(b"\n") + 1
-    wide = text.count(b",", 0, end if rows > 1 else len(text)) + (not labelled)
-    # A number and what ends it are two bytes: no text, however strange, takes more memory than it could fill.
-    if COMPILED is None or columns not in (None, wide) or not 0 < 2 * rows * wide <= len(text) + 1:
-        return None
-    matrix, known = np.empty((rows, wide), np.float32), ctypes.c_long()
-    codes = places = None
-    arrays = [matrix.ctypes.data, None, None, 0]
-    if labelled:
-        codes, places = np.empty(rows, np.int32), np.empty((MOST_LABELS, 2), np.int64)
-        arrays[1:] = codes.ctypes.data, places.ctypes.data, MOST_LABELS
-    if COMPILED(text, len(text), wide, *arrays, known) != rows:
-        return None
-    labels = [text[at : at + size] for at, size in places[: known.value].tolist()] if labelled else []
-    return matrix, codes, labels
 
 
 def parse(text: bytes, first_row: int = 1, first_column: int = 1, columns: int | None = None) -> np.ndarray:
@@ -63,7 +26,7 @@ def parse(text: bytes, first_row: int = 1, first_column: int = 1, columns: int |
     begins in what the user wrote. `columns`, where it is known, is what every row must have.
     Raises InputError with row, column (both from 1) and value.
     """
-    if plain := read_plain(text, columns):
+    if plain := fast.read_rows(text, columns):
         return plain[0]
     pieces, start = [], 0
     while start <= len(text):
@@ -73,7 +36,7 @@ def parse(text: bytes, first_row: int = 1, first_column: int = 1, columns: int |
             end = end if end > start else text.find(b"\n", start + PIECE)
             end = end if end > start else len(text)
         piece = text[start:end]
-        plain = read_plain(piece, columns)
+        plain = fast.read_rows(piece, columns)
         matrix = plain[0] if plain else _read_any(piece, columns)
         if matrix is None:
             raise _explain(piece, first_row, first_column, columns)

@@ -10,6 +10,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from types import SimpleNamespace
 
+import fast
 import formats
 import numeric
 import numpy as np
@@ -224,25 +225,25 @@ def chance():
 
 @pytest.fixture
 def compiled():
-    if numeric.COMPILED is None:
+    if fast.LIBRARY is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("not compiled: container/compile.sh .venv")
 
 
 def test_the_compiled_reader_and_python_read_the_same_rows(compiled, chance, monkeypatch):
     bodies = nearly_csv(chance, 2_000_000)
-    fast = [outcome(lambda body: [numeric.parse(body)], body) for body in bodies]
-    plain = sum(numeric.read_plain(body) is not None for body in bodies)
+    quick = [outcome(lambda body: [numeric.parse(body)], body) for body in bodies]
+    plain = sum(fast.read_rows(body) is not None for body in bodies)
     assert plain > len(bodies) / 3
-    monkeypatch.setattr(numeric, "COMPILED", None)
-    for body, found in zip(bodies, fast, strict=True):
+    monkeypatch.setattr(fast, "LIBRARY", None)
+    for body, found in zip(bodies, quick, strict=True):
         assert found == outcome(lambda body: [numeric.parse(body)], body), body
-    assert {type(found) for found in fast} == {list, tuple}
+    assert {type(found) for found in quick} == {list, tuple}
 
 
 def test_the_compiled_reader_and_python_read_the_same_training_files(compiled, chance, monkeypatch):
     words = ["setosa", "a", " a", "1", "b" * 30, "\u00e9t\u00e9", '"q,q"', '"a"', "", " ", "x\1", "a,b"]
-    words += [f"class {i}" for i in range(2 * numeric.MOST_LABELS)]
-    weights = [40] * 6 + [2] * 2 + [0.2] * 4 + [0.02] * 2 * numeric.MOST_LABELS
+    words += [f"class {i}" for i in range(2 * fast.MOST_LABELS)]
+    weights = [40] * 6 + [2] * 2 + [0.2] * 4 + [0.02] * 2 * fast.MOST_LABELS
     labels = chance.choices(words, weights, k=5000)
     many = "\n".join(f"class {i % 600},{i}.5,{-i}" for i in range(3000)).encode()
     bodies = [many, *nearly_csv(chance, 1_000_000, labels)]
@@ -256,11 +257,25 @@ def test_the_compiled_reader_and_python_read_the_same_training_files(compiled, c
     monkeypatch.setattr(
         training, "PIECE", 64
     )  # borders are met, and files are read partly one way, partly the other
-    fast = [outcome(read, body) for body in bodies]
-    monkeypatch.setattr(numeric, "COMPILED", None)
-    for body, found in zip(bodies, fast, strict=True):
+    quick = [outcome(read, body) for body in bodies]
+    monkeypatch.setattr(fast, "LIBRARY", None)
+    for body, found in zip(bodies, quick, strict=True):
         assert found == outcome(read, body), body
-    assert {type(found) for found in fast} == {list, tuple}
+    assert {type(found) for found in quick} == {list, tuple}
+
+
+def test_lines_are_written_alike_with_and_without_the_compiled_writer(compiled, monkeypatch):
+    names = ("setosa", "été", "", 'a "quoted", one', "x" * 300)
+    codes = np.arange(3000) * 7 % len(names)
+    for rows in (1, 999, 3000):
+        column = {"label": formats.Categories(names, codes[:rows].astype(np.int32))}
+        text = formats.encode(column, formats.CSV)
+        assert list(csv.reader(io.StringIO(text.decode()))) == [
+            [names[i]] if names[i] else [] for i in codes[:rows]
+        ]
+        with monkeypatch.context() as without:
+            without.setattr(fast, "LIBRARY", None)
+            assert formats.encode(column, formats.CSV) == text
 
 
 def test_numbers_where_float32_turns(compiled):
@@ -281,7 +296,7 @@ def test_numbers_where_float32_turns(compiled):
                 with localcontext(prec=figures):
                     texts.append(f"{Decimal(exact.numerator) / exact.denominator:e}")
                     texts.append(f"{Decimal(exact.numerator) / exact.denominator:f}")
-    plain = numeric.read_plain("\n".join(texts).encode())
+    plain = fast.read_rows("\n".join(texts).encode())
     assert plain
     assert np.array_equal(plain[0][:, 0], np.array([float(text) for text in texts]).astype(np.float32))
 
@@ -292,7 +307,7 @@ def test_numbers_where_float32_turns(compiled):
 def test_no_text_asks_for_more_memory_than_it_could_fill(body, monkeypatch):
     made = []
     monkeypatch.setattr(np, "empty", lambda shape, dtype: made.append(shape))
-    assert numeric.read_plain(body) is None
+    assert fast.read_rows(body) is None
     assert not made
 
 

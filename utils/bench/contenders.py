@@ -225,9 +225,9 @@ PARTS = [
     without("sync", "gunicorn's own sync worker", "serve", ', "--worker-class", "worker.Worker"'),
     without(
         "float",
-        "Python's float() in the place of numeric.c",
-        "numeric.py",
-        "libnumeric.so",
+        "Python in the place of fast.c",
+        "fast.py",
+        "libfast.so",
         "nothing.so",
     ),
     without(

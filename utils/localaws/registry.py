@@ -146,24 +146,21 @@ class Registry:
     def images(self, name: str) -> list[dict]:
         """Return the images of a repository: digest, tags, size in bytes, media type, seconds when pushed."""
         folder = self._repository(name)
-        with self._lock:
+        with self._lock:  # until the last manifest is read: a deletion takes them away
             tags = {file.name: file.read_text() for file in _files(folder / "_tags")}
-            found = [
-                ("sha256:" + file.name, json.loads(file.read_text()))
-                for file in _files(folder / "_manifests")
-            ]
-        answer = []
-        for digest, entry in found:
-            manifest = json.loads(self._blob(digest).read_bytes())
-            answer.append(
-                {
-                    "digest": digest,
-                    "tags": sorted(tag for tag, target in tags.items() if target == digest),
-                    "size": sum(part["size"] for part in _parts(manifest)),
-                    "mediaType": entry["mediaType"],
-                    "pushed": entry["pushed"],
-                }
-            )
+            answer = []
+            for file in _files(folder / "_manifests"):
+                digest, entry = f"sha256:{file.name}", json.loads(file.read_text())
+                manifest = json.loads(self.read_manifest(digest))
+                answer.append(
+                    {
+                        "digest": digest,
+                        "tags": sorted(tag for tag, target in tags.items() if target == digest),
+                        "size": sum(part["size"] for part in _parts(manifest)),
+                        "mediaType": entry["mediaType"],
+                        "pushed": entry["pushed"],
+                    }
+                )
         return answer
 
     def read_manifest(self, digest: str) -> bytes:

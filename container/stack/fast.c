@@ -1,9 +1,9 @@
-/* The plain cases of numeric.py and training.py, at the speed of memory: rows of numbers, with or without a label first.
+/* What Python is too slow for: rows of numbers read, with or without a label first, and lines of labels written.
 
-   Whatever is not plain (quotes, a missing value, a row of another length, a number beyond float32) ends the reading
-   with -1, and Python reads the text again: it knows the rest of the grammar, and the words for what is wrong. So this
-   file may refuse anything, and what it takes it must take as Python does. compile.sh builds it, without Python's
-   headers: ctypes loads it.
+   fast.py calls it, from several threads at once. Whatever is not plain (quotes, a missing value, a row of another
+   length, a number beyond float32) ends the reading with -1, and Python reads the text again: it knows the rest of the
+   grammar, and the words for what is wrong. So the reader may refuse anything, and what it takes it must take as Python
+   does. compile.sh builds this, without Python's headers: ctypes loads it.
 */
 #include <math.h>
 #include <stdint.h>
@@ -103,5 +103,17 @@ long read_rows(const char *text, long size, long columns, float *values, int32_t
         rows++;
         if (at == end) return rows;
         if (*at != '\n') return -1;
+    }
+}
+
+/* Writes the line of each row's code into `out`, which has room for all. `lines` has them end to end, `ends` where each
+   of them ends. */
+void write_lines(const int64_t *codes, long rows, const char *lines, const int64_t *ends, char *out)
+{
+    for (long row = 0; row < rows; row++) {
+        int64_t begin = codes[row] ? ends[codes[row] - 1] : 0;
+        size_t size = (size_t)(ends[codes[row]] - begin);
+        memcpy(out, lines + begin, size);
+        out += size;
     }
 }
