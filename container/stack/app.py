@@ -6,6 +6,7 @@ import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import fast
 import formats
 import predictor
 import settings
@@ -26,6 +27,8 @@ try:
 except InputError as error:
     sys.exit(f"serve: {error}")
 
+if fast.LIBRARY is None:
+    print("serve: fast.c is not compiled here (compile.sh): large requests take longer", file=sys.stderr)
 app.config["MAX_CONTENT_LENGTH"] = SETTINGS.max_body
 
 

@@ -82,8 +82,8 @@ def test_peers_are_asked_for_the_same_rows():
     [
         ({"least": 4}, 4, 3.99, 3, 2.99),
         ({"most": 3}, 3, 3.01, 4, 4.01),
-        ({"least": 4, "missed": ("slow disk", 2)}, 4, 3.99, 1.5, 1.49),
-        ({"most": 3, "missed": ("slow disk", 6)}, 3, 3.01, 8, 8.01),
+        ({"least": 4, "why": "slow disk", "within": 2}, 4, 3.99, 1.5, 1.49),
+        ({"most": 3, "why": "slow disk", "within": 6}, 3, 3.01, 8, 8.01),
     ],
 )
 def test_a_goal_judges(bounds, reached, missed, enough_for_ci, fallen):

@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="exit 1 where a figure falls below three quarters of its goal, or of what report.py says is reached",
+        help="exit 1 where a figure falls below three quarters of its goal, or of what report.py says is within reach",
     )
     parser.add_argument("--rounds", type=int, help="turns of each contender (default: 5, quick 3)")
     arguments = parser.parse_args()
@@ -51,13 +51,13 @@ def main() -> int:
         )
     fallen = [
         f"{goal.what}: {value:.3g} where the goal is {goal.wanted}"
-        + (f" and {goal.missed[1]:g} is reached" if goal.missed else "")
+        + (f" and {goal.within:g} is within reach" if goal.within else "")
         for goal, value in report.judged(results)
         if not goal.holds_in_ci(value)
     ]
     if arguments.check and fallen:
         print(
-            "\nbelow three quarters of the goal, or of what is reached where that is less:",
+            "\nbelow three quarters of the goal, or of what is within reach where that is less:",
             *fallen,
             sep="\n  ",
         )

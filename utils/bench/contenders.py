@@ -122,6 +122,8 @@ def running(*contenders: Contender, **variables) -> Iterator[list[Server]]:
             servers.append(Server(contender, BUILD / "run" / contender.name, **variables))
         for server in servers:
             server.await_ready()
+            if server.contender is OURS and "not compiled" in server.log.read_text():
+                raise BenchError(f"{OURS.name} runs without fast.c: see {server.log}")
         yield servers
     finally:
         for server in servers:
