@@ -94,7 +94,10 @@ def input_fn(body: bytes, content_type: str) -> np.ndarray:
 
 
 def predict_fn(data: np.ndarray, model: Model) -> dict:
-    """The answer's columns by name, in the order of SAGEMAKER_INFERENCE_OUTPUT."""
+    """The answer's columns by name, in the order of SAGEMAKER_INFERENCE_OUTPUT.
+
+    Each row is answered by itself: of a large body the server has some thousand rows predicted at a time.
+    """
     if data.shape[1] != model.features:
         text = f"the rows have {data.shape[1]} columns; the model was trained on {model.features} features"
         raise InputError(text, "bad_columns")

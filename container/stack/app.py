@@ -15,9 +15,8 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 app = Flask(__name__, static_folder=None)
-PIECE = (
-    1 << 20
-)  # bytes of a large body that a thread takes at a time; fast.c and onnxruntime leave the others be
+# Bytes of a large body that a thread takes at a time; fast.c and onnxruntime let the others run meanwhile.
+PIECE = 1 << 20
 MAX_THREADS = 8
 
 try:

@@ -14,16 +14,8 @@ def _load() -> ctypes.CDLL | None:
         library = ctypes.CDLL(f"{sys.prefix}/lib/libfast.so")
         text, number, array = ctypes.c_char_p, ctypes.c_long, ctypes.c_void_p
         library.read_rows.restype, library.write_lines.restype = number, None
-        library.read_rows.argtypes = [
-            text,
-            number,
-            number,
-            array,
-            array,
-            array,
-            number,
-            ctypes.POINTER(number),
-        ]
+        known = ctypes.POINTER(number)
+        library.read_rows.argtypes = [text, number, number, array, array, array, number, known]
         library.write_lines.argtypes = [array, number, text, array, array]
         return library
     return None
