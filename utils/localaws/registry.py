@@ -29,12 +29,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from werkzeug import Request, Response
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.utils import send_file
 
+from . import archive
 from .processes import write_whole
 
 NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
@@ -119,7 +120,7 @@ class Registry:
         """Return a folder that holds the image's ``opt/program``, verified against every digest on the way.
 
         Cached under ``HOME/unpacked``. Raises ValueError when the image cannot be run: an index, another
-        platform, no /opt/program, an unsafe path, or bytes that do not have their digest.
+        platform, no /opt/program, what archive.py refuses, or bytes that do not have their digest.
         """
         target = self.home / "unpacked" / _hex(digest)
         if target.is_dir():
@@ -501,18 +502,12 @@ class Registry:
                     f"The content of layer {layer} is not the {diff_id} that the image's config names"
                 )
             content.seek(0)
-            with tarfile.open(fileobj=content, mode="r:") as archive:
-                for member in archive:
-                    path = PurePosixPath("/", member.name).relative_to("/")
-                    if path.parts[:2] != ("opt", "program"):
-                        continue
+            with tarfile.open(fileobj=content, mode="r:") as tar:
+                for path, member in archive.members(tar, below="/opt/program"):
                     if path.name.startswith(".wh."):
                         _white_out(target / path)
-                        continue
-                    try:
-                        archive.extract(member, target, filter="data")
-                    except tarfile.FilterError as error:
-                        raise ValueError(f"The image holds an unsafe path: {error}") from error
+                    else:
+                        archive.write(tar, member, target / path)
 
 
 def _parts(manifest: dict) -> list[dict]:
@@ -633,7 +628,10 @@ def _white_out(marker: Path) -> None:
         shutil.rmtree(marker.parent, ignore_errors=True)
         marker.parent.mkdir(parents=True)
         return
-    hidden = marker.with_name(marker.name.removeprefix(".wh."))
+    name = marker.name.removeprefix(".wh.")
+    if name in ("", ".", ".."):
+        raise archive.UnsafeArchive(f"{marker.name!r} hides no name")
+    hidden = marker.with_name(name)
     if hidden.is_dir() and not hidden.is_symlink():
         shutil.rmtree(hidden)
     else:

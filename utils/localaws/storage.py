@@ -3,12 +3,15 @@
 import json
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
+
+from . import archive
 
 PARALLEL = 8
 
@@ -124,30 +127,31 @@ def upload(s3, folder: Path, uri: str) -> None:
         s3.upload_file(str(path), bucket, f"{prefix.rstrip('/')}/{name}".lstrip("/"))
 
 
-def upload_archive(s3, folder: Path, uri: str, archive: Path) -> None:
-    """Pack what is below `folder` as a .tar.gz (written to `archive` first) and put it at `uri`."""
-    with tarfile.open(archive, "w:gz", compresslevel=6) as tar:
+def upload_archive(s3, folder: Path, uri: str, packed: Path) -> None:
+    """Pack what is below `folder` as a .tar.gz (written to `packed` first) and put it at `uri`."""
+    # Files for links of both kinds: whoever unpacks this may take files alone.
+    with tarfile.open(packed, "w:gz", compresslevel=6, dereference=True) as tar:
         for path, name in files_below(folder):
-            tar.add(path.resolve(), name, recursive=False)
+            tar.add(path, name, recursive=False)
     bucket, key = parse_uri(uri)
-    s3.upload_file(str(archive), bucket, key)
-    archive.unlink()
+    s3.upload_file(str(packed), bucket, key)
+    packed.unlink()
 
 
 def extract_model(s3, uri: str, folder: Path) -> None:
-    """Fetch a model.tar.gz and unpack it into `folder`, refusing members that would land outside it (tarfile's
-    "data" filter). Raises DataError in the service's words."""
+    """Fetch a model.tar.gz and unpack it into `folder`. Raises DataError in the service's words, with what is refused."""
     folder.mkdir(parents=True, exist_ok=True)
     bucket, key = parse_uri(uri)
-    archive = folder.parent / "model.tar.gz"
-    download(s3, [(bucket, key, archive.name)], archive.parent)
+    packed = folder.parent / "model.tar.gz"
+    download(s3, [(bucket, key, packed.name)], packed.parent)
     try:
-        with tarfile.open(archive, "r:gz") as tar:
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
+        with tarfile.open(packed, "r:gz") as tar:
+            for path, member in archive.members(tar):
+                archive.write(tar, member, folder / path)
+    except (archive.UnsafeArchive, tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DataError(
             f'Failed to extract model data archive from URL "{uri}". Please ensure that the object located at the '
             f"URL is a valid tar.gz archive. ({error})"
         ) from error
     finally:
-        archive.unlink(missing_ok=True)
+        packed.unlink(missing_ok=True)
