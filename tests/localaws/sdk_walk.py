@@ -144,7 +144,10 @@ def classes(role, bucket, image):
     trainer.train(input_data_config=data, wait=False, logs=False)
     job = trainer._latest_training_job
     job.wait(poll=1)
+    # Its own default is a folder in /tmp that belongs to whoever came first.
+    folder = tempfile.TemporaryDirectory()
     builder = ModelBuilder(
+        model_path=folder.name,
         s3_model_data_url=job.model_artifacts.s3_model_artifacts,
         image_uri=image,
         role_arn=role,
@@ -155,6 +158,7 @@ def classes(role, bucket, image):
     # It would poll every 30 s.
     endpoint = builder.deploy(endpoint_name=job.training_job_name, initial_instance_count=1, wait=False)
     endpoint.wait_for_status("InService", poll=1)
+    folder.cleanup()
     print("INVOKED", endpoint.invoke(body=b"1,2,3\n", content_type="text/csv").body.read())
     boto3.client("s3").put_object(Bucket=bucket, Key="rows/in.csv", Body=b"1,2,3\n4,5,6\n")
     transformer = Transformer(
