@@ -51,6 +51,7 @@ case $name in
     *sagemaker*) ;;
     *) echo "build_and_push.sh: '$name' has no 'sagemaker' in it: a role with only AmazonSageMakerFullAccess cannot pull it" >&2 ;;
 esac
+PATH=$PATH:$here/../.venv/bin # the workshop's own, where there is no other
 command -v aws >/dev/null || fail "the aws command is not installed: pip install awscli, or https://aws.amazon.com/cli"
 region=${AWS_REGION:-${AWS_DEFAULT_REGION:-$(aws configure get region || true)}}
 region=${region:-us-west-2}

@@ -12,7 +12,7 @@ import predictor
 import settings
 from errors import InputError
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 app = Flask(__name__, static_folder=None)
 # Bytes of a large body that a thread takes at a time; fast.c and onnxruntime let the others run meanwhile.
@@ -28,7 +28,8 @@ except InputError as error:
 
 if fast.LIBRARY is None:
     print("serve: fast.c is not compiled here (compile.sh): large requests take longer", file=sys.stderr)
-app.config["MAX_CONTENT_LENGTH"] = SETTINGS.max_body
+# One byte more than is taken: werkzeug ends a chunked body at its limit as if it had ended there.
+app.config["MAX_CONTENT_LENGTH"] = SETTINGS.max_body + 1
 
 
 def invoke(body: bytes, content_type: str, accept: str) -> tuple[bytes, list[tuple[str, str]]]:
@@ -90,7 +91,10 @@ def execution_parameters():
 def invocations():
     if "invocation.error" in request.environ:
         raise request.environ["invocation.error"]
-    body = _decoded(request.get_data(cache=False), request.headers.get("Content-Encoding", "identity"))
+    body = request.get_data(cache=False)
+    if len(body) > SETTINGS.max_body:
+        raise RequestEntityTooLarge
+    body = _decoded(body, request.headers.get("Content-Encoding", "identity"))
     reply, headers = invoke(body, request.headers.get("Content-Type", ""), request.headers.get("Accept", ""))
     return Response(reply, 200, headers)
 

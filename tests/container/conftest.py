@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -47,6 +48,18 @@ def pytest_addoption(parser):
     group.addoption(
         "--serve-command", help="the command that serves (default: container/run decision_trees serve)"
     )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "nginx: a promise that our container keeps by nginx alone")
+
+
+def pytest_collection_modifyitems(config, items):
+    theirs = config.getoption("--base-url", default=None) or config.getoption("--serve-command", default=None)
+    if not theirs and not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"):
+        for item in items:
+            if item.get_closest_marker("nginx"):
+                item.add_marker(pytest.mark.skip(reason="nginx is not installed"))
 
 
 def command(config, verb: str) -> list[str]:

@@ -215,6 +215,7 @@ def test_nothing_else_listens(shared_server):
     assert ports == {server.port}
 
 
+@pytest.mark.nginx
 @pytest.mark.skipif(os.getuid() != 0, reason="only root has rights to give up")
 def test_workers_are_not_root(slow_server):
     assert slow_server.predict("0").text.split()[-1] != "0"
@@ -240,6 +241,7 @@ def test_ping_answers_while_every_worker_is_busy(slow_server):
     assert slowest < 1
 
 
+@pytest.mark.nginx
 def test_a_prediction_that_takes_too_long_is_given_up(start_slow):
     server = start_slow(MODEL_SERVER_TIMEOUT=1, MODEL_SERVER_WORKERS=1)
     reply = server.predict("30")
@@ -324,6 +326,7 @@ def can_predict(server) -> bool:
         return False
 
 
+@pytest.mark.nginx
 def test_killed_and_frozen_workers_are_replaced(start):
     """Those of gunicorn, the one for /ping too, and nginx's; the frozen ones all at once."""
     server = start(MODEL_SERVER_WORKERS=2)
@@ -341,6 +344,7 @@ def test_killed_and_frozen_workers_are_replaced(start):
     assert server.stop() == 0
 
 
+@pytest.mark.nginx
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=linux)])
 def test_a_dead_master_ends_the_container(start, how):
     servers = {part: start() for part in ("nginx", "gunicorn")}
@@ -352,6 +356,7 @@ def test_a_dead_master_ends_the_container(start, how):
     until(lambda: is_gone(below), 5, "the end of all processes")
 
 
+@pytest.mark.nginx
 def test_a_worker_that_dies_in_a_request_costs_no_other_request(start_slow):
     server = start_slow(MODEL_SERVER_WORKERS=2)
     with ThreadPoolExecutor(9) as pool:
@@ -425,6 +430,7 @@ def stop_under_load(server) -> tuple[int, int]:
     return len(answered), len(lost)
 
 
+@pytest.mark.nginx
 @linux
 def test_an_idle_connection_delays_the_end_little(start):
     server = start()
@@ -637,6 +643,7 @@ def test_npy_gives_way_where_it_cannot_hold_the_answer(start):
         assert "application/json" in reply.error["message"]
 
 
+@pytest.mark.nginx
 def test_what_keeps_nginx_from_starting_is_said(start, tmp_path):
     shutil.copytree(STACK, tmp_path / "stack")
     with open(tmp_path / "stack/nginx.conf", "a") as conf:
@@ -650,7 +657,9 @@ def test_what_keeps_nginx_from_starting_is_said(start, tmp_path):
     assert 'unknown directive "nonsense"' in server.log
 
 
-def test_without_nginx_gunicorn_listens_itself(start, tmp_path):
+@pytest.fixture
+def without_nginx(start, tmp_path):
+    """A server that finds no nginx."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "python3").symlink_to(sys.executable)
@@ -658,9 +667,13 @@ def test_without_nginx_gunicorn_listens_itself(start, tmp_path):
     copy = tmp_path / "stack"
     shutil.copytree(STACK, copy)
     (copy / "serve").write_text(script)
-    server = start(
+    return start(
         args=[sys.executable, str(copy / "serve")], PATH=folder, PYTHONPATH=ROOT / "container/decision_trees"
     )
+
+
+def test_without_nginx_gunicorn_listens_itself(without_nginx):
+    server = without_nginx
     assert "nginx is not installed" in server.log
     assert server.predict("\n".join(ROWS)).text.splitlines() == LABELS
     assert server.predict("x").error["row"] == 1
@@ -672,9 +685,26 @@ def test_without_nginx_gunicorn_listens_itself(start, tmp_path):
     assert server.stop() == 0
 
 
+def test_without_nginx_a_stop_loses_nothing_either(without_nginx):
+    answered, lost = stop_under_load(without_nginx)
+    assert answered
+    assert lost == 0
+
+
+def test_without_nginx_no_idle_connection_holds_up_a_stop(without_nginx):
+    """gunicorn's threads would wait for it as long as for a request."""
+    idle = http.client.HTTPConnection(*without_nginx.address)
+    idle.request("GET", "/ping")
+    assert idle.getresponse().will_close
+    begin = time.monotonic()
+    assert without_nginx.stop() == 0
+    assert time.monotonic() - begin < 10  # DRAIN is 25
+
+
 # -- clients that do not behave
 
 
+@pytest.mark.nginx
 def test_idle_and_slow_clients_stop_nobody(start):
     server = start(MODEL_SERVER_WORKERS=2)
     address = ("127.0.0.1", server.port)
@@ -746,6 +776,7 @@ def test_a_bomb_takes_no_memory(start):
     assert peak() < before + 100
 
 
+@pytest.mark.nginx
 @linux
 def test_memory_stays_flat(start):
     server = start(MODEL_SERVER_WORKERS=1)

@@ -97,7 +97,13 @@ def broken(folder: Path, file: str, text: str, instead: str) -> str:
     return str(folder / "container/run")
 
 
-@pytest.mark.parametrize(("file", "text", "instead", "test"), SERVING.values(), ids=SERVING)
+@pytest.mark.parametrize(
+    ("file", "text", "instead", "test"),
+    [
+        pytest.param(*change, id=name, marks=[pytest.mark.nginx] if "nginx" in change[0] else [])
+        for name, change in SERVING.items()
+    ],
+)
 def test_a_broken_server_is_seen(iris, tmp_path, file, text, instead, test):
     run = broken(tmp_path, file, text, instead)
     server = Server([run, "decision_trees", "serve"], iris, tmp_path / "serve.log")

@@ -48,8 +48,13 @@ def test_several_ups_at_once_give_one_server(fresh):
     with ThreadPoolExecutor(4) as pool:
         outputs = {future.stdout for future in pool.map(lambda _: fresh.command("up"), range(4))}
     assert len(outputs) == 1
-    running = [p for p in psutil.process_iter(["cmdline"]) if "localaws.server" in (p.info["cmdline"] or [])]
-    homes = [p for p in running if p.environ().get("LOCALAWS_HOME") == str(fresh.home)]
+    # Of another user's process, which cannot be ours, the environment is None.
+    homes = [
+        p
+        for p in psutil.process_iter(["cmdline", "environ"])
+        if "localaws.server" in (p.info["cmdline"] or [])
+        and (p.info["environ"] or {}).get("LOCALAWS_HOME") == str(fresh.home)
+    ]
     assert homes == [server_of(fresh)]
 
 
@@ -236,9 +241,9 @@ def test_env_keeps_a_real_account_out(localaws, tmp_path):
     env = {name: value for name, value in localaws.env.items() if not name.startswith("AWS_")}
     show = "import boto3; s = boto3.Session(); c = s.get_credentials(); print(c.access_key, c.token, s.region_name)"
     call = "boto3.client('s3').list_buckets(); print(boto3.client('sts').get_caller_identity()['Account'])"
-    script = f'eval "$({sys.executable} -m localaws env)"; {sys.executable} -c "{show}; {call}"; env'
+    script = f'eval "$("$0" -m localaws env)"; "$0" -c "{show}; {call}"; env'
     done = subprocess.run(
-        ["sh", "-c", script], env={**env, **mine}, capture_output=True, text=True, timeout=60
+        ["sh", "-c", script, sys.executable], env={**env, **mine}, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.startswith("localaws-not-a-key None us-west-2\n000000000000\n"), (
         done.stdout + done.stderr
