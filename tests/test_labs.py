@@ -1,5 +1,6 @@
 """The labs: that they run, with no way out of this machine, and that each has the shape that a learner relies on."""
 
+import html
 import json
 import os
 import re
@@ -45,8 +46,8 @@ def run_offline(command: list[str], environment: dict, timeout: float = 900) -> 
     )
 
 
-def validate(labs: list[str], tmp_path: Path) -> str:
-    """Run the labs under nbval, each in a kernel of its own, offline; return what nbval printed."""
+def validate(labs: list[str], tmp_path: Path, folder: Path = LABS) -> str:
+    """Run the folder's labs under nbval, each in a kernel of its own, offline; return what nbval printed."""
     environment = isolated_environment(tmp_path)
     nbval = [
         "-m",
@@ -59,9 +60,9 @@ def validate(labs: list[str], tmp_path: Path) -> str:
         "--nbval-lax",
         "--nbval-cell-timeout=300",
     ]
-    run = run_offline([sys.executable, *nbval, *(str(LABS / f"{lab}.ipynb") for lab in labs)], environment)
+    run = run_offline([sys.executable, *nbval, *(str(folder / f"{lab}.ipynb") for lab in labs)], environment)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    cells = sum(len(cells_of(LABS / f"{lab}.ipynb", "code")) for lab in labs)
+    cells = sum(len(cells_of(folder / f"{lab}.ipynb", "code")) for lab in labs)
     assert f"{cells} passed" in run.stdout, run.stdout[-2000:]
     left = Path(environment["OFFLINE_LOG"])
     assert not left.exists(), "something tried to leave this machine:\n" + left.read_text()
@@ -76,6 +77,29 @@ def test_the_labs_run_in_order_and_never_leave_this_machine(tmp_path):
 @pytest.mark.timeout(600)
 def test_a_lab_runs_alone_because_it_catches_up(tmp_path):
     validate(["06_invoke"], tmp_path)
+
+
+@pytest.mark.timeout(900)
+def test_no_exercise_changes_what_a_later_lab_shows(tmp_path):
+    """Every solution is run in its place: all cells after it, and all labs, still print what is stored."""
+    labs = tmp_path / "clone" / "labs"
+    labs.mkdir(parents=True)
+    (labs.parent / "container").symlink_to(ROOT / "container")
+    for path in FILES:
+        notebook = nbformat.read(path, as_version=4)
+        (cell,) = [cell for cell in notebook.cells if cell.source == "# your code here"]
+        cell.source = solution_of(path)
+        nbformat.write(notebook, labs / path.name)
+    validate(list(NEEDS), tmp_path, labs)
+
+
+def solution_of(path: Path) -> str:
+    """The code that the lab folds below its "Your turn"."""
+    prose = "\n".join(cell.source for cell in cells_of(path, "markdown"))
+    details = r"### Your turn\n.*?<summary>Solution</summary>\n<pre><code>(.+?)</code></pre>.*?</details>"
+    found = re.findall(details, prose, re.DOTALL)
+    assert len(found) == prose.count("### Your turn") == 1, f"{path.name}: a task without its solution's code"
+    return html.unescape(found[0])
 
 
 def test_every_lab_is_known_to_catch_up():

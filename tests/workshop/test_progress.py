@@ -50,7 +50,7 @@ def pushed(target, environment):
 
 
 def test_a_job_is_followed_to_its_end(pushed, capsys):
-    name = f"{pushed.name}-good"
+    name = f"{pushed.walk}-good"
     create_training_job(pushed, name, f"a,{DATA}\nb,{DATA}1\n")
     description = follow_training_job(name)
     shown = capsys.readouterr().out

@@ -54,7 +54,10 @@ def _exists_in_s3(uri: str) -> bool:
 
 
 def latest_training_job(target: Target) -> dict:
-    """DescribeTrainingJob of the walk's newest completed training job. Raises CheckFailed where there is none."""
+    """DescribeTrainingJob of the walk's newest completed training job. Raises CheckFailed where there is none.
+
+    The walk's are those whose names begin with `target.walk`: what an exercise trains does not take their place.
+    """
     job = _latest(target, "training", "TrainingJob")
     if job is None:
         raise CheckFailed(
@@ -64,10 +67,10 @@ def latest_training_job(target: Target) -> dict:
 
 
 def _latest(target: Target, kind: str, word: str) -> dict | None:
-    """The newest completed job's description. Pages are walked, since AWS filters a page only after it has cut it."""
+    """The walk's newest completed job's description. Pages are walked, since AWS filters a page only after it has cut it."""
     client = boto3.client("sagemaker")
     pages = client.get_paginator(f"list_{kind}_jobs").paginate(
-        NameContains=target.name, StatusEquals="Completed", SortBy="CreationTime", SortOrder="Descending"
+        NameContains=target.walk, StatusEquals="Completed", SortBy="CreationTime", SortOrder="Descending"
     )
     for page in pages:
         for job in page[f"{word}Summaries"]:
@@ -172,13 +175,14 @@ def _tune(target: Target) -> Iterator[Finding]:
         for job in page["HyperParameterTuningJobSummaries"]
     ]
     jobs = (client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name) for name in names)
-    best = next((job["BestTrainingJob"] for job in jobs if "BestTrainingJob" in job), None)
+    best = [job["BestTrainingJob"] for job in jobs if "BestTrainingJob" in job]
     yield bool(best), "a tuning job with a best training job", "Run the cells of 08_tune from the top."
     if best:
-        value = best["FinalHyperParameterTuningJobObjectiveMetric"]["Value"]
+        # The best of all: an exercise's search cannot take anything from it.
+        value = max(job["FinalHyperParameterTuningJobObjectiveMetric"]["Value"] for job in best)
         yield (
             value > 0.9,
-            f"its best accuracy on unseen rows is {value:.3f}",
+            f"the best accuracy on unseen rows is {value:.3f}",
             "Expected more than 0.9 for iris.",
         )
 

@@ -39,7 +39,7 @@ class TargetError(WorkshopError):
 
 @dataclass(frozen=True)
 class Target:
-    """What every later cell talks to. All names that the walk makes begin with `name`, `bucket` or `tuning`."""
+    """What every later cell talks to. All names that the labs make begin with `name`, `bucket` or `tuning`."""
 
     kind: str  # "local" or "aws"
     region: str
@@ -50,6 +50,11 @@ class Target:
     bucket: str
     tuning: str  # the beginning of every tuning job's name, of which AWS takes 32 characters in all
     docker: bool  # images are built by Docker: always for AWS, here where an engine answers
+
+    @property
+    def walk(self) -> str:
+        """The beginning of the names of those jobs that later labs go on with; an exercise's job has another name."""
+        return f"{self.name}-walk"
 
     @property
     def local(self) -> bool:
