@@ -3,17 +3,23 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Generator, Iterator
 from urllib.parse import urlparse
 
 import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
-from . import ROOT
-from .aws import answer, endpoint_status
+from .aws import answer
 from .cleanup import left_over
 from .errors import UnknownLab, WorkshopError
 from .image import NoImage, inspect_image
 from .target import Target, connect
+
+ROW = "5.1,3.5,1.4,0.2"  # a setosa
+#: One try: an endpoint that does not answer is a finding, not something to wait for five times over.
+ONCE = Config(read_timeout=70, retries={"total_max_attempts": 1})
 
 
 class CheckFailed(WorkshopError):
@@ -28,7 +34,7 @@ def check(lab: str) -> None:
     """Print what the lab was to bring about, [OK] or [FAIL] with a hint; raise CheckFailed where something is missing."""
     missing = 0
     for there, what, hint in findings(lab, connect(quiet=True)):
-        print(f"[OK]   {what}" if there else f"[FAIL] {what}\n       {hint}")
+        print(f"[OK]   {what}" if there else f"[FAIL] {what}\n{textwrap.indent(hint, ' ' * 7)}")
         missing += not there
     if missing:
         raise CheckFailed(
@@ -42,10 +48,18 @@ def passed(lab: str, target: Target) -> bool:
 
 
 def findings(lab: str, target: Target) -> Iterator[Finding]:
-    """The lab's results, one finding each. Raises UnknownLab."""
+    """The lab's results, one finding each, none after one that the others build on. Raises UnknownLab."""
     if lab not in _CHECKS:
         raise UnknownLab(lab, _CHECKS)
-    return _CHECKS[lab](target)
+    return _explained(_CHECKS[lab](target))
+
+
+def _explained(found: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings; a service that refuses to be asked, or cannot be, is one more instead of a traceback."""
+    try:
+        yield from found
+    except (ClientError, BotoCoreError) as error:
+        yield False, "the services can be asked", f"{error}\nMend what this names, then run the check again."
 
 
 def _exists_in_s3(uri: str) -> bool:
@@ -58,7 +72,7 @@ def latest_training_job(target: Target) -> dict:
 
     The walk's are those whose names begin with `target.walk`: what an exercise trains does not take their place.
     """
-    job = _latest(target, "training", "TrainingJob")
+    job = _newest(target, "training", "TrainingJob", StatusEquals="Completed")
     if job is None:
         raise CheckFailed(
             "There is no completed training job yet: run 04_train, or this lab's catch_up cell."
@@ -66,16 +80,27 @@ def latest_training_job(target: Target) -> dict:
     return job
 
 
-def _latest(target: Target, kind: str, word: str) -> dict | None:
-    """The walk's newest completed job's description. Pages are walked, since AWS filters a page only after it has cut it."""
+def _newest(target: Target, kind: str, word: str, **only) -> dict | None:
+    """The walk's newest job's description. Pages are walked, since AWS filters a page only after it has cut it."""
     client = boto3.client("sagemaker")
     pages = client.get_paginator(f"list_{kind}_jobs").paginate(
-        NameContains=target.walk, StatusEquals="Completed", SortBy="CreationTime", SortOrder="Descending"
+        NameContains=target.walk, SortBy="CreationTime", SortOrder="Descending", **only
     )
     for page in pages:
         for job in page[f"{word}Summaries"]:
             return getattr(client, f"describe_{kind}_job")(**{f"{word}Name": job[f"{word}Name"]})
     return None
+
+
+def _completed(target: Target, kind: str, word: str, lab: str) -> Generator[Finding, None, dict | None]:
+    """Find the walk's newest completed job and return its description; without one, say what became of the newest."""
+    job = _newest(target, kind, word, StatusEquals="Completed")
+    hint = f"Run the cells of {lab} that start the job and follow it to its end."
+    if job is None and (other := _newest(target, kind, word)):
+        reason = other.get("FailureReason", "no more is known yet")
+        hint = f"{other[f'{word}Name']} is {other[f'{word}Status']}: {reason}\n{hint}"
+    yield bool(job), f"a completed {kind} job {target.walk}-…", hint
+    return job
 
 
 def _setup(target: Target) -> Iterator[Finding]:
@@ -84,36 +109,57 @@ def _setup(target: Target) -> Iterator[Finding]:
 
 
 def _build(target: Target) -> Iterator[Finding]:
-    try:
-        inspect_image(target)
-        there = True
-    except NoImage:
-        there = False
     hint = "Run the build cell of 01_build and read what it prints."
-    yield there, f"image {target.name} is built on this machine", hint
+    try:
+        image = inspect_image(target)
+    except NoImage:
+        image = None
+    yield bool(image), f"image {target.name} is built on this machine", hint
+    if image:
+        programs = {name for mode, _, name in image.files if mode == "755"}
+        missing = {"train", "serve"} - programs
+        yield (
+            not missing,
+            "its programs train and serve can be executed",
+            f"Not there, or not executable: {', '.join(sorted(missing))}. {hint}",
+        )
 
 
 def _local_test(target: Target) -> Iterator[Finding]:
-    model = ROOT / "build" / "local_test" / "model"
-    yield (
-        model.is_dir() and any(model.iterdir()),
-        "a model trained on this machine, in build/local_test/model",
-        "Run the train cell of 02_local_test; where it failed, build/local_test/output/failure says why.",
-    )
+    base = target.folder / "local_test"
+    trained = any(path.is_file() for path in (base / "model").glob("*"))
+    hint = "Run the train cell of 02_local_test."
+    if not trained and (base / "output" / "failure").is_file():
+        hint = f"Training failed: {(base / 'output' / 'failure').read_text()}\nMend what it names. {hint}"
+    yield trained, "a model trained on this machine", hint
+    if trained:
+        log = base / "serve.log"
+        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        answered = [line for line in lines if "status=200 method=POST" in line]
+        hint = "Run the cells of 02_local_test that start serve and ask it."
+        if lines and not answered:
+            hint += f" The last line of its log: {lines[-1]}"
+        yield bool(answered), f"serve has answered {len(answered)} requests", hint
 
 
 def _push(target: Target) -> Iterator[Finding]:
-    image = {"repositoryName": target.name, "imageIds": [{"imageTag": "latest"}]}
+    ecr = boto3.client("ecr")
     yield (
-        bool(answer(boto3.client("ecr").describe_images, **image)),
-        f"image {target.name}:latest is in ECR",
+        bool(there := answer(ecr.describe_repositories, repositoryNames=[target.name])),
+        f"repository {target.name} is in ECR",
         "Run the cells of 03_push that create the repository and push.",
     )
+    if there:
+        image = {"repositoryName": target.name, "imageIds": [{"imageTag": "latest"}]}
+        yield (
+            bool(answer(ecr.describe_images, **image)),
+            f"image {target.name}:latest is in it",
+            "Nothing was pushed with this tag: run the push cell of 03_push and read what it prints.",
+        )
 
 
 def _train(target: Target) -> Iterator[Finding]:
-    job = _latest(target, "training", "TrainingJob")
-    yield bool(job), "a completed training job", "Run the training cell of 04_train and wait for Completed."
+    job = yield from _completed(target, "training", "TrainingJob", "04_train")
     if job:
         artifact = job["ModelArtifacts"]["S3ModelArtifacts"]
         yield (
@@ -124,43 +170,75 @@ def _train(target: Target) -> Iterator[Finding]:
 
 
 def _deploy(target: Target) -> Iterator[Finding]:
-    status = endpoint_status(target.name) or "missing"
+    endpoint = answer(boto3.client("sagemaker").describe_endpoint, EndpointName=target.name) or {}
+    status, reason = endpoint.get("EndpointStatus", "missing"), endpoint.get("FailureReason", "")
+    again = "run the deploy cells of 05_deploy"
+    hint = f"It is on its way, or not there yet: {again}, which wait for it."
+    if status == "Failed":
+        hint = f"{reason}\nMend what this names, then {again}: they replace it."
+    yield status == "InService", f"endpoint {target.name} is {status}", hint
+    if status != "InService":
+        return
     yield (
-        status == "InService",
-        f"endpoint {target.name} is {status}",
-        "Run the deploy cells of 05_deploy; they wait for one that is on its way and replace one that Failed.",
+        not reason,
+        f"its last update went well: it serves config {endpoint['EndpointConfigName']}",
+        f"The update failed, and the endpoint serves as before: {reason}\nMend what this names, then {again}.",
     )
+    code, said = _ask(target.name)
+    yield (
+        code == "200",
+        f"it answers {ROW} with {code}",
+        f"It says: {said}\nThe container's log has more; 05_deploy's solution prints it. For the walk's model, {again}.",
+    )
+
+
+def _ask(endpoint: str) -> tuple[str, str]:
+    """What an endpoint says to a row: (the container's status, its words), or (AWS's error code, its message)."""
+    runtime = boto3.client("sagemaker-runtime", config=ONCE)
+    try:
+        reply = runtime.invoke_endpoint(EndpointName=endpoint, ContentType="text/csv", Body=f"{ROW}\n")
+        return "200", reply["Body"].read().decode(errors="replace").strip()
+    except ClientError as error:
+        problem = error.response["Error"]
+        code = str(error.response.get("OriginalStatusCode", problem["Code"]))
+        return code, textwrap.shorten(error.response.get("OriginalMessage") or problem["Message"], 300)
 
 
 def _invoke(target: Target) -> Iterator[Finding]:
-    reply = answer(
-        boto3.client("sagemaker-runtime").invoke_endpoint,
-        EndpointName=target.name,
-        ContentType="text/csv",
-        Body="5.1,3.5,1.4,0.2\n",
-    )
-    label = reply["Body"].read().decode().strip() if reply else "no answer"
+    missing = [finding for finding in _deploy(target) if not finding[0]]
+    yield from missing
+    if missing:
+        return
+    _, label = _ask(target.name)
     yield (
         label == "setosa",
-        f"the endpoint calls 5.1,3.5,1.4,0.2 {label}",
-        "Expected setosa: see 05_deploy's check.",
+        f"the endpoint calls {ROW} {label}",
+        "Expected setosa: this is not the walk's model. Run the deploy cells of 05_deploy, which put it there.",
+    )
+    labels = target.folder / "labels.csv"
+    yield (
+        labels.is_file() and labels.read_text().split() == ["setosa", "virginica"],
+        "what the aws command was answered",
+        "Expected setosa and virginica in labels.csv: run the cell of 06_invoke with `!aws`.",
     )
 
 
 def _batch_transform(target: Target) -> Iterator[Finding]:
-    job = _latest(target, "transform", "TransformJob")
-    yield bool(job), "a completed batch transform job", "Run the transform cell of 07_batch_transform."
+    job = yield from _completed(target, "transform", "TransformJob", "07_batch_transform")
     if not job:
         return
     place = urlparse(job["TransformOutput"]["S3OutputPath"])
     output = answer(
         boto3.client("s3").get_object, Bucket=place.netloc, Key=f"{place.path.strip('/')}/iris.csv.out"
     )
-    rows = list(csv.reader(io.TextIOWrapper(output["Body"], "utf-8"))) if output else []
+    text = output["Body"].read().decode(errors="replace") if output else ""
+    rows = list(csv.reader(io.StringIO(text)))
+    columns = {len(row) for row in rows} or {0}
     yield (
-        len(rows) == 150 and all(len(row) == 6 for row in rows),
-        f"its output has {len(rows)} rows",
-        "Expected 150 rows of 6 columns: the label, four features, the prediction joined to them.",
+        len(rows) == 150 and columns == {6},
+        f"its output has {len(rows)} rows of {max(columns)} columns",
+        "Expected 150 rows of 6 columns: the label, four features, the prediction joined to them. Where another job "
+        "has written over it, run the transform cell of 07_batch_transform again.",
     )
 
 
@@ -174,30 +252,43 @@ def _tune(target: Target) -> Iterator[Finding]:
         for page in pages
         for job in page["HyperParameterTuningJobSummaries"]
     ]
-    jobs = (client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name) for name in names)
-    best = [job["BestTrainingJob"] for job in jobs if "BestTrainingJob" in job]
-    yield bool(best), "a tuning job with a best training job", "Run the cells of 08_tune from the top."
+    jobs = [client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name) for name in names]
+    hint = "Run the cells of 08_tune from the top."
+    if jobs:
+        status, reason = jobs[0]["HyperParameterTuningJobStatus"], jobs[0].get("FailureReason", "")
+        hint = f"The newest, {names[0]}, is {status}. {reason}\n{hint}"
+    found = [job["BestTrainingJob"] for job in jobs if "BestTrainingJob" in job]
+    # AWS keeps an earlier walk's jobs as records; their models went with the bucket.
+    best = [job for job in found if _exists_in_s3(_artifact(client, job["TrainingJobName"]))]
+    yield bool(best), "a tuning job with a best training job", hint
     if best:
         # The best of all: an exercise's search cannot take anything from it.
         value = max(job["FinalHyperParameterTuningJobObjectiveMetric"]["Value"] for job in best)
         yield (
             value > 0.9,
             f"the best accuracy on unseen rows is {value:.3f}",
-            "Expected more than 0.9 for iris.",
+            "Expected more than 0.9 for iris: has the search tried more than two leaves? Run 08_tune from the top.",
         )
 
 
+def _artifact(client, training_job: str) -> str:
+    return client.describe_training_job(TrainingJobName=training_job)["ModelArtifacts"]["S3ModelArtifacts"]
+
+
 def _speed(target: Target) -> Iterator[Finding]:
+    file = target.folder / "speed" / "measured.json"
     try:
-        notes = json.loads((ROOT / "build" / "speed" / "measured.json").read_text())
-    except (FileNotFoundError, ValueError):
-        notes = {}
-    yield bool(notes), "your measurements", "Run the cells of 09_speed to the one that stops the server."
-    yield (
-        notes.get("same answers", False),
-        "all ways to answer say the same",
-        "Run 09_speed again from the top: a way that was changed says something else.",
-    )
+        notes = json.loads(file.read_text())
+    except (OSError, ValueError):
+        notes = None
+    there = isinstance(notes, dict) and "rows a second" in notes
+    yield there, "your measurements", "Run the cells of 09_speed to the one that stops the server."
+    if there:
+        yield (
+            notes.get("same answers", False),
+            "all ways to answer say the same",
+            "Run 09_speed again from the top: a way that was changed says something else.",
+        )
 
 
 def _cleanup(target: Target) -> Iterator[Finding]:

@@ -44,4 +44,6 @@ def left_over(target: Target) -> list[str]:
         logGroupNamePrefix=f"/aws/sagemaker/Endpoints/{target.name}"
     )
     things += [f"log group {group['logGroupName']}" for group in groups["logGroups"]]
+    if target.folder.exists():
+        things.append(f"folder {target.folder}")
     return things

@@ -32,7 +32,7 @@ def inspect_image(target: Target) -> LocalImage:
     """Look into the walk's image. Raises NoImage where there is none."""
     try:
         return _of_docker(target.name) if target.docker else _of_localaws(target.name)
-    except (ValueError, subprocess.CalledProcessError):
+    except (ValueError, OSError, subprocess.CalledProcessError):  # OSError: a part of it was deleted
         raise NoImage(
             f"There is no image {target.name} on this machine: run the build cell of 01_build."
         ) from None

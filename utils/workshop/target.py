@@ -50,6 +50,7 @@ class Target:
     bucket: str
     tuning: str  # the beginning of every tuning job's name, of which AWS takes 32 characters in all
     docker: bool  # images are built by Docker: always for AWS, here where an engine answers
+    folder: Path  # what the labs write on this machine: this walk's own, so no other one passes for it
 
     @property
     def walk(self) -> str:
@@ -144,6 +145,7 @@ def _local(learner: str) -> Target:
             iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=trust.read_text())
         role = iam.get_role(RoleName=ROLE)["Role"]["Arn"]
         iam.put_role_policy(RoleName=ROLE, PolicyName="workshop", PolicyDocument=policy.read_text())
+    names = _names(learner, status.region, status.account)
     return Target(
         kind="local",
         region=status.region,
@@ -151,7 +153,8 @@ def _local(learner: str) -> Target:
         role=role,
         endpoint_url=status.endpoint_url,
         docker=status.engine == "docker",
-        **_names(learner, status.region, status.account),
+        folder=Path(status.home) / "labs" / names["bucket"],
+        **names,
     )
 
 
@@ -180,6 +183,7 @@ def _aws(learner: str) -> Target:
     except (ClientError, BotoCoreError) as error:
         raise TargetError(f"AWS does not accept these credentials: {error}") from None
     account = identity["Account"]
+    names = _names(learner, region, account)
     return Target(
         kind="aws",
         region=region,
@@ -187,7 +191,8 @@ def _aws(learner: str) -> Target:
         role=_execution_role(identity["Arn"]),
         endpoint_url="",
         docker=True,
-        **_names(learner, region, account),
+        folder=ROOT / "build" / names["bucket"],
+        **names,
     )
 
 

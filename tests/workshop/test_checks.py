@@ -1,0 +1,420 @@
+"""Each lab's check, unsolved, half solved and solved: what is missing is said, with a hint, and never by a traceback.
+
+The images are tiny: their programs do what a test's model or job asks of them by a variable or a hyperparameter.
+"""
+
+import io
+import json
+import tarfile
+import time
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+import localaws
+from localaws import images
+from workshop import ROOT, CheckFailed, check, checks, connect, latest_training_job
+
+TRAIN = """#!/usr/bin/env python3
+import json, os, pathlib, sys
+base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
+asked = json.loads((base / "input/config/hyperparameters.json").read_text())
+(base / "model/model.txt").write_text("a model")
+if "fail" in asked:
+    (base / "output/failure").write_text(asked["fail"])
+    sys.exit(1)
+print("validation_accuracy=" + asked.get("accuracy", "1.0"))
+"""
+
+SERVE = """#!/usr/bin/env python3
+import http.server, os, sys
+if "EXIT" in os.environ:
+    sys.exit(4)
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply(200, "")
+
+    def do_POST(self):
+        rows = self.rfile.read(int(self.headers["Content-Length"])).splitlines()
+        self.reply(int(os.environ.get("STATUS", 200)), (os.environ.get("LABEL", "setosa") + "\\n") * len(rows))
+
+    def reply(self, status, text):
+        self.send_response(status)
+        self.send_header("Content-Type", "text/csv")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+http.server.HTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def shown(capsys):
+    """Run a check; return what it printed. `missing`: how many [FAIL] it must print, each with a hint below it."""
+
+    def run(lab: str, missing: int) -> str:
+        capsys.readouterr()
+        if missing:
+            with pytest.raises(CheckFailed, match=rf"{lab}: {missing} of its results are missing"):
+                check(lab)
+        else:
+            check(lab)
+        out = capsys.readouterr().out
+        lines = out.splitlines()
+        marks = [line[:6] for line in lines if not line.startswith(" ")]
+        assert marks.count("[FAIL]") == missing and set(marks) <= {"[FAIL]", "[OK]  "}, out
+        for line, below in zip(lines, [*lines[1:], ""], strict=True):
+            if line.startswith("[FAIL]"):
+                assert below.startswith("       ") and len(below.split()) > 2, f"no hint:\n{out}"
+        assert "Traceback" not in out
+        return out
+
+    return run
+
+
+def build(target, folder, train: str = TRAIN, serve: str = SERVE) -> None:
+    """Build an image of these programs under the walk's name."""
+    container = folder / str(time.monotonic_ns()) / "container"
+    (container / "tiny").mkdir(parents=True)
+    (container / "stack").mkdir()
+    (container / "stack" / "train").write_text(train)
+    (container / "stack" / "serve").write_text(serve)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(localaws, "ROOT", container.parent)
+        images.build("tiny", target.name)
+
+
+def create_repository(target) -> str:
+    return boto3.client("ecr").create_repository(repositoryName=target.name)["repository"]["repositoryUri"]
+
+
+def create_bucket(target) -> None:
+    boto3.client("s3").create_bucket(
+        Bucket=target.bucket, CreateBucketConfiguration={"LocationConstraint": target.region}
+    )
+
+
+def put(target, key: str, body) -> str:
+    boto3.client("s3").put_object(Bucket=target.bucket, Key=key, Body=body)
+    return f"s3://{target.bucket}/{key}"
+
+
+@pytest.fixture
+def pushed(target, tmp_path):
+    """The URI of a tiny image of the target's; its bucket is there, too."""
+    create_bucket(target)
+    build(target, tmp_path)
+    uri = create_repository(target)
+    images.push(target.name, uri)
+    return f"{uri}:latest"
+
+
+def wait_until(condition):
+    """Poll until `condition()` is true, for half a minute at most; return what it answered."""
+    deadline = time.monotonic() + 30
+    while not (answer := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return answer
+
+
+def definition(target, image: str) -> dict:
+    """What a training job and a tuning job's training jobs have in common."""
+    source = {"S3DataType": "S3Prefix", "S3Uri": put(target, "training/iris.csv", "a,1\n")}
+    return {
+        "AlgorithmSpecification": {"TrainingImage": image, "TrainingInputMode": "File"},
+        "RoleArn": target.role,
+        "InputDataConfig": [{"ChannelName": "training", "DataSource": {"S3DataSource": source}}],
+        "OutputDataConfig": {"S3OutputPath": f"s3://{target.bucket}/output"},
+        "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+    }
+
+
+def train(target, image: str, name: str, **hyperparameters) -> dict:
+    """Run a training job to its end; its description."""
+    sagemaker = boto3.client("sagemaker")
+    sagemaker.create_training_job(
+        TrainingJobName=name, HyperParameters=hyperparameters, **definition(target, image)
+    )
+
+    def ended():
+        job = sagemaker.describe_training_job(TrainingJobName=name)
+        return job if job["TrainingJobStatus"] != "InProgress" else None
+
+    return wait_until(ended)
+
+
+def create_model(target, image: str, name: str, **environment) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("model.txt"))
+    artifact = put(target, "model.tar.gz", archive.getvalue())
+    boto3.client("sagemaker").create_model(
+        ModelName=name,
+        ExecutionRoleArn=target.role,
+        PrimaryContainer={"Image": image, "ModelDataUrl": artifact, "Environment": environment},
+    )
+
+
+def deploy(target, image: str, **environment) -> None:
+    """Create the walk's endpoint, or update it, with a model of this environment; wait where it comes to."""
+    sagemaker, version = boto3.client("sagemaker"), f"{target.name}-{time.monotonic_ns()}"
+    create_model(target, image, version, **environment)
+    variant = {"InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    sagemaker.create_endpoint_config(
+        EndpointConfigName=version,
+        ProductionVariants=[variant | {"VariantName": "AllTraffic", "ModelName": version}],
+    )
+    there = sagemaker.list_endpoints(NameContains=target.name)["Endpoints"]
+    change = sagemaker.update_endpoint if there else sagemaker.create_endpoint
+    change(EndpointName=target.name, EndpointConfigName=version)
+
+    def settled():
+        status = sagemaker.describe_endpoint(EndpointName=target.name)["EndpointStatus"]
+        return status in ("InService", "Failed")
+
+    wait_until(settled)
+
+
+def test_00_setup(target, shown):
+    assert "Run the cell with create_bucket in 00_setup" in shown("00_setup", missing=1)
+    create_bucket(target)
+    assert f"[OK]   bucket {target.bucket}" in shown("00_setup", missing=0)
+
+
+def test_a_service_that_refuses_to_be_asked_is_a_finding(target, shown, monkeypatch):
+    def refuse(call, **arguments):
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no rights"}}, "HeadBucket")
+
+    monkeypatch.setattr(checks, "answer", refuse)
+    out = shown("00_setup", missing=1)
+    assert "(AccessDenied) when calling the HeadBucket operation: no rights" in out
+    assert "then run the check again" in out
+
+
+def test_01_build(target, shown, tmp_path):
+    assert "Run the build cell of 01_build" in shown("01_build", missing=1)
+    build(target, tmp_path, serve=SERVE.removeprefix("#!"))
+    out = shown("01_build", missing=1)
+    assert "[OK]   image" in out and "Not there, or not executable: serve" in out
+    build(target, tmp_path)
+    shown("01_build", missing=0)
+    images.blob(images.inspect(target.name).digest).unlink()
+    assert "Run the build cell of 01_build" in shown("01_build", missing=1)
+
+
+def test_02_local_test(target, shown):
+    base = target.folder / "local_test"
+    assert "Run the train cell of 02_local_test" in shown("02_local_test", missing=1)
+    (base / "model").mkdir(parents=True)
+    (base / "output").mkdir()
+    (base / "output" / "failure").write_text("training/iris.csv: row 2: no")
+    assert "Training failed: training/iris.csv: row 2: no" in shown("02_local_test", missing=1)
+    (base / "model" / "model.onnx").write_text("a model")
+    assert "that start serve and ask it" in shown("02_local_test", missing=1)
+    (base / "serve.log").write_text("serve: nothing works\n")
+    assert "The last line of its log: serve: nothing works" in shown("02_local_test", missing=1)
+    (base / "serve.log").write_text('status=200 method=GET path="/ping"\nstatus=200 method=POST path="/i"\n')
+    assert "serve has answered 1 request" in shown("02_local_test", missing=0)
+
+
+def test_03_push(target, shown, tmp_path):
+    assert "that create the repository and push" in shown("03_push", missing=1)
+    uri = create_repository(target)
+    out = shown("03_push", missing=1)
+    assert "[OK]   repository" in out and "Nothing was pushed with this tag" in out
+    build(target, tmp_path)
+    images.push(target.name, uri)
+    shown("03_push", missing=0)
+
+
+def test_04_train(target, pushed, shown):
+    with pytest.raises(CheckFailed, match="There is no completed training job yet: run 04_train"):
+        latest_training_job(target)
+    assert "Run the cells of 04_train" in shown("04_train", missing=1)
+    train(target, pushed, f"{target.walk}-bad", fail="row 7 is bad")
+    assert f"{target.walk}-bad is Failed: AlgorithmError: row 7 is bad" in shown("04_train", missing=1)
+    train(target, pushed, f"{target.name}-before")
+    shown("04_train", missing=1)
+    job = train(target, pushed, f"{target.walk}-good")
+    train(target, pushed, f"{target.name}-after")
+    assert latest_training_job(target)["TrainingJobName"] == f"{target.walk}-good", (
+        "an exercise's job takes its place"
+    )
+    shown("04_train", missing=0)
+    key = job["ModelArtifacts"]["S3ModelArtifacts"].removeprefix(f"s3://{target.bucket}/")
+    boto3.client("s3").delete_object(Bucket=target.bucket, Key=key)
+    assert "Somebody deleted it: train again" in shown("04_train", missing=1)
+
+
+def test_05_deploy_and_06_invoke(target, pushed, shown):
+    out = shown("05_deploy", missing=1)
+    assert f"[FAIL] endpoint {target.name} is missing" in out and "run the deploy cells" in out
+    assert "is missing" in shown("06_invoke", missing=1)
+
+    deploy(target, pushed, STATUS="500")
+    for lab in ("05_deploy", "06_invoke"):
+        out = shown(lab, missing=1)
+        assert "[FAIL] it answers 5.1,3.5,1.4,0.2 with 500" in out and "The container's log has more" in out
+
+    deploy(target, pushed, LABEL="tulip")
+    shown("05_deploy", missing=0)
+    out = shown("06_invoke", missing=2)
+    assert "[FAIL] the endpoint calls 5.1,3.5,1.4,0.2 tulip" in out and "Expected setosa" in out
+
+    deploy(target, pushed)
+    shown("05_deploy", missing=0)
+    assert "run the cell of 06_invoke with `!aws`" in shown("06_invoke", missing=1)
+    target.folder.mkdir(parents=True)
+    (target.folder / "labels.csv").write_text("setosa\nvirginica\n")
+    shown("06_invoke", missing=0)
+
+    deploy(target, pushed, EXIT="yes")
+    for lab in ("05_deploy", "06_invoke"):
+        out = shown(lab, missing=1)
+        assert (
+            "The update failed, and the endpoint serves as before: " in out
+            and "[FAIL] its last update" in out
+        )
+
+
+def test_05_deploy_of_what_never_served(target, pushed, shown):
+    deploy(target, pushed, EXIT="yes")
+    for lab in ("05_deploy", "06_invoke"):
+        out = shown(lab, missing=1)
+        assert f"[FAIL] endpoint {target.name} is Failed" in out and "they replace it" in out
+        assert "did not pass the ping health check" in out
+
+
+def transform(target, name: str, output: str, **processing) -> None:
+    """Run a batch transform of iris.csv to its end."""
+    sagemaker = boto3.client("sagemaker")
+    put(target, "batch/input/iris.csv", (ROOT / "data" / "iris.csv").read_bytes())
+    source = {"S3DataType": "S3Prefix", "S3Uri": f"s3://{target.bucket}/batch/input/"}
+    to = {"S3OutputPath": f"s3://{target.bucket}/{output}", "Accept": "text/csv", "AssembleWith": "Line"}
+    sagemaker.create_transform_job(
+        TransformJobName=name,
+        ModelName=f"{target.name}-{processing.pop('model', 'good')}",
+        BatchStrategy="MultiRecord",
+        TransformInput={
+            "DataSource": {"S3DataSource": source},
+            "ContentType": "text/csv",
+            "SplitType": "Line",
+        },
+        TransformOutput=to,
+        TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+        DataProcessing=processing,
+    )
+    wait_until(
+        lambda: sagemaker.describe_transform_job(TransformJobName=name)["TransformJobStatus"] != "InProgress"
+    )
+
+
+def test_07_batch_transform(target, pushed, shown):
+    assert "Run the cells of 07_batch_transform" in shown("07_batch_transform", missing=1)
+    create_model(target, pushed, f"{target.name}-bad", STATUS="500")
+    create_model(target, pushed, f"{target.name}-good")
+    transform(target, f"{target.walk}-bad", "batch/output", model="bad")
+    assert f"{target.walk}-bad is Failed: " in shown("07_batch_transform", missing=1)
+    joined = {"InputFilter": "$[1:]", "JoinSource": "Input"}
+    transform(target, f"{target.walk}-good", "batch/output", **joined)
+    shown("07_batch_transform", missing=0)
+    transform(target, f"{target.name}-two", "batch/two", **joined, OutputFilter="$[0,-1]")
+    shown("07_batch_transform", missing=0)
+
+    key = {"Bucket": target.bucket, "Key": "batch/output/iris.csv.out"}
+    boto3.client("s3").put_object(**key, Body="setosa,setosa\n" * 150)
+    out = shown("07_batch_transform", missing=1)
+    assert (
+        "[FAIL] its output has 150 rows of 2 columns" in out
+        and "Where another job has written over it" in out
+    )
+    boto3.client("s3").delete_object(**key)
+    assert "[FAIL] its output has 0 rows" in shown("07_batch_transform", missing=1)
+
+
+def tune(
+    target, image: str, number: int, accuracy: str, regex: str = r"validation_accuracy=([0-9.]+)"
+) -> None:
+    """Run a tuning job of one training job, which prints this accuracy, to its end."""
+    sagemaker, name = boto3.client("sagemaker"), f"{target.tuning}{number}"
+    jobs = definition(target, image) | {"StaticHyperParameters": {"accuracy": accuracy}}
+    jobs["AlgorithmSpecification"]["MetricDefinitions"] = [{"Name": "validation_accuracy", "Regex": regex}]
+    leaves = {"Name": "max_leaf_nodes", "MinValue": "2", "MaxValue": "9"}
+    sagemaker.create_hyper_parameter_tuning_job(
+        HyperParameterTuningJobName=name,
+        HyperParameterTuningJobConfig={
+            "Strategy": "Random",
+            "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "validation_accuracy"},
+            "ResourceLimits": {"MaxNumberOfTrainingJobs": 1, "MaxParallelTrainingJobs": 1},
+            "ParameterRanges": {"IntegerParameterRanges": [leaves]},
+        },
+        TrainingJobDefinition=jobs,
+    )
+
+    def ended():
+        job = sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+        return job["HyperParameterTuningJobStatus"] not in ("InProgress", "Stopping")
+
+    wait_until(ended)
+
+
+def test_08_tune(target, pushed, shown):
+    assert "Run the cells of 08_tune from the top" in shown("08_tune", missing=1)
+    tune(target, pushed, 1, "1.0", regex="no such line=([0-9.]+)")
+    assert f"The newest, {target.tuning}1, is Failed. All training jobs failed" in shown("08_tune", missing=1)
+    tune(target, pushed, 2, "0.667")
+    assert "[FAIL] the best accuracy on unseen rows is 0.667" in shown("08_tune", missing=1)
+    tune(target, pushed, 3, "0.967")
+    tune(target, pushed, 4, "0.5")  # an exercise's
+    assert "[OK]   the best accuracy on unseen rows is 0.967" in shown("08_tune", missing=0)
+    boto3.resource("s3").Bucket(
+        target.bucket
+    ).objects.delete()  # as 99_cleanup: the next walk has to tune again
+    shown("08_tune", missing=1)
+
+
+def test_09_speed(target, shown, environment):
+    assert "to the one that stops the server" in shown("09_speed", missing=1)
+    speed = target.folder / "speed"
+    speed.mkdir(parents=True)
+    (speed / "measured.json").write_text("[]")
+    shown("09_speed", missing=1)
+    notes = {"rows": [1], "rows a second": [900.0], "same answers": False}
+    (speed / "measured.json").write_text(json.dumps(notes))
+    assert "a way that was changed says something else" in shown("09_speed", missing=1)
+    (speed / "measured.json").write_text(json.dumps(notes | {"same answers": True}))
+    shown("09_speed", missing=0)
+    environment["WORKSHOP_LEARNER"] = f"n{environment['WORKSHOP_LEARNER'][1:]}"
+    shown("09_speed", missing=1)
+
+
+def test_what_was_done_in_another_home_is_not_taken_for_this_ones(home, environment, shown, tmp_path):
+    """Nor the labs' own files: they lie where the rest of that walk does."""
+    folder = connect(quiet=True).folder
+    assert folder.is_relative_to(home)
+    (folder / "speed").mkdir(parents=True)
+    (folder / "speed" / "measured.json").write_text('{"rows a second": [900.0], "same answers": true}')
+    shown("09_speed", missing=0)
+    environment["LOCALAWS_HOME"] = str(tmp_path / "another")
+    try:
+        for lab in ("01_build", "02_local_test", "09_speed"):
+            shown(lab, missing=1)
+    finally:
+        localaws.stop()
+
+
+def test_99_cleanup(target, shown):
+    shown("99_cleanup", missing=0)
+    create_bucket(target)
+    target.folder.mkdir(parents=True)
+    out = shown("99_cleanup", missing=1)
+    assert f"Still there: bucket {target.bucket}, folder {target.folder}. Run the delete cells" in out
+    boto3.client("s3").delete_bucket(Bucket=target.bucket)
+    assert f"Still there: folder {target.folder}." in shown("99_cleanup", missing=1)
+    target.folder.rmdir()
+    shown("99_cleanup", missing=0)
