@@ -9,21 +9,26 @@ import tarfile
 import time
 
 import boto3
+import nbformat
 import pytest
 from botocore.exceptions import ClientError
+from nbclient import NotebookClient
 
 import localaws
 from localaws import images
-from workshop import ROOT, CheckFailed, check, checks, connect, latest_training_job
+from workshop import ROOT, CheckFailed, check, checks, connect, latest_training_job, left_over
+from workshop.catch_up import LABS
 
 TRAIN = """#!/usr/bin/env python3
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
 asked = json.loads((base / "input/config/hyperparameters.json").read_text())
 (base / "model/model.txt").write_text("a model")
 if "fail" in asked:
     (base / "output/failure").write_text(asked["fail"])
     sys.exit(1)
+if "sleep" in asked:
+    time.sleep(float(asked["sleep"]))
 print("validation_accuracy=" + asked.get("accuracy", "1.0"))
 """
 
@@ -337,12 +342,12 @@ def test_07_batch_transform(target, pushed, shown):
     assert "[FAIL] its output has 0 rows" in shown("07_batch_transform", missing=1)
 
 
-def tune(
-    target, image: str, number: int, accuracy: str, regex: str = r"validation_accuracy=([0-9.]+)"
-) -> None:
-    """Run a tuning job of one training job, which prints this accuracy, to its end."""
+def start_tuning(
+    target, image: str, number: int, regex: str = r"validation_accuracy=([0-9.]+)", **asked
+) -> str:
+    """Start a tuning job of one training job, which gets these hyperparameters; its name."""
     sagemaker, name = boto3.client("sagemaker"), f"{target.tuning}{number}"
-    jobs = definition(target, image) | {"StaticHyperParameters": {"accuracy": accuracy}}
+    jobs = definition(target, image) | {"StaticHyperParameters": asked}
     jobs["AlgorithmSpecification"]["MetricDefinitions"] = [{"Name": "validation_accuracy", "Regex": regex}]
     leaves = {"Name": "max_leaf_nodes", "MinValue": "2", "MaxValue": "9"}
     sagemaker.create_hyper_parameter_tuning_job(
@@ -355,6 +360,12 @@ def tune(
         },
         TrainingJobDefinition=jobs,
     )
+    return name
+
+
+def tune(*arguments, **asked) -> None:
+    """Run a tuning job to its end."""
+    sagemaker, name = boto3.client("sagemaker"), start_tuning(*arguments, **asked)
 
     def ended():
         job = sagemaker.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
@@ -365,12 +376,12 @@ def tune(
 
 def test_08_tune(target, pushed, shown):
     assert "Run the cells of 08_tune from the top" in shown("08_tune", missing=1)
-    tune(target, pushed, 1, "1.0", regex="no such line=([0-9.]+)")
+    tune(target, pushed, 1, regex="no such line=([0-9.]+)")
     assert f"The newest, {target.tuning}1, is Failed. All training jobs failed" in shown("08_tune", missing=1)
-    tune(target, pushed, 2, "0.667")
+    tune(target, pushed, 2, accuracy="0.667")
     assert "[FAIL] the best accuracy on unseen rows is 0.667" in shown("08_tune", missing=1)
-    tune(target, pushed, 3, "0.967")
-    tune(target, pushed, 4, "0.5")  # an exercise's
+    tune(target, pushed, 3, accuracy="0.967")
+    tune(target, pushed, 4, accuracy="0.5")  # an exercise's
     assert "[OK]   the best accuracy on unseen rows is 0.967" in shown("08_tune", missing=0)
     boto3.resource("s3").Bucket(
         target.bucket
@@ -418,3 +429,13 @@ def test_99_cleanup(target, shown):
     assert f"Still there: folder {target.folder}." in shown("99_cleanup", missing=1)
     target.folder.rmdir()
     shown("99_cleanup", missing=0)
+
+
+def test_99_ends_a_search_that_nobody_waited_for(target, pushed):
+    """An exercise's, say: lab 99 stops it, waits until it writes nothing any more, and leaves nothing behind."""
+    name = start_tuning(target, pushed, 1, sleep="600")
+    notebook = nbformat.read(LABS / "99_cleanup.ipynb", as_version=4)
+    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    job = boto3.client("sagemaker").describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+    assert job["HyperParameterTuningJobStatus"] == "Stopped"
+    assert left_over(target) == []
