@@ -23,8 +23,8 @@ labs: .venv/ready  ## run the whole workshop on localaws; the executed labs land
 lab: .venv/ready  ## open JupyterLab on the labs
 	@$(BIN)/jupyter lab --notebook-dir=labs $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: .venv/ready  ## run all tests
-	@$(BIN)/python -m pytest
+test: .venv/ready  ## run all tests, two at a time; TESTS=tests/workshop: some of them
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 bench: .venv/ready  ## measure against the sample, peers and the limit, some 25 minutes; QUICK=1: two minutes, no peers
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
