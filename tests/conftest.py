@@ -2,6 +2,7 @@
 
 import os
 
+import browser as chromium
 import pytest
 
 # onnxruntime reports its use to its makers, over the network, unless this is set before it is imported.
@@ -21,3 +22,13 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """The window of a real browser that the tests of a module share."""
+    if chromium.CHROMIUM is None and "CI" not in os.environ:
+        pytest.skip("no chromium here: apt-get install chromium, or brew install chromium")
+    assert chromium.CHROMIUM, "CI must see the page: apt-get install chromium"
+    with chromium.opened(tmp_path_factory.mktemp("chromium")) as window:
+        yield window

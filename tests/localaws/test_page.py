@@ -2,91 +2,19 @@
 
 import http.client
 import json
-import os
 import re
-import shutil
-import subprocess
 import time
-import urllib.request
 from contextlib import closing
 
 import pytest
 import tiny
-import websocket
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--remote-debugging-port=0",
-    "--remote-allow-origins=*",
-]
 
 
 @pytest.fixture(scope="module")
 def account(localaws, tmp_path_factory):
     return tiny.account(localaws, tmp_path_factory.mktemp("images"))
-
-
-class Browser:
-    """One window of a real browser, spoken to in its own protocol: https://chromedevtools.github.io/devtools-protocol."""
-
-    def __init__(self, profile):
-        targets = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{_port(profile)}/json/list").read())
-        window = next(target for target in targets if target["type"] == "page")
-        self.socket = websocket.create_connection(window["webSocketDebuggerUrl"], timeout=30)
-        self.sent = 0
-        self.complaints = []
-        for domain in ("Page", "Runtime", "Log"):
-            self.command(f"{domain}.enable")
-
-    def command(self, method: str, **parameters) -> dict:
-        """Send one command and return its result; keep what the page complained of meanwhile."""
-        self.sent += 1
-        self.socket.send(json.dumps({"id": self.sent, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.complaints.append(message["params"])
-            if message.get("id") == self.sent:
-                assert "error" not in message, message
-                return message["result"]
-
-    def ask(self, expression: str):
-        """The value of a JavaScript expression in the page."""
-        answer = self.command("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def wait(self, expression: str):
-        return tiny.wait_until(lambda: self.ask(expression))
-
-
-def _port(profile) -> int:
-    file = profile / "DevToolsActivePort"
-    return int(tiny.wait_until(lambda: file.exists() and file.read_text()).splitlines()[0])
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None and "CI" not in os.environ:
-        pytest.skip("no chromium here: apt-get install chromium, or brew install chromium")
-    assert CHROMIUM, "CI must see the page: apt-get install chromium"
-    profile = tmp_path_factory.mktemp("chromium")
-    command = [CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            browser = Browser(profile)
-            with closing(browser.socket):
-                yield browser
-        finally:
-            process.terminate()
 
 
 def row(name: str) -> str:

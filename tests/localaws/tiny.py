@@ -2,11 +2,12 @@
 
 import json
 import os
-import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
+
+from waiting import wait_until
 
 import localaws
 from localaws import images
@@ -125,15 +126,6 @@ TRUST = json.dumps(
         ],
     }
 )
-
-
-def wait_until(condition, seconds: float = 30):
-    """Poll until `condition()` is true and return what it answered."""
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
-    return answer
 
 
 @dataclass
