@@ -21,7 +21,7 @@ labs: .venv/ready  ## run the whole workshop on localaws; the executed labs land
 	@$(BIN)/python -m workshop run
 
 lab: .venv/ready  ## open JupyterLab on the labs
-	@$(BIN)/jupyter lab --notebook-dir=labs $(if $(filter 0,$(shell id -u)),--allow-root)
+	@JUPYTER_CONFIG_PATH="utils/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: .venv/ready  ## run all tests, two at a time; TESTS=tests/workshop: some of them
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)

@@ -1,0 +1,10 @@
+"""How JupyterLab opens here: JUPYTER_CONFIG_PATH=utils/lab names this folder (make lab)."""
+
+c = get_config()  # noqa: F821  (Jupyter puts it here)
+
+# The first lab is in front; the root is the repository, since the labs link to what lies beside them.
+c.LabApp.default_url = "/lab/tree/labs/00_setup.ipynb"
+# Neither a question about news nor a request to anybody: what runs here stays on this machine.
+c.LabApp.news_url = None
+# An extension would be installed past requirements.lock; the manager also asks the package index for its list.
+c.LabApp.extension_manager = "readonly"
