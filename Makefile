@@ -16,6 +16,7 @@ help:  ## list these commands
 	@utils/setup.sh
 
 setup: .venv/ready  ## make .venv ready (the other commands do it by themselves)
+	@echo "setup: done, .venv is ready"
 
 labs: .venv/ready  ## run the whole workshop on localaws; the executed labs land in build/labs as HTML
 	@$(BIN)/python -m workshop run
@@ -39,8 +40,8 @@ check: .venv/ready  ## look at the style: ruff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-lock: .venv/ready  ## pin again what pyproject.toml asks for (needs uv: pip install uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+lock: .venv/ready  ## pin again what pyproject.toml asks for
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		pyproject.toml --output-file requirements.lock
 	@container/lock.sh decision_trees
 
