@@ -16,15 +16,32 @@ debian_install() {
     { apt-get -qq update && apt-get -qq install -y --no-install-recommends "$@"; } </dev/null >/dev/null 2>&1
 }
 
-python=""
-for candidate in "${PYTHON:-python3.11}" python3 python3.12 python3.13; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
-        python=$candidate
-        break
+pip_install() { .venv/bin/python -m pip install --disable-pip-version-check --no-deps "$@"; }
+
+# uv takes seconds for what takes pip minutes. It is in the lock like everything else: pip fetches it by its hash.
+uv_install() {
+    if ! command -v uv >/dev/null; then
+        sed -n '/^uv==/,/[^\\]$/p' requirements.lock >.venv/uv.lock
+        pip_install --require-hashes -r .venv/uv.lock || return
     fi
+    .venv/bin/python utils/uv_install.py || return
+    # Not by uv, which would compile everybody's tests as well, a third of all. Needed, since the Makefile forbids Python
+    # to write byte code: each start would compile all that it imports. What does not compile here says so when imported.
+    say "compiling byte code"
+    .venv/bin/python -W ignore -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
+}
+
+if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3.11 python3 python3.12 python3.13; fi
+python="" tried=""
+for candidate in "$@"; do
+    version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || version="does not run"
+    case $version in
+    3.11 | 3.12 | 3.13) python=$candidate && break ;;
+    *) tried="$tried${tried:+, }$candidate ($version)" ;;
+    esac
 done
 if [ -z "$python" ]; then
-    say "Python 3.11, 3.12 or 3.13 is needed and none was found. Install one:"
+    say "Python 3.11, 3.12 or 3.13 is needed; tried: $tried. Install one:"
     say "  Debian, Ubuntu: apt-get install python3 python3-venv     macOS: brew install python@3.12"
     say "  conda: conda env create -f environment.yml && conda activate sagemaker-byoa"
     say "or name it: make setup PYTHON=/path/to/python3.12"
@@ -36,11 +53,22 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null && ! debian_install pytho
     exit 1
 fi
 
-say "$("$python" --version) -> .venv, packages from requirements.lock (two to four minutes, once)"
-# A .venv whose Python or pip does not work (moved, or half-made by an interrupted set-up) is made anew.
-.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-.venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+say "$("$python" --version) -> .venv, packages from requirements.lock (about half a minute, once)"
+# What an interrupted set-up left, or another Python's, is made anew.
+if ! { [ -f .venv/ready ] && .venv/bin/python -m pip --version >/dev/null 2>&1 &&
+    [ "$(.venv/bin/python --version)" = "$("$python" --version)" ]; }; then
+    "$python" -m venv --clear .venv
+fi
+rm -f .venv/ready
+if ! uv_install; then
+    say "uv cannot install them here, its reason is above. So pip does, which takes two to five minutes."
+    if ! pip_install --require-hashes -r requirements.lock; then
+        say "pip cannot install them either, its reason is above. Behind a proxy or a package index of your own, tell pip:"
+        say "  $python -m pip config set global.index-url https://…     (global.cert, global.proxy)     then: make setup"
+        exit 1
+    fi
+fi
+pip_install -qq --no-build-isolation --editable .
 
 if ! PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v nginx >/dev/null && ! debian_install nginx-light; then
     say "nginx is not installed: the labs go on without it (gunicorn listens itself). To see the whole stack:"
@@ -51,4 +79,3 @@ if ! container/compile.sh .venv 2>/dev/null && ! { debian_install gcc libc6-dev 
     say "  Debian, Ubuntu: sudo apt-get install gcc libc6-dev     macOS: xcode-select --install     then: make setup -B"
 fi
 touch .venv/ready
-say "done"
