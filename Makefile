@@ -24,8 +24,8 @@ labs: .venv/ready  ## run the whole workshop on localaws; the executed labs land
 lab: .venv/ready  ## open JupyterLab on the labs
 	@JUPYTER_CONFIG_PATH="utils/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: .venv/ready  ## run all tests, two at a time; TESTS=tests/workshop: some of them
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+test: .venv/ready  ## run all tests, two at a time; ARGS=tests/workshop: some of them
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: .venv/ready  ## measure against the sample, peers and the limit, some 25 minutes; QUICK=1: two minutes, no peers
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
