@@ -87,7 +87,9 @@ def slow_server(slow_algorithm, iris):
 
 def tree(pid: int) -> dict[int, str]:
     """The processes below a process: pid to command line."""
-    listing = subprocess.run(["ps", "-wwaxo", "pid=,ppid=,command="], stdout=subprocess.PIPE, text=True).stdout
+    listing = subprocess.run(
+        ["ps", "-wwaxo", "pid=,ppid=,command="], stdout=subprocess.PIPE, text=True
+    ).stdout
     rows = [line.split(None, 2) for line in listing.splitlines()]
     found, parents = {}, {pid}
     while parents:
