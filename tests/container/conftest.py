@@ -52,6 +52,13 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "nginx: a promise that our container keeps by nginx alone")
+    for verb in ("train", "serve"):
+        program = command(config, verb)[0]
+        if not shutil.which(program):
+            raise pytest.UsageError(
+                f"--{verb}-command: there is no program {program!r}. A path with a blank in it wants quotes of its own: "
+                f"\"'/my path/run' my_algorithm {verb}\""
+            )
 
 
 def pytest_collection_modifyitems(config, items):

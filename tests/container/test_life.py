@@ -488,6 +488,13 @@ def test_stops_as_pid_1(start, iris):
     assert is_gone(below)
 
 
+def test_without_an_environment_it_runs_with_the_workshops_python(start):
+    """As in a terminal in which nothing was activated."""
+    if not (ROOT / ".venv/bin/python3").exists():
+        pytest.skip("set up by conda: its environment is active or there is none")
+    assert start(PATH=os.defpath).predict(ROW).text == "setosa\n"
+
+
 def test_a_taken_port_is_said(start):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -128,7 +128,13 @@ def test_a_broken_train_is_seen(tmp_path, file, text, instead):
 def run_suite(*args) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *args]
     ended = subprocess.run(
-        command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60
+        command,
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
     )
     print(ended.stdout)
     return ended.returncode, ended.stdout
@@ -139,6 +145,12 @@ def test_the_suite_can_be_pointed_at_any_command():
     code, output = run_suite("--train-command", "sh -c 'exit 0'", test)
     assert code == 1
     assert "FAILED tests/container/test_contract_training.py" in output
+
+
+def test_a_command_that_is_none_is_said_once():
+    code, output = run_suite("--serve-command", "/a path/run trees serve", serving.__file__)
+    assert code == 4
+    assert "there is no program '/a'. A path with a blank in it wants quotes of its own" in output
 
 
 def test_the_suite_can_be_pointed_at_any_address():
