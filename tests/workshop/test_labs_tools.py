@@ -1,5 +1,7 @@
 """check, catch_up, preflight and the runner: what they say, and that they fail where they should."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -64,6 +66,23 @@ def test_the_runner_writes_a_page_and_a_line_for_a_lab(tmp_path):
     for elsewhere in ("cdnjs", "unpkg", "jsdelivr"):
         assert elsewhere not in page, "the page would load something from the network"
     assert (LABS / "00_setup.ipynb").read_bytes() == before
+
+
+def test_ctrl_c_ends_the_runner_in_a_word(tmp_path):
+    command = [sys.executable, "-m", "workshop", "run", "09_speed", "--output", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        shown = b""
+        while b"." not in shown:  # the first cells are done
+            shown += process.stdout.read1()
+            assert process.poll() is None, shown
+        os.killpg(process.pid, signal.SIGINT)
+        shown += process.stdout.read()
+    assert process.returncode == 130, shown.decode()
+    assert shown.endswith(b"interrupted; its localaws is stopped\n") and b"Traceback" not in shown, (
+        shown.decode()
+    )
 
 
 def test_the_runner_says_which_lab_failed_and_why(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from . import ROOT, preflight
 from .catch_up import LABS, NEEDS
 
 OUTPUT = ROOT / "build" / "labs"
+# nbclient takes Ctrl-C for itself: it shuts the kernel down, goes on, and fails at whatever comes next. It has this then.
+SIGNALLED = "_async_cleanup_kernel_future"
 
 
 def main() -> int:
@@ -46,6 +48,8 @@ def main() -> int:
         return run_labs(arguments.labs or list(NEEDS), output, arguments.store)
     except RuntimeError as error:  # localaws', which says what to do
         parser.exit(1, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\ninterrupted; its localaws is stopped\n")
 
 
 def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int:
@@ -112,6 +116,8 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
         notebook,
         timeout=900,
         kernel_name="python3",
+        # A kernel that is asked to end may have an error of its own to show about that.
+        shutdown_kernel="immediate",
         # A kernel warns that its own connection is not encrypted; that would stand in the middle of the progress.
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(LABS)}},
@@ -125,6 +131,11 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
         problem = f"{error.ename}: {error.evalue}"
     except (CellTimeoutError, DeadKernelError) as error:
         problem = str(error)
+    except Exception:  # of any kind, where a signal has taken the kernel away
+        if not hasattr(client, SIGNALLED):
+            raise
+    if hasattr(client, SIGNALLED):
+        raise KeyboardInterrupt
     # No script or font from elsewhere: the page is complete without a network.
     elsewhere = {name: "" for name in HTMLExporter.class_trait_names() if name.endswith("_url")}
     exporter = HTMLExporter(embed_images=True, **elsewhere)
