@@ -16,7 +16,7 @@ help:  ## list these commands
 	@utils/setup.sh
 
 setup: .venv/ready  ## make .venv ready (the other commands do it by themselves)
-	@echo "setup: done, .venv is ready"
+	@echo "setup: done, .venv is ready: $$($(BIN)/python --version)"
 
 labs: .venv/ready  ## run the whole workshop on localaws; the executed labs land in build/labs as HTML
 	@$(BIN)/python -m workshop run

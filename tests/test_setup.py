@@ -153,8 +153,9 @@ def test_what_an_interrupted_set_up_left_is_made_anew(first):
 
 def test_a_second_run_says_that_it_is_done_and_only_set_up_does(first):
     clone, shown = first
-    assert shown.endswith("setup: done, .venv is ready\n")
-    assert clone.run("make", "setup") == "setup: done, .venv is ready\n"
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert shown.endswith(f"setup: done, .venv is ready: Python {version}\n")
+    assert clone.run("make", "setup") == f"setup: done, .venv is ready: Python {version}\n"
     assert "setup" not in clone.run("make", "--dry-run", "labs", "test")
 
 
