@@ -370,6 +370,7 @@ def test_a_worker_that_dies_in_a_request_costs_no_other_request(start_slow):
     until(lambda: server.predict("0").status == 200, 10, "new workers")
 
 
+@pytest.mark.nginx
 def test_a_killed_worker_loses_no_request(start_slow):
     server = start_slow(MODEL_SERVER_WORKERS=2)
     workers = parts(server)["worker"]
@@ -768,6 +769,7 @@ def memory(server) -> int:
     return sum(int(re.search(r"^Pss_Anon:\s+(\d+)", text, re.M)[1]) for text in rollups)
 
 
+@pytest.mark.nginx
 @linux
 def test_a_bomb_takes_no_memory(start):
     """Of 256 MB no more is inflated, before they are refused, than the 25 MB that a body may have."""
