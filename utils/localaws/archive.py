@@ -17,8 +17,8 @@ class UnsafeArchive(ValueError):
 def members(tar: tarfile.TarFile, below: str = "/") -> list[tuple[PurePosixPath, tarfile.TarInfo]]:
     """All files and folders of an archive whose names begin with `below`, each with its path relative to the root.
 
-    A leading `/` in a name does not count, as with tar itself. Raises UnsafeArchive, before anything is written, for a name that
-    leads out of the target and for what is neither a regular file nor a folder.
+    A leading `/` in a name does not count, as with tar itself. Raises UnsafeArchive, before anything is written, for a
+    name that leads out of the target and for what is neither a regular file nor a folder.
     """
     found = []
     for member in tar:
