@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from errors import InputError
+from stack.errors import InputError
 
 
 class Channel(NamedTuple):

@@ -8,10 +8,11 @@ import contextlib
 import io
 import sys
 
-import formats
 import numpy as np
-from app import SETTINGS, app, invoke
-from errors import InputError
+
+from stack.errors import InputError
+from stack.server.app import SETTINGS, app, invoke, negotiate, rehearse
+from stack.tables import formats
 
 
 def application(environ, start_response):
@@ -43,7 +44,7 @@ def warm_up() -> None:
         formats.JSON_LINES: (b"[1]", b"x"),
         formats.NPY: (b"\x93NUMPY\x01\x00", formats.encode({"": np.ones((1, 1))}, formats.NPY)),
     }
-    formats.negotiate("*/*")
+    negotiate("*/*")
     for media in formats.TYPES:
         formats.encode({"label": formats.Categories(("a",), np.zeros(1, int))}, media)
         formats.encode({"share": np.ones(1, np.float32)}, media)
@@ -69,3 +70,4 @@ def warm_up() -> None:
 
 
 warm_up()
+rehearse()

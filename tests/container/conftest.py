@@ -35,7 +35,7 @@ ROWS = [line.partition(",")[2] for line in IRIS.splitlines()]
 LABELS = [line.partition(",")[0] for line in IRIS.splitlines()]
 CSV = {"Content-Type": "text/csv"}
 
-sys.path[:0] = [str(STACK), str(TREES)]  # as the programs see them, for tests of single functions
+sys.path.insert(0, str(ROOT / "container"))  # as the programs see `stack`, for tests of single functions
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
@@ -76,7 +76,7 @@ def command(config, verb: str) -> list[str]:
 
 def environment(**variables) -> dict:
     """This process's environment with our Python first on PATH and nothing of the contract's left in it."""
-    prefixes = ("SAGEMAKER_", "MODEL_SERVER_", "PYTHON")
+    prefixes = ("SAGEMAKER_", "MODEL_SERVER_", "PYTHON", "ALGORITHM_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     return env | {name: str(value) for name, value in variables.items()}

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import settings
 from conftest import (
     CSV,
     LABELS,
@@ -30,7 +29,8 @@ from conftest import (
     run_training,
     until,
 )
-from errors import InputError
+from stack.errors import InputError
+from stack.server import settings
 
 ROW = ROWS[0]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -38,7 +38,6 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 # An algorithm of a test's own: its two functions' worth shows what a second algorithm needs.
 SLOW = """
 import os, time
-import formats
 
 def model_fn(model_dir):
     return os.getpid()
@@ -73,14 +72,14 @@ def slow_algorithm(tmp_path_factory) -> Path:
 @pytest.fixture
 def start_slow(start, slow_algorithm):
     """Starts servers with slow predictions."""
-    return lambda **variables: start(args=SERVE, PYTHONPATH=slow_algorithm, **variables)
+    return lambda **variables: start(args=SERVE, ALGORITHM_DIR=slow_algorithm, **variables)
 
 
 @pytest.fixture(scope="module")
 def slow_server(slow_algorithm, iris):
     """One server with slow predictions and two workers, for all tests that do it no harm."""
     log = slow_algorithm / "serve.log"
-    server = Server(SERVE, iris, log, PYTHONPATH=slow_algorithm, MODEL_SERVER_WORKERS=2)
+    server = Server(SERVE, iris, log, ALGORITHM_DIR=slow_algorithm, MODEL_SERVER_WORKERS=2)
     yield server
     server.close()
 
@@ -155,7 +154,8 @@ def test_the_model_is_loaded_once(start, tmp_path, iris):
     )
     server = start(
         args=SERVE,
-        PYTHONPATH=f"{tmp_path}:{ROOT / 'container/decision_trees'}",
+        PYTHONPATH=tmp_path,
+        ALGORITHM_DIR=TREES,
         MODEL_SERVER_WORKERS=4,
     )
     for _ in range(20):
@@ -165,7 +165,7 @@ def test_the_model_is_loaded_once(start, tmp_path, iris):
 
 BATTERY = """
 import gzip, io, json, sys
-import wsgi
+from stack import wsgi
 before = set(sys.modules)
 def call(method, path, body=b"", **headers):
     environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "CONTENT_LENGTH": str(len(body)), "SERVER_NAME": "x",
@@ -188,8 +188,7 @@ print(sorted(set(sys.modules) - before))
 
 
 def test_workers_import_nothing_late(iris):
-    path = f"{STACK}{os.pathsep}{ROOT / 'container/decision_trees'}"
-    env = environment(SAGEMAKER_BASE_DIR=iris, PYTHONPATH=path)
+    env = environment(SAGEMAKER_BASE_DIR=iris, PYTHONPATH=STACK.parent, ALGORITHM_DIR=TREES)
     ended = subprocess.run(
         [sys.executable, "-c", BATTERY], env=env, stdout=subprocess.PIPE, text=True, timeout=60
     )
@@ -626,13 +625,13 @@ OUTPUTS = {
 
 
 def test_inference_output(iris, monkeypatch):
-    import predictor
+    from stack import onnx_model, tables
 
     for wanted, expected in OUTPUTS.items():
         monkeypatch.setenv("SAGEMAKER_INFERENCE_OUTPUT", wanted)
-        model = predictor.model_fn(iris / "model")
-        prediction = predictor.predict_fn(predictor.input_fn(ROW.encode(), "text/csv"), model)
-        assert predictor.output_fn(prediction, "text/csv").decode() == expected
+        model = onnx_model.model_fn(iris / "model")
+        prediction = onnx_model.predict_fn(tables.input_fn(ROW.encode(), "text/csv"), model)
+        assert tables.output_fn(prediction, "text/csv").decode() == expected
 
 
 def test_npy_gives_way_where_it_cannot_hold_the_answer(start):
@@ -661,7 +660,7 @@ def test_what_keeps_nginx_from_starting_is_said(start, tmp_path):
     server = start(
         args=[sys.executable, str(tmp_path / "stack/serve")],
         ready=False,
-        PYTHONPATH=ROOT / "container/decision_trees",
+        ALGORITHM_DIR=TREES,
     )
     assert server.process.wait(20) == 1
     assert 'unknown directive "nonsense"' in server.log
@@ -677,9 +676,7 @@ def without_nginx(start, tmp_path):
     copy = tmp_path / "stack"
     shutil.copytree(STACK, copy)
     (copy / "serve").write_text(script)
-    return start(
-        args=[sys.executable, str(copy / "serve")], PATH=folder, PYTHONPATH=ROOT / "container/decision_trees"
-    )
+    return start(args=[sys.executable, str(copy / "serve")], PATH=folder, ALGORITHM_DIR=TREES)
 
 
 def test_without_nginx_gunicorn_listens_itself(without_nginx):
@@ -821,30 +818,27 @@ def test_a_thousand_requests_of_6_megabytes_leave_memory_flat(start):
 # -- training that is stopped
 
 LONG_FIT = """
-import importlib.util
 import numpy as np
-import sklearn.tree
+from sklearn.tree import DecisionTreeClassifier
+from stack import onnx_model, tables
 
 def train(hyperparameters, channels, model_dir):
-    spec = importlib.util.spec_from_file_location("decision_trees", {real!r})
-    real = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(real)
     generator = np.random.default_rng(0)
     features = generator.random((1_000_000, 20), np.float32)
     targets = generator.integers(0, 2, len(features))
     (model_dir / "half").write_text("a model")
     print("the fit begins")
-    real.fit(features, targets, {{}})
+    onnx_model.fit(DecisionTreeClassifier(), tables.Table(features, targets, ("a", "b")), {})
     print("the fit has ended")
-    return {{}}
+    return {}
 """
 
 
 def test_sigterm_in_the_middle_of_a_fit(tmp_path):
     """The fit takes more than a minute, in compiled code that looks at no signal."""
-    (tmp_path / "training.py").write_text(LONG_FIT.format(real=str(TREES / "training.py")))
+    (tmp_path / "training.py").write_text(LONG_FIT)
     base = lay_out(tmp_path / "ml", {"training": {}})
-    env = environment(SAGEMAKER_BASE_DIR=base, PYTHONPATH=tmp_path)
+    env = environment(SAGEMAKER_BASE_DIR=base, ALGORITHM_DIR=tmp_path)
     with open(tmp_path / "log", "w+b") as log:
         args = [sys.executable, str(STACK / "train")]
         process = subprocess.Popen(args, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -868,7 +862,7 @@ def test_a_bug_in_the_algorithm_is_a_failure_without_a_traceback(tmp_path):
         "def train(hyperparameters, channels, model_dir):\n    raise RuntimeError('é, a bug')\n"
     )
     base = lay_out(tmp_path / "ml", {"training": {}})
-    ended = run_training([sys.executable, str(STACK / "train")], base, PYTHONPATH=tmp_path)
+    ended = run_training([sys.executable, str(STACK / "train")], base, ALGORITHM_DIR=tmp_path)
     assert ended.code == 1
     assert ended.failure == "RuntimeError: é, a bug"
     assert "Traceback" in ended.output

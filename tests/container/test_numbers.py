@@ -11,17 +11,16 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from types import SimpleNamespace
 
-import fast
-import formats
-import numeric
 import numpy as np
 import pytest
-import training
-from channels import Channel
 from conftest import IRIS
-from errors import InputError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.tree import DecisionTreeClassifier
+from stack import onnx_model
+from stack.channels import Channel
+from stack.errors import InputError
+from stack.tables import Table, fast, files, formats, numeric
 
 settings.register_profile("container", deadline=None, max_examples=150)
 settings.load_profile("container")
@@ -132,9 +131,9 @@ def channel(tmp_path, *files: bytes) -> Channel:
 @pytest.mark.parametrize("piece", [3, 7, 64, 1 << 20])
 def test_training_files_are_read_alike_in_pieces_of_any_size(tmp_path, monkeypatch, piece):
     text = "\ufeff" + IRIS.replace("\n", "\r\n") + " \r\n\n"
-    monkeypatch.setattr(training, "PIECE", piece)
-    labels = training.Labels()
-    features, codes = training.read_table(channel(tmp_path, text.encode(), b'"se""tosa",1,2,3,4'), labels)
+    monkeypatch.setattr(files, "PIECE", piece)
+    labels = files.Labels()
+    features, codes = files.read(channel(tmp_path, text.encode(), b'"se""tosa",1,2,3,4'), labels)
     expected = np.loadtxt(io.StringIO(IRIS), delimiter=",", usecols=range(1, 5), dtype=np.float32)
     assert np.array_equal(features[:-1], expected)
     assert list(labels.codes) == ["setosa", "versicolor", "virginica", 'se"tosa']
@@ -143,9 +142,9 @@ def test_training_files_are_read_alike_in_pieces_of_any_size(tmp_path, monkeypat
 
 @pytest.mark.parametrize("piece", [1, 5, 1 << 20])
 def test_blank_lines_inside_a_file_are_found_at_any_border(tmp_path, monkeypatch, piece):
-    monkeypatch.setattr(training, "PIECE", piece)
+    monkeypatch.setattr(files, "PIECE", piece)
     with pytest.raises(InputError, match=r"0\.csv: row 3 is empty"):
-        training.read_table(channel(tmp_path, b"a,1\nb,2\n\n\nc,3\n"), training.Labels())
+        files.read(channel(tmp_path, b"a,1\nb,2\n\n\nc,3\n"), files.Labels())
 
 
 BAD_VALUES = [("max_depth", value) for value in (-1, 0, 2.5, 10**30, True, [3], "", {})]
@@ -164,11 +163,13 @@ BAD_VALUES += [
 ]
 
 
+TWO_ROWS = Table(np.zeros((2, 1), np.float32), np.array([0, 1], np.int32), ("a", "b"))
+
+
 @pytest.mark.parametrize(("name", "value"), BAD_VALUES)
 def test_bad_hyperparameters_are_named(name, value):
     with pytest.raises(InputError, match=name):
-        training.check_hyperparameters({name: value})
-        training.fit(np.zeros((2, 1), np.float32), np.array([0, 1]), {name: value})
+        onnx_model.fit(DecisionTreeClassifier(), TWO_ROWS, {name: value})
 
 
 @pytest.mark.slow
@@ -251,13 +252,13 @@ def test_the_compiled_reader_and_python_read_the_same_training_files(compiled, c
     bodies = [many, *nearly_csv(chance, 1_000_000, labels)]
 
     def read(body):
-        labels = training.Labels()
+        labels = files.Labels()
         folder = SimpleNamespace(open_files=lambda: [("a.csv", io.BytesIO(body))], name="training", path="")
-        return [*training.read_table(folder, labels), list(labels.codes)]
+        return [*files.read(folder, labels), list(labels.codes)]
 
     assert [type(outcome(read, many)), type(outcome(read, b""))] == [list, tuple]
     monkeypatch.setattr(
-        training, "PIECE", 64
+        files, "PIECE", 64
     )  # borders are met, and files are read partly one way, partly the other
     quick = [outcome(read, body) for body in bodies]
     monkeypatch.setattr(fast, "LIBRARY", None)

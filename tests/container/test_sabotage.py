@@ -16,7 +16,7 @@ from conftest import ROOT, Server, environment, lay_out, run_training
 # What is broken: a file of container/, its text, what stands there instead, the test that must fail.
 SERVING = {
     "ping has a body": (
-        "stack/app.py",
+        "stack/server/app.py",
         "return Response(status=200, ",
         'return Response("fine", status=200, ',
         serving.test_ping_is_200_with_an_empty_body,
@@ -28,19 +28,19 @@ SERVING = {
         partial(serving.test_other_paths_are_404, method="GET", path="/pingfoo"),
     ),
     "numbers are what Python takes": (
-        "stack/numeric.py",
+        "stack/tables/numeric.py",
         'b"0123456789+-.eE \\t"',
         'b"0123456789+-.eE \\t_naif"',
         partial(serving.test_csv_is_refused, body=serving.REFUSED["underscore"]),
     ),
     "infinity is a number": (
-        "stack/numeric.py",
+        "stack/tables/numeric.py",
         "matrix if np.isfinite(matrix).all() else None",
         "matrix",
         partial(serving.test_csv_is_refused, body=serving.REFUSED["beyond float32"]),
     ),
     "rows of any length": (
-        "stack/numeric.py",
+        "stack/tables/numeric.py",
         'wide = separators.index(b"\\n") + 1\n'
         "    rows = len(separators) // wide\n"
         '    if separators != (b"," * (wide - 1) + b"\\n") * rows or',
@@ -50,7 +50,7 @@ SERVING = {
         partial(serving.test_csv_is_refused, body=serving.REFUSED["ragged, then right in sum"]),
     ),
     "errors in HTML": (
-        "stack/app.py",
+        "stack/server/app.py",
         "@app.errorhandler(HTTPException)",
         "",
         partial(serving.test_other_methods_are_405, method="GET", path="/invocations"),
@@ -62,13 +62,13 @@ SERVING = {
         partial(serving.test_other_paths_are_404, method="GET", path="/"),
     ),
     "gzip without a bound": (
-        "stack/app.py",
+        "stack/server/app.py",
         "stream.decompress(body, room + 1)",
         "stream.decompress(body)[:room]",
         serving.test_a_bomb_is_413,
     ),
     "any charset": (
-        "stack/formats.py",
+        "stack/tables/formats.py",
         'if charset not in ("utf-8", "utf8", "us-ascii"):',
         "if not charset:",
         partial(serving.test_an_unsupported_content_type_is_415, content_type="text/csv; charset=latin-1"),
@@ -84,7 +84,7 @@ BAD_FILES, WORDS = training.BAD["text"]
 TRAINING = {
     "exit 0 after a failure": ("stack/train", "    return min(abs(code), 1)", "    return 0"),
     "no failure file": ("stack/train", "        failure.write_text(", "        str("),
-    "no file name": ("decision_trees/training.py", '(f"{name}: {error}{what}")', '(f"{error}{what}")'),
+    "no file name": ("stack/tables/files.py", '(f"{name}: {error}")', '(f"{error}")'),
 }
 
 

@@ -36,7 +36,14 @@ def sources(tmp_path, monkeypatch):
 def test_the_image_is_a_well_formed_oci_image_of_one_layer(sources, tmp_path):
     image = images.build("trees", "sagemaker-trees:v1")
     assert image.name == "sagemaker-trees:v1"
-    assert image.files == ("app.py", "requirements.txt", "serve", "sub/data.txt", "train", "training.py")
+    assert image.files == (
+        "requirements.txt",
+        "stack/app.py",
+        "stack/serve",
+        "stack/sub/data.txt",
+        "stack/train",
+        "training.py",
+    )
     layout = tmp_path / "home/images"
     assert json.loads((layout / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
 
@@ -90,8 +97,8 @@ def test_what_cannot_be_built_is_refused_by_name(sources):
     (sources / "stack/train").unlink()
     with pytest.raises(ValueError, match=r"stack/train is missing"):
         images.build("trees", "x")
-    (sources / "trees/app.py").write_text("again")
-    with pytest.raises(ValueError, match=r"app.py is in container/stack and in container/trees"):
+    (sources / "trees/stack.py").write_text("again")
+    with pytest.raises(ValueError, match=r"container/trees/stack.py has the name of what every image has"):
         images.build("trees", "x")
     for name in ("nothing", "../container/trees", "stack"):
         with pytest.raises(ValueError, match=r"there are: trees"):
@@ -118,8 +125,8 @@ def test_push_arrives_whole_and_is_what_the_engine_gets(localaws, monkeypatch, s
     registry = Registry(localaws.home)
     program = registry.unpack(registry.resolve(f"{uri}:v2")) / "opt/program"
     assert (program / "training.py").read_text() == "training\n"
-    assert stat.S_IMODE((program / "train").stat().st_mode) == 0o755
-    assert stat.S_IMODE((program / "app.py").stat().st_mode) == 0o644
+    assert stat.S_IMODE((program / "stack/train").stat().st_mode) == 0o755
+    assert stat.S_IMODE((program / "stack/app.py").stat().st_mode) == 0o644
 
 
 def test_push_says_what_is_wrong_and_how_to_mend_it(localaws, monkeypatch, sources):

@@ -135,7 +135,10 @@ class ProcessEngine:
     def start(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None = None) -> Container:
         """Start a program. Raises StartError, naming the program and what is wrong with it."""
         programs = spec.root / "opt" / "program"
-        program = programs / spec.command
+        program = next(
+            (p for p in (programs / spec.command, programs / "stack" / spec.command) if p.is_file()),
+            programs / spec.command,
+        )
         if not program.is_file():
             raise StartError(f'"{spec.command}": executable file not found in /opt/program of the image')
         if not os.access(program, os.X_OK):
@@ -143,7 +146,12 @@ class ProcessEngine:
                 f'"{spec.command}" in /opt/program of the image is not executable: chmod +x, build, push'
             )
         path = os.pathsep.join(
-            [str(programs), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+            [
+                str(programs),
+                str(programs / "stack"),
+                str(Path(sys.executable).parent),
+                os.environ.get("PATH", os.defpath),
+            ]
         )
         inherited = {
             name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("SSL_")

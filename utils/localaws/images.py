@@ -32,7 +32,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 PROGRAM = "opt/program"
 REF_NAME = "org.opencontainers.image.ref.name"
 CREATED = "1970-01-01T00:00:00Z"  # the same files give the same image
-PATH = "/opt/program:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/opt/program:/opt/program/stack:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Image:
 def build(algorithm: str, name: str) -> Image:
     """Build container/stack and container/ALGORITHM into the image NAME[:TAG]; replace what had that name.
 
-    The same files give the same digest. Raises ValueError when a folder, `train` or `serve` is missing, a file is
-    in both folders, or a script has CRLF line ends.
+    The same files give the same digest. Raises ValueError when a folder, `train` or `serve` is missing, the
+    algorithm has a `stack` of its own, or a script has CRLF line ends.
     """
     name = _tagged(name)
     sources = _sources(algorithm)
@@ -201,16 +201,18 @@ def _sources(algorithm: str) -> dict[str, Path]:
         )
         raise ValueError(f"container/{algorithm} is not an algorithm's folder; there are: {', '.join(known)}")
     sources: dict[str, Path] = {}
-    for folder in folders:
+    for folder, place in ((folders[0], "stack"), (folders[1], "")):
         for file in sorted(folder.rglob("*")):
-            path = file.relative_to(folder)
+            path = Path(place, file.relative_to(folder))
             if not file.is_file() or file.suffix == ".pyc" or any(_skipped(part) for part in path.parts):
                 continue
-            if path.as_posix() in sources:
-                raise ValueError(f"{path} is in container/stack and in container/{algorithm}: rename one")
+            if not place and path.parts[0] in ("stack", "stack.py"):
+                raise ValueError(
+                    f"container/{algorithm}/{path.parts[0]} has the name of what every image has, container/stack: rename it"
+                )
             sources[path.as_posix()] = file
     for program in ("train", "serve"):
-        if program not in sources:
+        if not {program, f"stack/{program}"} & set(sources):
             raise ValueError(
                 f"container/stack/{program} is missing: SageMaker starts a container with that command"
             )

@@ -11,7 +11,7 @@ from .errors import WorkshopError
 from .target import Target
 
 #: The files of /opt/program, as `mode bytes name` lines, by a shell in the image.
-LIST = "cd /opt/program && for file in *; do [ ! -f $file ] || stat -c '%a %s %n' $file; done"
+LIST = "cd /opt/program && find * -type f ! -name '*.pyc' -exec stat -c '%a %s %n' {} +"
 
 
 class NoImage(WorkshopError):
@@ -46,7 +46,11 @@ def _of_localaws(name: str) -> LocalImage:
     files = []
     for layer in manifest["layers"]:
         with tarfile.open(images.blob(layer["digest"])) as archive:
-            files += [(f"{m.mode:o}", m.size, m.name.split("/")[-1]) for m in archive if m.isfile()]
+            files += [
+                (f"{m.mode:o}", m.size, m.name.removeprefix(f"{images.PROGRAM}/"))
+                for m in archive
+                if m.isfile()
+            ]
     sizes = [layer["size"] for layer in manifest["layers"]]
     return LocalImage(list(zip(sizes, made_by, strict=True)), config["config"], files, [image.digest])
 

@@ -3,8 +3,16 @@
 import gc
 import json
 import os
+import sys
+from pathlib import Path
 
 from gunicorn import util
+
+# Where `stack` is, and last of all the algorithm's folder, which gunicorn would put first (algorithm.py says why not).
+sys.path.append(str(Path(__file__).parents[2]))
+from stack.algorithm import FOLDER
+
+sys.path.append(str(FOLDER))
 
 preload_app = True
 control_socket_disable = True
@@ -15,13 +23,6 @@ access_log_format = (
     'time=%(t)s status=%(s)s method=%(m)s path="%(U)s" rows=%({x-rows}o)s request_bytes=%({content-length}i)s '
     'response_bytes=%(B)s seconds=%(L)s inference_id="%({x-amzn-sagemaker-inference-id}i)s"'
 )
-
-
-def on_starting(server):
-    """Before the workers are forked."""
-    import settings  # here: when this file is read its folder is not yet where modules come from
-
-    settings.keep_memory()
 
 
 def when_ready(server):

@@ -6,9 +6,10 @@ and everything where it is missing, Python's float() reads, to the same numbers.
 
 import re
 
-import fast
 import numpy as np
-from errors import InputError, shown
+
+from stack.errors import InputError, shown
+from stack.tables import fast
 
 # With these characters only, float() takes exactly the decimal numbers that CSV files hold:
 # 5, +7, 5., .3, 1e-3, blanks around them. nan, inf, 1_0, 0x1 and other digits need other characters.

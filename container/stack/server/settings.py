@@ -1,12 +1,10 @@
-"""What the environment variables and the container's limits say, checked by name; and how memory is kept."""
+"""What the environment variables and the container's limits say, checked by name."""
 
-import contextlib
-import ctypes
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from errors import InputError
+from stack.errors import InputError
 
 MAX_BODY_MB = 25
 MAX_WORKERS = 128
@@ -30,7 +28,7 @@ class Settings(NamedTuple):
 
 def base_dir() -> Path:
     """The folder that SageMaker lays its contract out in; AWS's own toolkits use the same variable."""
-    return Path(os.environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml")
+    return Path(os.environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml").resolve()
 
 
 def read() -> Settings:
@@ -54,18 +52,6 @@ def read() -> Settings:
             "MaxPayloadInMB": payload,
         },
     )
-
-
-def keep_memory() -> None:
-    """Has this process, and those forked from it, keep what they free: for the next request or piece of a file.
-
-    glibc would give it back to the kernel and fetch it anew, page by page, which takes a third of the time of a
-    request of 10,000 rows, and of reading a file to train on.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such thing
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
-        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
 
 
 def _integer(name: str, low: int, high: int, default: int) -> int:

@@ -6,13 +6,12 @@ import json
 import re
 from typing import NamedTuple
 
-import fast
-import numeric
 import numpy as np
-from errors import InputError, hint, shown
+
+from stack.errors import InputError, hint, shown
+from stack.tables import fast, numeric
 
 CSV, JSON, JSON_LINES, NPY = "text/csv", "application/json", "application/jsonlines", "application/x-npy"
-PIECE = 1 << 14  # rows
 MANY = 1000  # rows, from which on it takes longer to write them than to prepare to
 # Two rows next to each other that are plain. Elsewhere a piece could begin with a byte order mark, or end in blank lines.
 BORDER = re.compile(rb"[0-9.]\r?\n(?=[-+.0-9])")
@@ -40,26 +39,6 @@ def media_type(content_type: str) -> tuple[str, bool]:
             f"header={shown(header)} is neither present nor absent", "unsupported_media_type", 415
         )
     return name, header == "present"
-
-
-@functools.lru_cache(maxsize=256)
-def negotiate(accept: str, impossible: str = "") -> str:
-    """The media type of the reply to an Accept header: CSV where the client has no wish. Raises 406.
-
-    `impossible` is a type that cannot hold this reply.
-    """
-    from werkzeug.datastructures import MIMEAccept
-    from werkzeug.http import parse_accept_header
-
-    types = [media for media in TYPES if media != impossible]
-    wishes = [
-        (wish.partition(";")[0].strip(), q) for wish, q in parse_accept_header(accept or "*/*", MIMEAccept)
-    ]
-    best = MIMEAccept(wishes).best_match(types)
-    if best is None:
-        text = f"no reply is possible as {shown(accept)!r}; accept one of {', '.join(types)}"
-        raise InputError(text, "not_acceptable", 406)
-    return best
 
 
 def decode(body: bytes, content_type: str) -> np.ndarray:
@@ -209,7 +188,7 @@ class Categories(NamedTuple):
 
 
 def encode(columns: dict, media: str) -> bytes:
-    """Named columns of one length (Categories, float32, or float32 vectors and lists a row) in a media type."""
+    """Named columns of one length (Categories, arrays, or vectors and lists a row) in a media type."""
     if media == CSV and len(columns) == 1 and isinstance(column := next(iter(columns.values())), Categories):
         lines = _csv_lines(column.names)
         text = fast.write_lines(column.codes, lines) if len(column.codes) > MANY else None

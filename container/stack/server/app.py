@@ -6,13 +6,15 @@ import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
-import fast
-import formats
-import predictor
-import settings
-from errors import InputError
 from flask import Flask, Response, request
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.http import parse_accept_header
+
+from stack import algorithm
+from stack.errors import InputError, shown
+from stack.server import settings
+from stack.tables import fast, formats
 
 app = Flask(__name__, static_folder=None)
 # Bytes of a large body that a thread takes at a time; fast.c and onnxruntime let the others run meanwhile.
@@ -22,9 +24,11 @@ MAX_THREADS = 8
 try:
     SETTINGS = settings.read()
     # Here, at import: gunicorn imports this before it forks, so that all workers share one model.
-    MODEL = predictor.model_fn(SETTINGS.model_dir)
+    PREDICTOR = algorithm.predictor()
+    MODEL = PREDICTOR.model_fn(SETTINGS.model_dir)
 except InputError as error:
     sys.exit(f"serve: {error}")
+CUTS = PREDICTOR.rows_are_independent and not PREDICTOR.own & {"input_fn", "output_fn"}
 
 if fast.LIBRARY is None:
     print("serve: fast.c is not compiled here (compile.sh): large requests take longer", file=sys.stderr)
@@ -34,47 +38,86 @@ app.config["MAX_CONTENT_LENGTH"] = SETTINGS.max_body + 1
 
 def invoke(body: bytes, content_type: str, accept: str) -> tuple[bytes, list[tuple[str, str]]]:
     """The way of every invocation: request body to (reply body, reply headers). Raises InputError."""
-    media = formats.negotiate(accept)
+    media = negotiate(accept)
     try:
-        reply, rows = side_by_side(body, content_type, media) or answer(body, content_type, media)
+        reply, media, rows = side_by_side(body, content_type, media) or answer(body, content_type, media)
     except InputError as error:
         if error.status != 406:
             raise
         try:  # the client's next wish
-            media = formats.negotiate(accept, impossible=media)
+            media = negotiate(accept, impossible=media)
         except InputError:
             raise error from None
-        reply, rows = answer(body, content_type, media)
+        reply, media, rows = answer(body, content_type, media)
     # X-Rows is for the access log; nginx keeps it from the client.
     return reply, [("Content-Type", media), ("Content-Length", str(len(reply))), ("X-Rows", str(rows))]
 
 
-def answer(body: bytes, content_type: str, media: str) -> tuple[bytes, int]:
-    """The reply to a body, and how many rows it has. Raises InputError."""
-    data = predictor.input_fn(body, content_type)
-    return predictor.output_fn(predictor.predict_fn(data, MODEL), media), len(data)
+@functools.lru_cache(maxsize=256)
+def negotiate(accept: str, impossible: str = "") -> str:
+    """The media type of the reply to an Accept header: the predictor's first where the client has no wish. Raises 406.
+
+    `impossible` is a type that cannot hold this reply. A predictor that does not say what it writes gets the wish.
+    """
+    parsed = parse_accept_header(accept or "*/*", MIMEAccept)
+    wishes = MIMEAccept([(wish.partition(";")[0].strip(), quality) for wish, quality in parsed])
+    if PREDICTOR.replies is None:
+        return wishes.best or "*/*"
+    types = [media for media in PREDICTOR.replies if media != impossible]
+    best = wishes.best_match(types)
+    if best is None:
+        text = f"no reply is possible as {shown(accept)!r}; accept one of {', '.join(types)}"
+        raise InputError(text, "not_acceptable", 406)
+    return best
 
 
-def side_by_side(body: bytes, content_type: str, media: str) -> tuple[bytes, int] | None:
+def answer(body: bytes, content_type: str, media: str) -> tuple[bytes, str, int | str]:
+    """The reply to a body, its media type, and how many rows it has. Raises InputError."""
+    data = PREDICTOR.input_fn(body, content_type)
+    reply = PREDICTOR.output_fn(PREDICTOR.predict_fn(data, MODEL), media)
+    return *algorithm.reply_body(reply, media), "-" if "input_fn" in PREDICTOR.own else len(data)
+
+
+def side_by_side(body: bytes, content_type: str, media: str) -> tuple[bytes, str, int] | None:
     """What `answer` gives, for a large CSV body: in pieces, by several threads.
 
-    A row's answer does not depend on the rows around it: batch transform cuts files into requests, too. None where
-    this is no such body, or something is wrong with it: only the whole knows the number of the row.
+    For a predictor that says that a row's answer does not depend on the rows around it, and leaves reading and writing
+    to the stack. None where this is no such body, or something is wrong with it: only the whole knows the number of a row.
     """
-    if len(body) <= PIECE or media != formats.CSV or formats.media_type(content_type) != (formats.CSV, False):
+    if len(body) <= PIECE or not CUTS or media != formats.CSV:
+        return None
+    if formats.media_type(content_type) != (formats.CSV, False):
         return None
     pieces = formats.cut(body, PIECE)
     try:
         parts = list(threads().map(lambda piece: answer(body[piece], content_type, media), pieces))
     except InputError:
         return None
-    return b"".join(reply for reply, _ in parts), sum(rows for _, rows in parts)
+    return b"".join(reply for reply, _, _ in parts), media, sum(rows for _, _, rows in parts)
 
 
 @functools.cache
 def threads() -> ThreadPoolExecutor:
     """A worker's own, made when it is needed: threads do not survive the fork."""
     return ThreadPoolExecutor(min(settings.default_workers(), MAX_THREADS))
+
+
+def rehearse() -> None:
+    """One invocation with the algorithm's payload, where it has one: what is imported late is imported now.
+
+    The workers, which give up root's rights, may not be able to read it. Ends the program where output_fn returns no
+    body; what else goes wrong is said, and no reason to end: the payload may be one for another model.
+    """
+    example = algorithm.payload()
+    try:
+        if example:
+            invoke(*example, "*/*")
+    except InputError:
+        pass
+    except algorithm.NoBody as error:
+        sys.exit(f"serve: predictor.py: {error}")
+    except Exception:
+        app.logger.exception("the algorithm's own payload, tried before the first request, fails")
 
 
 @app.get("/ping", provide_automatic_options=False)

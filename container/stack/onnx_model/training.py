@@ -1,0 +1,198 @@
+"""`fit` and `save`: what training needs of model.onnx, and of the libraries that a server has not."""
+
+import json
+import platform
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import sklearn
+from skl2onnx import to_onnx, update_registered_converter
+from skl2onnx._supported_operators import sklearn_operator_name_map
+from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.common.shape_calculator import (
+    calculate_linear_classifier_output_shapes,
+    calculate_linear_regressor_output_shapes,
+)
+from sklearn.base import BaseEstimator, is_classifier
+
+from stack import onnx_model
+from stack.errors import InputError
+from stack.onnx_model import check
+from stack.tables import Table
+
+OPSETS = {"": 17, "ai.onnx.ml": 3}
+# Those of onnxmltools for estimators that come from elsewhere than scikit-learn.
+CONVERTERS = {
+    "xgboost": "onnxmltools.convert.xgboost.operator_converters.XGBoost.convert_xgboost",
+    "lightgbm": "onnxmltools.convert.lightgbm.operator_converters.LightGbm.convert_lightgbm",
+}
+
+
+def fit(estimator: BaseEstimator, table: Table, hyperparameters: dict) -> BaseEstimator:
+    """Set an estimator's hyperparameters, by the names of its get_params(), and fit it to a table.
+
+    A random_state that nobody set is 0: the same data give the same model. Raises InputError for a hyperparameter that
+    the estimator has not, or whose value it does not take, and for an estimator that cannot become ONNX.
+    """
+    for part in [estimator, *estimator.get_params().values()]:
+        if isinstance(part, BaseEstimator):
+            _check_convertible(type(part))
+    default = {
+        name: 0
+        for name, value in estimator.get_params().items()
+        if name.endswith("random_state") and value is None
+    }
+    estimator.set_params(**default | _checked(hyperparameters, estimator.get_params()))
+    try:
+        return estimator.fit(table.X, table.y)
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # the data are checked: this is the estimator's word on a hyperparameter
+        raise InputError(f"hyperparameters: {error}") from None
+
+
+def save(
+    model: BaseEstimator, training: Table, validation: Table | None, model_dir: Path, agreement: float = 0.99
+) -> dict[str, float]:
+    """Write a fitted estimator as model_dir/model.onnx, load it as a server does, and return the metrics.
+
+    Accuracies are fractions of a table's rows; of a regressor it is rmse, in the target's unit, and r2. `agreement` is the
+    fraction of the training rows that the file must answer as the estimator does: floats are rounded otherwise there, so
+    of few models it is 1. Raises RuntimeError where it is less, InputError for a model that no server would load.
+    """
+    answers = [
+        (name, table, model.predict(table.X))
+        for name, table in (("training", training), ("validation", validation))
+        if table
+    ]
+    metrics = {}
+    for name, table, predicted in answers:
+        metrics |= {f"{name}_{metric}": value for metric, value in _scores(table, predicted).items()}
+    metrics |= {"features": training.X.shape[1]} | (
+        {"classes": len(training.classes)} if training.classes else {}
+    )
+    content = _to_onnx(model, training, metrics)
+    try:
+        check.graph(content)
+    except ValueError as error:
+        raise InputError(f"the model cannot be served: {error}") from None
+    file = Path(model_dir) / onnx_model.FILE
+    file.write_bytes(content)
+    metrics["agreement"] = _agreement(onnx_model.load(file), training, answers[0][2])
+    if metrics["agreement"] < agreement:
+        file.unlink()
+        raise RuntimeError(
+            f"model.onnx answers {metrics['agreement']:.4f} of the training rows as {type(model).__name__} does, and "
+            f"{agreement} was asked for; no model is written"
+        )
+    return metrics
+
+
+def _check_convertible(kind: type) -> None:
+    """Raise InputError for an estimator without a converter; make those of other libraries known."""
+    library = kind.__module__.partition(".")[0]
+    if library in CONVERTERS and kind not in sklearn_operator_name_map:
+        module, _, function = CONVERTERS[library].rpartition(".")
+        try:
+            convert = getattr(__import__(module, fromlist=[function]), function)
+        except ImportError:
+            raise InputError(
+                f"{kind.__name__} becomes ONNX by onnxmltools; list it in requirements-train.txt"
+            ) from None
+        classifier = issubclass(kind, sklearn.base.ClassifierMixin)
+        shapes = (
+            calculate_linear_classifier_output_shapes
+            if classifier
+            else calculate_linear_regressor_output_shapes
+        )
+        options = {"nocl": [True, False], "zipmap": [True, False, "columns"]} if classifier else None
+        update_registered_converter(kind, f"{library}{kind.__name__}", shapes, convert, options=options)
+    if kind not in sklearn_operator_name_map and kind.__module__ != "sklearn.pipeline":
+        raise InputError(
+            f"{kind.__name__} has no ONNX form that skl2onnx knows: take another estimator, or write model and answers "
+            "yourself (train and the four functions of predictor.py)"
+        )
+
+
+def _checked(hyperparameters: dict, known: dict) -> dict:
+    """Hyperparameters as the estimator takes them; InputError where a name or the kind of a value is wrong."""
+    # Those that are estimators themselves, or that write to the disk, are none that a string could say.
+    names = [
+        n
+        for n, value in known.items()
+        if not isinstance(value, BaseEstimator | list) and n.rpartition("_")[2] != "memory"
+    ]
+    taken = {}
+    for name, value in hyperparameters.items():
+        if name not in names:
+            raise InputError(f"hyperparameter {name!r} is unknown; allowed are {', '.join(sorted(names))}")
+        if isinstance(value, list) and isinstance(known[name], tuple | list):
+            value = tuple(value)
+        elif not isinstance(value, int | float | str | None) or isinstance(value, bool) > isinstance(
+            known[name], bool
+        ):
+            raise InputError(f"hyperparameter {name}={json.dumps(value)} must be a number, a word or null")
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise InputError(f"hyperparameter {name}={value} is too large; at most 2147483647")
+        if name.endswith("random_state") and value is None:
+            raise InputError(f"hyperparameter {name}=null would make each model another; give a number")
+        taken[name] = value
+    return taken
+
+
+def _scores(table: Table, predicted: np.ndarray) -> dict[str, float]:
+    if table.classes is not None:
+        return {"accuracy": float(np.mean(predicted == table.y)), "rows": len(table.y)}
+    errors = np.asarray(predicted, np.float64).ravel() - table.y
+    spread = float(np.mean((table.y - table.y.mean(dtype=np.float64)) ** 2))
+    squares = float(np.mean(errors**2))
+    return {"rmse": squares**0.5, "r2": 1 - squares / spread if spread else 0.0, "rows": len(table.y)}
+
+
+def _agreement(served, training: Table, predicted: np.ndarray) -> float:
+    (answers,) = onnx_model.predict_fn(training.X, served).values()
+    if training.classes is not None:
+        return float(np.mean(answers.codes == predicted))
+    predicted = np.asarray(predicted, np.float64).ravel()
+    return float(np.mean(np.abs(answers - predicted) <= 1e-4 * (np.abs(predicted) + predicted.std())))
+
+
+def _to_onnx(model: BaseEstimator, training: Table, metrics: dict) -> bytes:
+    """The fitted estimator as ONNX with its metadata, the same bytes for the same model.
+
+    Input `features`, float32 (rows, features). Outputs of a classifier: `label`, int64 (rows,), and `probabilities`,
+    float32 (rows, classes); of a regressor `variable`, float32 (rows, 1).
+    """
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
+    options = {"zipmap": False} if is_classifier(model) else {}
+    if "Neighbors" in type(last).__name__:
+        options["optim"] = "cdist"  # an operator of its own for distances, in the place of a loop
+    features = training.X.shape[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of future versions
+        proto = to_onnx(
+            model, initial_types=[("features", FloatTensorType([None, features]))], target_opset=OPSETS,
+            options={id(last): options} if options else None,
+        )  # fmt: skip
+    opsets = sorted(proto.opset_import, key=lambda opset: opset.domain)  # they come in any order
+    del proto.opset_import[:]
+    proto.opset_import.extend(opsets)
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    versions |= {"scikit-learn": sklearn.__version__, "onnx": onnx.__version__}
+    metadata = {
+        "format": onnx_model.FORMAT,
+        "features": features,
+        "labels": training.classes,
+        "probabilities": hasattr(model, "predict_proba"),
+        "hyperparameters": {
+            n: v for n, v in model.get_params().items() if isinstance(v, int | float | str | None) and v == v
+        },
+        "metrics": metrics,
+        "versions": versions,
+    }
+    texts = {name: json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in metadata.items()}
+    onnx.helper.set_model_props(proto, texts)
+    return proto.SerializeToString(deterministic=True)
