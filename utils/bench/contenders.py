@@ -184,18 +184,19 @@ def without(name: str, title: str, file: str, part: str, instead: str = "") -> C
     """This container less one of the things that make it fast: `part` of a file of the stack, replaced."""
 
     def command(python: Path, port: int) -> list:
-        changed = copy_of_stack(name) / file
+        folder = copy_of_stack(name)
+        changed = folder / file
         text = changed.read_text()
         if part not in text:
             raise BenchError(f"{file} has no {part!r} any more: mend {name} in contenders.py")
         changed.write_text(text.replace(part, instead))
-        return ["env", f"PYTHONPATH={TREES}", python, changed.parent / "serve"]
+        return ["env", f"ALGORITHM_DIR={TREES}", python, folder / "serve"]
 
     return Contender(name, title, command, NEEDS)
 
 
 def copy_of_stack(name: str) -> Path:
-    folder = BUILD / "stacks" / name
+    folder = BUILD / "stacks" / name / "stack"
     shutil.rmtree(folder, ignore_errors=True)
     return shutil.copytree(ROOT / "container/stack", folder, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -224,32 +225,19 @@ CONSTANT_WSGI = Contender("constant_wsgi", "limit: constant WSGI app", stack_wit
 CONSTANT_FLASK = Contender("constant_flask", "limit: constant flask app", stack_with("constant_flask"), NEEDS)
 # What each part of the container gives is seen where it is missing.
 PARTS = [
-    without("sync", "gunicorn's own sync worker", "serve", ', "--worker-class", "worker.Worker"'),
+    without("sync", "gunicorn's own sync worker", "serve", ', "--worker-class", "stack.server.worker.Worker"'),
     without(
         "float",
         "Python in the place of fast.c",
-        "fast.py",
+        "tables/fast.py",
         "libfast.so",
         "nothing.so",
     ),
     without(
         "thread",
         "one thread for a large request",
-        "app.py",
+        "server/app.py",
         "min(settings.default_workers(), MAX_THREADS)",
         "1",
-    ),
-    without(
-        "malloc",
-        "memory given back after each request",
-        "gunicorn.conf.py",
-        "    settings.keep_memory()\n",
-    ),
-    without(
-        "whole",
-        "large requests predicted in one piece",
-        "formats.py",
-        "PIECE = 1 << 14",
-        "PIECE = 1 << 40",
     ),
 ]

@@ -82,7 +82,7 @@ def train(contender: Contender, base: Path, timed: bool = False, program: Path |
     command = [str(program or python(contender)), *(["-c", TIMED] if timed else []), str(PROGRAM[contender])]
     if contender is OURS:
         command.append("train")
-    return process(command, SAGEMAKER_BASE_DIR=base, PYTHONPATH=TREES)
+    return process(command, SAGEMAKER_BASE_DIR=base, ALGORITHM_DIR=TREES)
 
 
 def process(command: list[str], **variables) -> Run:
