@@ -10,7 +10,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from workshop import ROOT
 
-PROGRAMS = [ROOT / "container" / "stack" / name for name in ("train", "serve")]
+PROGRAMS = [ROOT / "container" / name for name in ("environment", "stack/train", "stack/serve")]
 CONTAINER = {path.stem for path in (ROOT / "container").glob("*/*.py")}
 
 

@@ -1,4 +1,7 @@
-"""Install requirements.lock by uv, as pip is configured: `.venv/bin/python utils/uv_install.py` (utils/setup.sh runs it).
+"""Install a lock file by uv, as pip is configured: `.venv/bin/python utils/uv_install.py [uv's options]`.
+
+Without options it is requirements.lock, for the Python that runs this (utils/setup.sh); container/environment names
+others.
 
 A company's package index, certificate or proxy stands in pip's configuration (`pip config`, PIP_*), which uv does not
 read. What uv has no word for, a keyring for one, it goes without: it may fail then, and set-up takes pip.
@@ -41,12 +44,12 @@ def pip_settings() -> dict[str, str]:
     return settings
 
 
-def command_and_environment(settings: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """uv's arguments and environment for what pip is set to."""
+def command_and_environment(settings: dict[str, str], options: list[str]) -> tuple[list[str], dict[str, str]]:
+    """uv's arguments and environment for what pip is set to; `options` say what is installed, and where."""
     # Of several indexes pip takes the best that any has, uv the first that knows the name. What differs by that cannot
     # harm here: the lock's hashes say which files may be installed, wherever they come from.
-    arguments = ["pip", "install", "--python", sys.executable, "--require-hashes", "--no-deps"]
-    arguments += ["--requirement", "requirements.lock", "--index-strategy", "unsafe-best-match"]
+    arguments = ["pip", "install", "--require-hashes", "--no-deps", "--index-strategy", "unsafe-best-match"]
+    arguments += options
     environment = dict(os.environ)
     for option, value in settings.items():
         if option in OPTIONS:
@@ -66,5 +69,6 @@ if __name__ == "__main__":
     uv = shutil.which("uv", path=places)
     if uv is None:
         sys.exit("uv is neither on PATH nor in .venv")
-    arguments, environment = command_and_environment(pip_settings())
+    options = sys.argv[1:] or ["--python", sys.executable, "--requirement", "requirements.lock"]
+    arguments, environment = command_and_environment(pip_settings(), options)
     os.execve(uv, [uv, *arguments], environment)
