@@ -74,6 +74,7 @@ def test_a_job_runs_what_was_pushed_and_leaves_a_model(account):
     assert env["TRAINING_JOB_NAME"] == job["TrainingJobName"]
     assert env["TRAINING_JOB_ARN"] == job["TrainingJobArn"]
     assert env["COLOUR"] == "blue"
+    assert env["PYTHONUNBUFFERED"] == "1", "the image's own ENV"
     assert env["AWS_ENDPOINT_URL"] == account.aws.endpoint_url
     assert "PYTEST_CURRENT_TEST" not in env
     dimension = {"Name": "TrainingJobName", "Value": job["TrainingJobName"]}

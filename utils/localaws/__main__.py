@@ -59,7 +59,8 @@ def logs(arguments) -> int:
 def build(arguments) -> int:
     from . import images
 
-    image = images.build(arguments.algorithm, arguments.tag or arguments.algorithm.replace("_", "-"))
+    name = arguments.tag or arguments.algorithm.replace("_", "-")
+    image = images.build(arguments.algorithm, name, progress=lambda line: print(line, flush=True))
     print(
         f"built {image.name}  {image.digest}  {image.size:,} bytes, {len(image.files)} files in /opt/program"
     )

@@ -12,6 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from . import docker_engine
+from .engine import Unpacked
 from .errors import AwsError
 from .storage import DataError, list_keys, parse_uri
 from .store import Store
@@ -209,7 +210,7 @@ class Context:
         host, _, rest = image.partition("/")
         return f"{host}/{rest.split('@')[0].split(':')[0]}@{digest}"
 
-    def fetch(self, image: str) -> Path | str:
+    def fetch(self, image: str) -> Unpacked | str:
         """The image as the engine runs it. Raises StartError if it is not there or cannot be run."""
         return self.engine.fetch(self.registry, image)
 

@@ -29,7 +29,7 @@ import psutil
 import localaws
 
 from . import processes
-from .engine import Container, ProcessEngine, Spec, StartError
+from .engine import Container, ProcessEngine, Spec, StartError, Unpacked
 from .processes import write_json
 from .registry import INDEXES, URI
 
@@ -163,7 +163,7 @@ class DockerEngine(ProcessEngine):
         remove_orphans(home)
 
     def fetch(self, registry, image: str):
-        """Pull an image by digest; what Spec.root is to be. Raises StartError if it is not there or cannot be run."""
+        """Pull an image by digest; what Spec.image is to be. Raises StartError if it is not there or cannot be run."""
         digest = _found(registry, image)
         manifest = json.loads(registry.read_manifest(digest))
         if "manifests" in manifest or manifest.get("mediaType") in INDEXES:
@@ -196,7 +196,7 @@ class DockerEngine(ProcessEngine):
 
     def start(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None = None) -> Container:
         """Start a container, or a process where the image is made for one. Raises StartError."""
-        if isinstance(spec.root, Path):
+        if isinstance(spec.image, Unpacked):
             return super().start(spec, on_line, on_exit)
         if self.closed:
             raise StartError("localaws is being stopped")
@@ -239,13 +239,13 @@ class DockerEngine(ProcessEngine):
             if self._give_back and spec.command == "train":
                 owner = f"{os.getuid()}:{os.getgid()}"
                 helper = ["run", "--rm", "--network=none", _mount(spec.base_dir, "/opt/ml")]
-                _docker(*helper, spec.root, "chown", "-R", owner, "/opt/ml", check=False)
+                _docker(*helper, spec.image, "chown", "-R", owner, "/opt/ml", check=False)
             _docker("rm", "--force", "--volumes", name, check=False)
             if network:
                 self._leave(network)
 
         process = subprocess.Popen(
-            [*command, spec.root, spec.command],
+            [*command, spec.image, spec.command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -17,16 +17,17 @@ from pathlib import Path
 
 import psutil
 
-from . import processes
+from . import environments, processes
 
 ISOLATION_NOTICE = (
-    "[localaws] engine: process. The program runs as an ordinary process of this machine, with your rights and this "
-    "machine's Python: nothing is isolated."
+    "[localaws] engine: process. The program runs as an ordinary process of this machine, with your rights: nothing is "
+    "isolated."
 )
 # What programs of any kind need of the server's own environment; nothing else of it reaches a container.
 INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER")
-# The ENV of every image that localaws builds: lines come at once, and nothing is written beside the programs.
-IMAGE_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+DEFAULT_PATH = (
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's, for an image that sets none
+)
 MAX_LINE = 200_000  # bytes; a CloudWatch event holds 256 KiB
 
 
@@ -35,15 +36,53 @@ class StartError(Exception):
 
 
 @dataclass(frozen=True)
+class Unpacked:
+    """An image on this machine: `root` holds its /opt/program, `config` is what it says of how it is run."""
+
+    root: Path
+    config: dict
+
+    def here(self, value: str) -> str:
+        """A variable's value for a process of this machine: of paths, those that the image has, as they are here."""
+        paths = value.split(":")
+        if not all(path.startswith("/") for path in paths):
+            return value
+        places = (self.root / os.path.normpath(path).lstrip("/") for path in paths)
+        return ":".join(str(place) for place in places if place.exists())
+
+    def environment(self) -> dict[str, str]:
+        """The image's own variables, without paths that are not there."""
+        pairs = (variable.partition("=") for variable in self.config.get("Env") or ())
+        values = {name: (value, self.here(value)) for name, _, value in pairs}
+        return {name: here for name, (value, here) in values.items() if here or not value}
+
+    def find(self, command: str) -> tuple[Path, list[str]]:
+        """A program, found along the image's PATH as Docker finds it, and that path here. Raises StartError."""
+        pairs = dict(variable.split("=", 1) for variable in self.config.get("Env") or () if "=" in variable)
+        path = pairs.get("PATH", DEFAULT_PATH)
+        folders = [folder for folder in self.here(path).split(":") if folder]
+        found = [Path(folder, command) for folder in folders if Path(folder, command).is_file()]
+        for program in found:
+            if os.access(program, os.X_OK):
+                return program, folders
+        if found:
+            place = found[0].relative_to(self.root).parent
+            raise StartError(f'"{command}" in /{place} of the image is not executable: chmod +x, build, push')
+        raise StartError(
+            f'"{command}": executable file not found in /opt/program of the image, whose PATH is {path}'
+        )
+
+
+@dataclass(frozen=True)
 class Spec:
-    """What to run: `command` (train or serve) of the image that `fetch` gave as `root`, with `base_dir` as its /opt/ml.
+    """What to run: `command` (train or serve) of the image that `fetch` gave, with `base_dir` as its /opt/ml.
 
     `instance_type`, `isolated` (no network) and `serverless_mb` (memory of a serverless endpoint, which may write to /tmp
     alone) are kept by the engines that can.
     """
 
     what: str
-    root: Path | str
+    image: Unpacked | str
     command: str
     base_dir: Path
     environment: dict[str, str]
@@ -123,36 +162,20 @@ class ProcessEngine:
         self._home = home
         self._environment = environment
         self._running: set[Container] = set()
+        self._making: set[int] = set()  # pids of what makes environments
         self.closed = False
 
-    def fetch(self, registry, image: str) -> Path | str:
-        """What Spec.root is to be for an image: its unpacked root. Raises StartError if it cannot be run."""
+    def fetch(self, registry, image: str) -> Unpacked | str:
+        """What Spec.image is to be for an image. Raises StartError if it cannot be run."""
         try:
-            return registry.unpack(registry.resolve(image))
+            digest = registry.resolve(image)
+            return Unpacked(registry.unpack(digest), registry.config(digest))
         except (KeyError, ValueError) as error:
             raise StartError(error.args[0]) from error
 
     def start(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None = None) -> Container:
         """Start a program. Raises StartError, naming the program and what is wrong with it."""
-        programs = spec.root / "opt" / "program"
-        program = next(
-            (p for p in (programs / spec.command, programs / "stack" / spec.command) if p.is_file()),
-            programs / spec.command,
-        )
-        if not program.is_file():
-            raise StartError(f'"{spec.command}": executable file not found in /opt/program of the image')
-        if not os.access(program, os.X_OK):
-            raise StartError(
-                f'"{spec.command}" in /opt/program of the image is not executable: chmod +x, build, push'
-            )
-        path = os.pathsep.join(
-            [
-                str(programs),
-                str(programs / "stack"),
-                str(Path(sys.executable).parent),
-                os.environ.get("PATH", os.defpath),
-            ]
-        )
+        program, folders = spec.image.find(spec.command)
         inherited = {
             name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("SSL_")
         }
@@ -163,15 +186,16 @@ class ProcessEngine:
         if self.closed:
             raise StartError("localaws is being stopped")
         on_line(ISOLATION_NOTICE)
+        path = [*folders, str(self._python(spec, on_line).parent), os.environ.get("PATH", os.defpath)]
         try:
             process = subprocess.Popen(
                 [program],
-                cwd=programs,
+                cwd=spec.image.here(spec.image.config.get("WorkingDir") or "/") or spec.image.root,
                 env=inherited
-                | IMAGE_ENVIRONMENT
+                | spec.image.environment()
                 | self._environment
                 | spec.environment
-                | {"PATH": path, "SAGEMAKER_BASE_DIR": str(spec.base_dir)},
+                | {"PATH": os.pathsep.join(path), "SAGEMAKER_BASE_DIR": str(spec.base_dir)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -179,11 +203,35 @@ class ProcessEngine:
             )
         except OSError as error:
             raise StartError(
-                f'"{spec.command}" in /opt/program of the image cannot be executed: {error.strerror}. '
+                f'"{spec.command}" in /{program.parent.relative_to(spec.image.root)} of the image cannot be executed: '
+                f"{error.strerror}. "
                 "Its first line must name an interpreter and end with LF, not CRLF."
             ) from error
         processes.record(self._home, process.pid, spec.what)
         return self._keep(Container(process, self._home, on_line, lambda ended: self._ended(ended, on_exit)))
+
+    def _python(self, spec: Spec, on_line: Callable[[str], None]) -> Path:
+        """The Python of an image's programs: of its own environment, where it has lock files, else this machine's."""
+        locks = sorted((spec.image.root / "opt/program").glob("requirements-*.lock"))
+        if not locks:
+            return Path(sys.executable)
+        pids = []
+
+        def started(pid: int):
+            pids.append(pid)
+            self._making.add(pid)
+            processes.record(self._home, pid, f"what makes the environment of {spec.what}")
+            if self.closed:
+                kill_tree(pid)
+
+        try:
+            return environments.python(locks, lambda line: on_line(f"[localaws] {line}"), started)
+        except RuntimeError as error:
+            raise StartError(str(error)) from error
+        finally:
+            for pid in pids:
+                self._making.discard(pid)
+                processes.forget(self._home, pid)
 
     def _keep(self, container: Container) -> Container:
         self._running.add(container)
@@ -201,6 +249,8 @@ class ProcessEngine:
     def close(self, grace: float = 3) -> None:
         """Start nothing more and end all that runs: SIGTERM, `grace` seconds later SIGKILL."""
         self.closed = True
+        for pid in list(self._making):
+            kill_tree(pid)
         running = list(self._running)
         for container in running:
             container.terminate()

@@ -23,6 +23,7 @@ from urllib.parse import urljoin, urlsplit
 
 import localaws
 
+from . import environments
 from .processes import write_json, write_whole
 from .registry import NAME, OURS, TAG, URI, Registry
 
@@ -30,6 +31,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 PROGRAM = "opt/program"
+LOCK = r"requirements-(train|serve)\.lock"
 REF_NAME = "org.opencontainers.image.ref.name"
 CREATED = "1970-01-01T00:00:00Z"  # the same files give the same image
 PATH = "/opt/program:/opt/program/stack:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,14 +47,19 @@ class Image:
     files: tuple[str, ...]
 
 
-def build(algorithm: str, name: str) -> Image:
+def build(algorithm: str, name: str, progress: Callable[[str], None] = lambda line: None) -> Image:
     """Build container/stack and container/ALGORITHM into the image NAME[:TAG]; replace what had that name.
 
-    The same files give the same digest. Raises ValueError when a folder, `train` or `serve` is missing, the
-    algorithm has a `stack` of its own, or a script has CRLF line ends.
+    The same files give the same digest. The environment that its programs run with is made as well, so that the first
+    job does not wait for it; `progress` is told of that. Raises ValueError when a folder, `train` or `serve` is
+    missing, the algorithm has a `stack` of its own, a script has CRLF line ends, a list of packages was not locked, or the
+    algorithm's modules cannot be imported; RuntimeError when its packages cannot be installed.
     """
     name = _tagged(name)
     sources = _sources(algorithm)
+    environments.check_syntax(sources)
+    if locks := [file for path, file in sources.items() if re.fullmatch(LOCK, path)]:
+        environments.check_imports(environments.python(locks, progress), sources, algorithm)
     plain = _layer(sources)
     layer = gzip.compress(plain, mtime=0)
     config = {
@@ -215,6 +222,11 @@ def _sources(algorithm: str) -> dict[str, Path]:
         if not {program, f"stack/{program}"} & set(sources):
             raise ValueError(
                 f"container/stack/{program} is missing: SageMaker starts a container with that command"
+            )
+        lock = f"requirements-{program}.lock"
+        if f"requirements-{program}.txt" in sources and lock not in sources:
+            raise ValueError(
+                f"container/{algorithm}/{lock} is missing: make it with container/lock.sh {algorithm}"
             )
     return dict(sorted(sources.items()))
 

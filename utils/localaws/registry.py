@@ -142,6 +142,11 @@ class Registry:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
 
+    def config(self, digest: str) -> dict:
+        """Return what an image says of how it is run: `Env`, `WorkingDir`, and so on. Raises ValueError if it is damaged."""
+        manifest = json.loads(self._verified(digest).read_bytes())
+        return json.loads(self._verified(manifest["config"]["digest"]).read_bytes()).get("config") or {}
+
     # What ECR's control plane asks
 
     def images(self, name: str) -> list[dict]:

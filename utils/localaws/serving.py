@@ -16,7 +16,7 @@ import urllib3
 
 from . import storage
 from .context import Context
-from .engine import Container, Spec, StartError
+from .engine import Container, Spec, StartError, Unpacked
 from .logs import LogStream
 
 PING_SECONDS = 2  # how long a container may take to answer /ping
@@ -125,10 +125,10 @@ class Instance:
 
     def _supervise(self):
         try:
-            root = self._fetch()
+            image = self._fetch()
             failures, was_healthy = 0, False
             while not self._stopping:
-                if self._serve_once(root):
+                if self._serve_once(image):
                     failures, was_healthy = 0, True
                 else:
                     failures += 1
@@ -156,8 +156,8 @@ class Instance:
             self._failure = reason
             self._changed.notify_all()
 
-    def _fetch(self) -> Path | str:
-        """The image's root, with the model's files in place beside it."""
+    def _fetch(self) -> Unpacked | str:
+        """The image, with the model's files in place beside it."""
         model = self._folder / "ml" / "model"
         model.mkdir(parents=True)
         source = self._definition.get("ModelDataSource", {}).get("S3DataSource", {})
@@ -169,7 +169,7 @@ class Instance:
             storage.download(self._context.s3, objects, model)
         return self._context.fetch(self._definition["Image"])
 
-    def _serve_once(self, root: Path | str) -> bool:
+    def _serve_once(self, image: Unpacked | str) -> bool:
         """One life of the container; whether it ever answered /ping."""
         port = _free_port()
         environment = self._environment | {"SAGEMAKER_BIND_TO_PORT": str(port)}
@@ -177,7 +177,7 @@ class Instance:
         memory = (self._definition.get("Serverless") or {}).get("MemorySizeInMB", 0)
         spec = Spec(
             self._what,
-            root,
+            image,
             "serve",
             self._folder / "ml",
             environment,

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from . import storage
 from .checkpoints import Checkpoints
 from .context import Context
-from .engine import Container, Spec, StartError
+from .engine import Container, Spec, StartError, Unpacked
 from .errors import AwsError
 from .jobs import FAILURE_CHARACTERS, Job, JobError, Jobs
 from .logs import LogStream
@@ -230,7 +230,7 @@ class _Job(Job):
     def execute(self) -> str:
         self._enter("Downloading", TrainingStartTime=time.time())
         try:
-            root = self.context.fetch(self.record["ResolvedImage"])
+            image = self.context.fetch(self.record["ResolvedImage"])
         except StartError as error:
             raise JobError(f"ClientError: {error}") from error
         for attempt in itertools.count():
@@ -238,7 +238,7 @@ class _Job(Job):
             if self.stop_requested.is_set():
                 return "Stopped"
             self._enter("Training")
-            exit_codes, outcome = self._train(root, bases, first=attempt == 0)
+            exit_codes, outcome = self._train(image, bases, first=attempt == 0)
             if outcome != "Interrupted" or self.server_closing.is_set():
                 break
             shutil.rmtree(self.folder)
@@ -321,7 +321,9 @@ class _Job(Job):
             for path, _ in storage.files_below(folder):
                 path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
 
-    def _train(self, root: Path | str, bases: dict[str, Path], first: bool) -> tuple[dict[str, int], str]:
+    def _train(
+        self, image: Unpacked | str, bases: dict[str, Path], first: bool
+    ) -> tuple[dict[str, int], str]:
         """Run `train` on every host; the exit codes, and how it ended: Completed, Stopped, MaxRuntimeExceeded or
         Interrupted."""
         record, epoch = self.record, int(time.time() * 1000)
@@ -342,7 +344,7 @@ class _Job(Job):
                 instance_type = record["ResourceConfig"]["InstanceType"]
                 spec = Spec(
                     what,
-                    root,
+                    image,
                     "train",
                     bases[host],
                     environment,

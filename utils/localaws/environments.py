@@ -1,0 +1,123 @@
+"""The Python that an image's programs run with off Docker, and whether an algorithm's modules can be imported by it."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import localaws
+
+PROGRAM = localaws.ROOT / "container/environment"
+MODULES = ("training", "predictor")  # what `train` and `serve` import of an algorithm
+IMPORT_SECONDS = 60
+# Imports modules; the last line of what it prints says of the first that fails where and why: file, line, cause.
+IMPORTER = """
+import importlib, json, os, sys, traceback
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        if isinstance(error, SyntaxError):
+            places.append((error.filename, error.lineno))
+        here = [place for place in places if str(place[0]).startswith(os.getcwd() + os.sep)]
+        file, line = here[-1] if here else (name + ".py", 1)
+        cause = traceback.format_exception_only(error)[-1].strip()
+        print("", json.dumps([os.path.relpath(file), line, cause, isinstance(error, ModuleNotFoundError)]), sep="\\n")
+        sys.exit(1)
+"""
+
+
+def python(
+    locks: list[Path], progress: Callable[[str], None], started: Callable[[int], None] = lambda pid: None
+) -> Path:
+    """Return the Python with the packages of the lock files; make it where it is not there yet.
+
+    `progress` is told a line of each step, `started` the pid of what makes it, which leads a session of its own. Raises
+    RuntimeError, with what is wrong and what mends it.
+    """
+    said = ""
+    with subprocess.Popen(
+        [sys.executable, "-I", PROGRAM, *locks],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        started(process.pid)
+        for line in process.stderr:
+            said = line.rstrip()
+            progress(said)
+        found = process.stdout.read().removesuffix("\n")
+    if process.returncode:
+        raise RuntimeError(said or f"{PROGRAM} ended with {process.returncode}")
+    return Path(found)
+
+
+def check_syntax(sources: dict[str, Path]) -> None:
+    """Compile the Python among an image's files (path there -> file here). Raises ValueError with file, line and cause."""
+    for path, file in sources.items():
+        content = file.read_bytes()
+        first = content.partition(b"\n")[0]
+        if file.suffix == ".py" or (first.startswith(b"#!") and b"python" in first):
+            try:
+                compile(content, path, "exec", dont_inherit=True)
+            except SyntaxError as error:
+                text = f": {error.text.strip()}" if error.text else ""
+                raise ValueError(f"{_named(file)}, line {error.lineno}: {error.msg}{text}") from None
+            except ValueError as error:  # NUL in it
+                raise ValueError(f"{_named(file)}: {error}") from None
+
+
+def check_imports(python: Path, sources: dict[str, Path], algorithm: str) -> None:
+    """Import an algorithm's modules as its image will: by its own Python, its files laid out as there.
+
+    Raises ValueError with file, line, cause and mend.
+    """
+    modules = [name for name in MODULES if f"{name}.py" in sources]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
+        for path, file in sources.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).symlink_to(file)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        own = {"PYTHONPATH": str(folder), "ALGORITHM_DIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            done = subprocess.run(
+                [python, "-c", IMPORTER, *modules],
+                cwd=folder,
+                env=kept | own | {"PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=IMPORT_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise ValueError(
+                f"container/{algorithm}: importing {' and '.join(modules)} takes more than {IMPORT_SECONDS} s: what "
+                "takes long belongs into a function"
+            ) from None
+    if done.returncode == 0:
+        return
+    try:
+        path, line, cause, missing = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):  # ended by a signal
+        raise ValueError(
+            f"container/{algorithm}: importing {' and '.join(modules)} ended with {done.returncode}: {done.stderr[-300:]}"
+        ) from None
+    place = f"{_named(sources[path])}, line {line}" if path in sources else path
+    mend = (
+        f". Its package stands in neither requirements-train.txt nor requirements-serve.txt of container/{algorithm}? "
+        f"Put it there, then: container/lock.sh {algorithm}"
+    )
+    raise ValueError(f"{place}: {cause}{mend if missing else ''}")
+
+
+def _named(file: Path) -> Path:
+    return file.relative_to(localaws.ROOT) if file.is_relative_to(localaws.ROOT) else file
