@@ -40,10 +40,10 @@ check: .venv/ready  ## look at the style: ruff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-lock: .venv/ready  ## pin again what pyproject.toml asks for
+lock: .venv/ready  ## pin again what pyproject.toml and the algorithms ask for
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		pyproject.toml --output-file requirements.lock
-	@container/lock.sh decision_trees
+	@container/lock.sh
 
 audit: .venv/ready  ## report known weaknesses of what requirements.lock pins (asks the package index; pip-audit)
 	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install -qq pip-audit; }

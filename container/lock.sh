@@ -1,18 +1,22 @@
 #!/bin/sh
-# Pins what an algorithm imports: container/lock.sh ALGORITHM. The uv of .venv does it (make setup).
-#   requirements-train.txt, requirements-serve.txt  ->  requirements-train.lock, requirements-serve.lock
-# The versions are those of requirements.lock where it has them, so that an image and this machine run the same.
+# Pins what an algorithm imports, and what the stack does: container/lock.sh [ALGORITHM], without a name every one.
+#   container/{stack,ALGORITHM}/requirements-train.txt  ->  container/ALGORITHM/requirements-train.lock; serve: the same
+# The versions are those of requirements.lock where it has them, so that an image and this machine run the same, else
+# those that the lock has already (to have newer ones, delete it first). The uv of .venv does it (make setup).
 set -eu
-root=$(cd -- "$(dirname -- "$0")/.." && pwd)
-if [ $# -ne 1 ] || [ ! -f "$root/container/$1/requirements-serve.txt" ]; then
-    echo "usage: container/lock.sh ALGORITHM, a folder of container/ with requirements-train.txt and requirements-serve.txt" >&2
+cd -- "$(dirname -- "$0")"
+PATH="../.venv/bin:$PATH"
+if [ $# -eq 0 ]; then
+    for list in */requirements-train.txt; do [ "$list" = stack/requirements-train.txt ] || set -- "$@" "${list%/*}"; done
+elif [ $# -gt 1 ] || [ "$1" = stack ] || [ ! -f "$1/requirements-train.txt" ] || [ ! -f "$1/requirements-serve.txt" ]; then
+    echo "usage: container/lock.sh [ALGORITHM], a folder of container/ with requirements-train.txt and requirements-serve.txt" >&2
     exit 2
 fi
-cd "$root/container/$1"
-PATH="$root/.venv/bin:$PATH"
-for verb in train serve; do
-    uv pip compile --quiet --python-platform x86_64-manylinux_2_28 --python-version 3.11 --only-binary :all: \
-        --generate-hashes --no-header --no-annotate --constraint "$root/requirements.lock" \
-        "requirements-$verb.txt" --output-file "requirements-$verb.lock"
-    echo "container/$1/requirements-$verb.lock"
+for algorithm; do
+    for verb in train serve; do
+        uv pip compile --quiet --universal --python-version 3.11 --only-binary :all: --generate-hashes --no-header \
+            --no-annotate --constraint ../requirements.lock "stack/requirements-$verb.txt" \
+            "$algorithm/requirements-$verb.txt" --output-file "$algorithm/requirements-$verb.lock"
+        echo "container/$algorithm/requirements-$verb.lock"
+    done
 done

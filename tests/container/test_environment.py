@@ -94,13 +94,13 @@ def test_it_has_what_the_locks_name_and_nothing_else(clone):
     assert "making build/environments/" in told and "uv installs" not in told, "something was downloaded"
     listed = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
     names = {re.sub(r"[-_.]+", "-", name).lower() for name in printed(python, listed).split()}
-    locked = {
-        name for lock in LOCKS for name in re.findall(r"(?m)^([a-z0-9-]+)==(?!.*win32)", lock.read_text())
-    }
+    locked = {name for lock in LOCKS for name in re.findall(r"(?m)^([a-z0-9-]+)==", lock.read_text())}
     assert names <= locked and {"numpy", "scikit-learn", "onnxruntime", "flask", "gunicorn"} <= names
     assert printed(python, "import sklearn.tree, onnx, onnxruntime, flask, gunicorn; print(1)") == "1"
     assert "No module named 'pandas'" in run(python, "import pandas").stderr
-    assert clone.make(*LOCKS) == (python, ""), "the second time it is there, and there is nothing to tell"
+    assert clone.make(*reversed(LOCKS)) == (python, ""), (
+        "the second time it is there, and there is nothing to tell"
+    )
 
 
 def test_a_package_that_is_not_listed_fails_as_it_would_in_an_image(tmp_path):
@@ -282,3 +282,48 @@ def test_an_upgrade_of_the_workshops_own_makes_another_environment(workshop):
     assert "no tiny==1.0, nor what would install it: make .venv first, by make setup" in clone.refused(lock)
     (site / "tiny-2.0.dist-info").rename(site / "tiny-1.0.dist-info")
     assert clone.make(lock) == (first, "")
+
+
+def test_lock_pins_the_stacks_packages_and_the_algorithms(tmp_path):
+    """In a folder of its own, with a package index that is a folder of wheels."""
+    wheels, container = tmp_path / "wheels", tmp_path / "container"
+    for name in ("stacked", "mine", "upgraded"):
+        wheel(wheels, name, {})
+    wheel(wheels, "upgraded", {}, "2.0")
+    container.mkdir()
+    shutil.copy(ROOT / "container/lock.sh", container)
+    (tmp_path / "requirements.lock").write_text("upgraded==1.0\n")
+    for path, text in {
+        "stack/train": "stacked\n",
+        "stack/serve": "# no\n",
+        "a/train": "mine\n",
+        "a/serve": "",
+        "b/train": "",
+        "b/serve": "upgraded\n",
+    }.items():
+        folder, verb = path.split("/")
+        (container / folder).mkdir(exist_ok=True)
+        (container / folder / f"requirements-{verb}.txt").write_text(text)
+    env = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "UV_CONFIG_FILE": str(tmp_path / "uv.toml"),
+    }
+
+    (tmp_path / "uv.toml").write_text(f"no-index = true\nfind-links = ['{wheels}']\n")
+
+    def lock(*names: str) -> str:
+        return subprocess.check_output([container / "lock.sh", *names], env=env, text=True)
+
+    def pinned(path: str) -> list[str]:
+        return re.findall(r"(?m)^[a-z]+==[\d.]+", (container / path).read_text())
+
+    assert lock("a") == "container/a/requirements-train.lock\ncontainer/a/requirements-serve.lock\n"
+    assert pinned("a/requirements-train.lock") == ["mine==1.0", "stacked==1.0"]
+    assert pinned("a/requirements-serve.lock") == []
+    assert not (container / "b/requirements-serve.lock").exists()
+    assert lock().count("container/") == 4, "all of them, and the stack is none"
+    assert pinned("b/requirements-train.lock") == ["stacked==1.0"]
+    assert pinned("b/requirements-serve.lock") == ["upgraded==1.0"], "as this machine has it"
+    for wrong in (["nothing"], ["stack"], ["a", "b"]):
+        done = subprocess.run([container / "lock.sh", *wrong], env=env, capture_output=True, text=True)
+        assert done.returncode == 2 and "usage: container/lock.sh [ALGORITHM]" in done.stderr

@@ -139,14 +139,14 @@ def free_port() -> int:
 @functools.cache
 def python(contender: Contender) -> Path:
     """The contender's own Python, made the first time it is asked for. Raises BenchError."""
+    if contender.requirements == LOCKS:  # this container: what container/run itself takes
+        command = [sys.executable, "-I", str(ROOT / "container/environment"), *map(str, LOCKS)]
+        return Path(_install(contender, [command]).strip())
     wanted = "\n".join(file.read_text() for file in contender.requirements)
     name = hashlib.sha256(f"{wanted}{contender.pinned}{sys.version}".encode()).hexdigest()[:12]
     folder = BUILD / "venvs" / name
     program, stamp = folder / "bin" / "python", folder / "ready"
-    # Each time: it is quick, and the source may have changed.
-    compiled = [[str(ROOT / "container/compile.sh"), str(folder)]] if contender.requirements == NEEDS else []
     if stamp.exists():
-        _install(contender, compiled)
         return program
     here = [sys.executable, "-m"]
     pip = [str(program), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -157,16 +157,18 @@ def python(contender: Contender) -> Path:
         BUILD.mkdir(parents=True, exist_ok=True)
         (BUILD / "versions.txt").write_text(listed.stdout)
         pip += ["--constraint", str(BUILD / "versions.txt")]
-    _install(contender, [[*here, "venv", "--clear", str(folder)], pip, *compiled])
+    _install(contender, [[*here, "venv", "--clear", str(folder)], pip])
     stamp.touch()
     return program
 
 
-def _install(contender: Contender, commands: list[list[str]]) -> None:
+def _install(contender: Contender, commands: list[list[str]]) -> str:
+    """Run the commands; what the last one prints."""
     for command in commands:
         done = subprocess.run(command, **TEXT)
         if done.returncode:
             raise BenchError(f"{contender.title} cannot be installed:\n{(done.stdout + done.stderr)[-600:]}")
+    return done.stdout
 
 
 def stack_with(program: str) -> Callable[[Path, int], list]:
@@ -192,7 +194,7 @@ def without(name: str, title: str, file: str, part: str, instead: str = "") -> C
         changed.write_text(text.replace(part, instead))
         return ["env", f"ALGORITHM_DIR={TREES}", python, folder / "serve"]
 
-    return Contender(name, title, command, NEEDS)
+    return Contender(name, title, command, LOCKS)
 
 
 def copy_of_stack(name: str) -> Path:
@@ -202,9 +204,9 @@ def copy_of_stack(name: str) -> Path:
 
 
 TREES = ROOT / "container" / "decision_trees"
-NEEDS = (TREES / "requirements-train.txt", TREES / "requirements-serve.txt")
+LOCKS = (TREES / "requirements-train.lock", TREES / "requirements-serve.lock")
 OURS = Contender(
-    "ours", "this container", lambda python, port: [ROOT / "container/run", "decision_trees", "serve"], NEEDS
+    "ours", "this container", lambda python, port: [ROOT / "container/run", "decision_trees", "serve"], LOCKS
 )
 BASELINE = Contender(
     "baseline",
@@ -221,8 +223,8 @@ FASTAPI = Contender(
     ],
     (PROGRAMS / "fastapi/requirements.txt",),
 )
-CONSTANT_WSGI = Contender("constant_wsgi", "limit: constant WSGI app", stack_with("constant_wsgi"), NEEDS)
-CONSTANT_FLASK = Contender("constant_flask", "limit: constant flask app", stack_with("constant_flask"), NEEDS)
+CONSTANT_WSGI = Contender("constant_wsgi", "limit: constant WSGI app", stack_with("constant_wsgi"), LOCKS)
+CONSTANT_FLASK = Contender("constant_flask", "limit: constant flask app", stack_with("constant_flask"), LOCKS)
 # What each part of the container gives is seen where it is missing.
 PARTS = [
     without("sync", "gunicorn's own sync worker", "serve", ', "--worker-class", "stack.server.worker.Worker"'),
