@@ -293,6 +293,47 @@ def test_05_deploy_and_06_invoke(target, pushed, shown):
     shown("05_deploy", missing=0)
 
 
+def test_what_is_older_than_what_it_was_made_of(target, pushed, shown, tmp_path, monkeypatch):
+    """A file that has changed, an image that was not pushed, a job and an endpoint of an image before it."""
+    train(target, pushed, f"{target.walk}-first")
+    deploy(target, pushed)
+    for lab in ("01_build", "03_push", "04_train", "05_deploy"):
+        shown(lab, missing=0)
+
+    container = tmp_path / "changed" / "container"
+    for program, text in (("train", TRAIN), ("serve", SERVE)):
+        (container / "stack").mkdir(parents=True, exist_ok=True)
+        (container / "stack" / program).write_text(text)
+    (container / "tiny").mkdir()
+    monkeypatch.setattr(localaws, "ROOT", container.parent)
+    shown("01_build", missing=0)
+    (container / "stack" / "train").touch()
+    shown("01_build", missing=0)
+    (container / "stack" / "train").write_text(TRAIN + "# changed\n")
+    (container / "tiny" / "new.py").write_text("")
+    out = shown("01_build", missing=1)
+    assert f"[FAIL] image {target.name} is older than container/tiny/new.py, container/stack/train" in out
+    assert "run the build cell of 01_build again" in out
+    shown("03_push", missing=0)
+
+    images.build("tiny", target.name)
+    shown("01_build", missing=0)
+    assert "run the push cell of 03_push again" in shown("03_push", missing=1)
+    shown("05_deploy", missing=0)
+
+    images.push(target.name, pushed)
+    shown("03_push", missing=0)
+    assert f"[FAIL] {target.walk}-first ran an older image than the one in ECR" in shown(
+        "04_train", missing=1
+    )
+    assert f"[FAIL] endpoint {target.name} runs an older image" in shown("05_deploy", missing=1)
+
+    train(target, pushed, f"{target.walk}-second")
+    deploy(target, pushed)
+    for lab in ("04_train", "05_deploy"):
+        shown(lab, missing=0)
+
+
 def test_05_deploy_of_what_never_served(target, pushed, shown):
     deploy(target, pushed, EXIT="yes")
     for lab in ("05_deploy", "06_invoke"):

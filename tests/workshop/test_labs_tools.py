@@ -1,14 +1,18 @@
 """check, catch_up, preflight and the runner: what they say, and that they fail where they should."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
+import boto3
 import nbformat
 import pytest
 
-from workshop import CheckFailed, catch_up, check, left_over, preflight
+import localaws
+from localaws import images
+from workshop import ROOT, CheckFailed, catch_up, check, left_over, preflight
 from workshop.catch_up import LABS, NEEDS
 from workshop.checks import findings
 from workshop.errors import UnknownLab
@@ -35,6 +39,25 @@ def test_catching_up_does_what_is_missing_once(target, capsys):
     assert sorted(left_over(target)) == [f"ECR repository {target.name}", f"bucket {target.bucket}"]
     with pytest.raises(CheckFailed, match="99_cleanup"):
         check("99_cleanup")
+
+
+def test_catching_up_builds_and_pushes_again_what_has_changed(target, tmp_path, monkeypatch, capsys):
+    """An image of another training.py stands for one that was built before the learner changed it."""
+    catch_up("08_tune")
+    shutil.copytree(ROOT / "container", tmp_path / "container")
+    training = tmp_path / "container/decision_trees/training.py"
+    training.write_text(training.read_text() + "# before\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(localaws, "ROOT", tmp_path)
+        images.build("decision_trees", target.name)
+    uri = boto3.client("ecr").describe_repositories(repositoryNames=[target.name])["repositories"][0]
+    images.push(target.name, uri["repositoryUri"])
+    capsys.readouterr()
+    catch_up("08_tune")
+    shown = capsys.readouterr().out
+    assert f"for: image {target.name} is older than container/decision_trees/training.py" in shown
+    assert "03_push: not done yet" in shown and "is not the one that was built last" in shown
+    assert "00_setup: there already" in shown
 
 
 @pytest.mark.parametrize("function", [check, catch_up])

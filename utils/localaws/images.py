@@ -109,6 +109,28 @@ def inspect(name: str) -> Image:
     return Image(name, found[0]["digest"], size, files)
 
 
+def changed(name: str) -> list[str]:
+    """Return the files that are not as they were when a local image was built of them, as paths in the repository.
+
+    None where its algorithm's folder is not here. Raises ValueError when the image was not built.
+    """
+    manifest = _read_json(inspect(name).digest)
+    labels = _read_json(manifest["config"]["digest"])["config"]["Labels"]
+    try:
+        sources = _sources(labels["org.opencontainers.image.title"])
+    except ValueError:
+        return []
+    with tarfile.open(blob(manifest["layers"][0]["digest"])) as archive:
+        built = {
+            member.name.removeprefix(f"{PROGRAM}/"): archive.extractfile(member).read()
+            for member in archive
+            if member.isfile()
+        }
+    now = {path: file.read_bytes() for path, file in sources.items()}
+    paths = sorted(path for path in built.keys() | now.keys() if built.get(path) != now.get(path))
+    return [str(sources[path].relative_to(localaws.ROOT)) if path in sources else path for path in paths]
+
+
 def listed() -> list[Image]:
     """Return the local images, by name."""
     with _index() as entries:

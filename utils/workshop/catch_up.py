@@ -8,8 +8,9 @@ from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell
 
 from . import ROOT
-from .checks import passed
+from .checks import findings, passed
 from .errors import UnknownLab, WorkshopError
+from .image import changed_files
 from .target import connect
 
 LABS = ROOT / "labs"
@@ -44,14 +45,14 @@ def catch_up(lab: str) -> None:
         raise UnknownLab(lab, NEEDS)
     target = connect(quiet=True)
     for needed in NEEDS[lab]:
-        # A built image is only needed on the way to a pushed one.
-        if passed(needed, target) or (
-            needed == "01_build" and lab != "03_push" and passed("03_push", target)
-        ):
+        missing = next((what for there, what, _ in findings(needed, target) if not there), None)
+        # A built image is only needed on the way to a pushed one, unless it is of files that have changed since.
+        pushed = needed == "01_build" and lab != "03_push" and passed("03_push", target)
+        if missing is None or (pushed and not changed_files(target)):
             print(f"{needed}: there already")
             continue
         cells = tagged_cells(LABS / f"{needed}.ipynb")
-        print(f"{needed}: not done yet, running {len(cells)} of its cells")
+        print(f"{needed}: not done yet, running {len(cells)} of its cells, for: {missing}")
         _run(needed, cells)
         if not passed(needed, target):
             raise CatchUpFailed(

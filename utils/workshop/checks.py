@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .aws import answer
 from .cleanup import left_over
 from .errors import UnknownLab, WorkshopError
-from .image import NoImage, inspect_image
+from .image import NoImage, changed_files, inspect_image
 from .target import Target, connect
 
 ROW = "5.1,3.5,1.4,0.2"  # a setosa
@@ -123,6 +123,12 @@ def _build(target: Target) -> Iterator[Finding]:
             "its programs train and serve can be executed",
             f"Not there, or not executable: {', '.join(sorted(missing))}. {hint}",
         )
+    if files := changed_files(target):
+        yield (
+            False,
+            f"image {target.name} is older than {', '.join(files)}",
+            "What you changed is not in it: run the build cell of 01_build again, then those of 03_push.",
+        )
 
 
 def _local_test(target: Target) -> Iterator[Finding]:
@@ -149,13 +155,31 @@ def _push(target: Target) -> Iterator[Finding]:
         f"repository {target.name} is in ECR",
         "Run the cells of 03_push that create the repository and push.",
     )
-    if there:
-        image = {"repositoryName": target.name, "imageIds": [{"imageTag": "latest"}]}
+    if not there:
+        return
+    pushed = pushed_image(target)
+    yield (
+        bool(pushed),
+        f"image {target.name}:latest is in it",
+        "Nothing was pushed with this tag: run the push cell of 03_push and read what it prints.",
+    )
+    try:
+        built = inspect_image(target).digests
+    except NoImage:  # pushed from another machine
+        return
+    if pushed and pushed["imageDigest"] not in built:
         yield (
-            bool(answer(ecr.describe_images, **image)),
-            f"image {target.name}:latest is in it",
-            "Nothing was pushed with this tag: run the push cell of 03_push and read what it prints.",
+            False,
+            f"image {target.name}:latest in ECR is not the one that was built last",
+            "What you built is not in ECR: run the push cell of 03_push again.",
         )
+
+
+def pushed_image(target: Target) -> dict | None:
+    """What ECR says of the walk's image, None where there is none."""
+    image = {"repositoryName": target.name, "imageIds": [{"imageTag": "latest"}]}
+    found = answer(boto3.client("ecr").describe_images, **image)
+    return found["imageDetails"][0] if found else None
 
 
 def _train(target: Target) -> Iterator[Finding]:
@@ -167,6 +191,14 @@ def _train(target: Target) -> Iterator[Finding]:
             f"its model artifact {artifact}",
             "Somebody deleted it: train again (04_train).",
         )
+        # A job does not say which digest it ran; ECR keeps the time of an image that is pushed a second time.
+        pushed = pushed_image(target)
+        if pushed and pushed["imagePushedAt"] > job["CreationTime"]:
+            yield (
+                False,
+                f"{job['TrainingJobName']} ran an older image than the one in ECR",
+                "Its model is of what you have changed since: run the cells of 04_train again.",
+            )
 
 
 def _deploy(target: Target) -> Iterator[Finding]:
@@ -184,6 +216,18 @@ def _deploy(target: Target) -> Iterator[Finding]:
         f"its last update went well: it serves config {endpoint['EndpointConfigName']}",
         f"The update failed, and the endpoint serves as before: {reason}\nMend what this names, then {again}.",
     )
+    runs = {
+        image.get("ResolvedImage", "@").split("@")[-1]
+        for variant in endpoint["ProductionVariants"]
+        for image in variant.get("DeployedImages", ())
+    }
+    pushed = pushed_image(target)
+    if pushed and pushed["imageDigest"] not in runs:
+        yield (
+            False,
+            f"endpoint {target.name} runs an older image than the one in ECR",
+            f"An endpoint keeps the image that it was made with: {again}, which update it.",
+        )
     code, said = _ask(target.name)
     yield (
         code == "200",

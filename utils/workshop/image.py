@@ -38,6 +38,14 @@ def inspect_image(target: Target) -> LocalImage:
         ) from None
 
 
+def changed_files(target: Target) -> list[str]:
+    """The files of container/ that have changed since the walk's image was built of them; none where that is not known."""
+    try:
+        return [] if target.docker else images.changed(target.name)
+    except (ValueError, OSError):  # it was not built, or is damaged
+        return []
+
+
 def _of_localaws(name: str) -> LocalImage:
     image = images.inspect(name)
     manifest = json.loads(images.blob(image.digest).read_text())
