@@ -41,7 +41,7 @@ check: .venv/ready  ## look at the style: ruff
 	@$(BIN)/ruff format --check .
 
 lock: .venv/ready  ## pin again what pyproject.toml and the algorithms ask for
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+	@$(BIN)/python utils/uv_pip.py compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		pyproject.toml --output-file requirements.lock
 	@container/lock.sh
 

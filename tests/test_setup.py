@@ -106,7 +106,7 @@ class Clone:
 def first(tmp_path_factory):
     """A clone where no uv is on PATH, set up for the first time, with what it printed."""
     clone = Clone(tmp_path_factory.mktemp("first"))
-    for name in ("Makefile", "utils/setup.sh", "utils/uv_install.py"):
+    for name in ("Makefile", "utils/setup.sh", "utils/uv_pip.py"):
         (clone.folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone.folder / name)
     (clone.folder / "pyproject.toml").write_text(PYPROJECT)

@@ -24,7 +24,8 @@ uv_install() {
         sed -n '/^uv==/,/[^\\]$/p' requirements.lock >.venv/uv.lock
         pip_install --require-hashes -r .venv/uv.lock || return
     fi
-    .venv/bin/python utils/uv_install.py || return
+    .venv/bin/python utils/uv_pip.py install --python .venv/bin/python --no-deps --require-hashes \
+        --requirement requirements.lock || return
     # Not by uv, which would compile everybody's tests as well, a third of all. Needed, since the Makefile forbids Python
     # to write byte code: each start would compile all that it imports. What does not compile here says so when imported.
     say "compiling byte code"

@@ -37,7 +37,7 @@ class Clone:
     def __init__(self, folder: Path, python: Path = Path(sys.executable)):
         self.folder, self.wheels, self.python = folder / "ein täller", folder / "wheels", python
         self.wheels.mkdir()
-        for name in ("container/environment", "utils/uv_install.py"):
+        for name in ("container/environment", "utils/uv_pip.py"):
             (self.folder / name).parent.mkdir(parents=True)
             shutil.copy(ROOT / name, self.folder / name)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
@@ -292,6 +292,8 @@ def test_lock_pins_the_stacks_packages_and_the_algorithms(tmp_path):
     wheel(wheels, "upgraded", {}, "2.0")
     container.mkdir()
     shutil.copy(ROOT / "container/lock.sh", container)
+    (tmp_path / "utils").mkdir()
+    shutil.copy(ROOT / "utils/uv_pip.py", tmp_path / "utils")
     (tmp_path / "requirements.lock").write_text("upgraded==1.0\n")
     for path, text in {
         "stack/train": "stacked\n",
@@ -306,10 +308,10 @@ def test_lock_pins_the_stacks_packages_and_the_algorithms(tmp_path):
         (container / folder / f"requirements-{verb}.txt").write_text(text)
     env = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "UV_CONFIG_FILE": str(tmp_path / "uv.toml"),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels),
     }
-
-    (tmp_path / "uv.toml").write_text(f"no-index = true\nfind-links = ['{wheels}']\n")
 
     def lock(*names: str) -> str:
         return subprocess.check_output([container / "lock.sh", *names], env=env, text=True)

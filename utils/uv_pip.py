@@ -1,7 +1,7 @@
-"""Install a lock file by uv, as pip is configured: `.venv/bin/python utils/uv_install.py [uv's options]`.
+"""uv's pip commands, as pip is configured: `.venv/bin/python utils/uv_pip.py install|compile OPTION ...`.
 
-Without options it is requirements.lock, for the Python that runs this (utils/setup.sh); container/environment names
-others.
+`install` fills .venv (utils/setup.sh) and an algorithm's environment (container/environment), `compile` pins packages
+(container/lock.sh, make lock).
 
 A company's package index, certificate or proxy stands in pip's configuration (`pip config`, PIP_*), which uv does not
 read. What uv has no word for, a keyring for one, it goes without: it may fail then, and set-up takes pip.
@@ -44,12 +44,11 @@ def pip_settings() -> dict[str, str]:
     return settings
 
 
-def command_and_environment(settings: dict[str, str], options: list[str]) -> tuple[list[str], dict[str, str]]:
-    """uv's arguments and environment for what pip is set to; `options` say what is installed, and where."""
+def command_and_environment(command: list[str], settings: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """uv's arguments and environment for one of its pip commands and what pip is set to."""
     # Of several indexes pip takes the best that any has, uv the first that knows the name. What differs by that cannot
     # harm here: the lock's hashes say which files may be installed, wherever they come from.
-    arguments = ["pip", "install", "--require-hashes", "--no-deps", "--index-strategy", "unsafe-best-match"]
-    arguments += options
+    arguments = ["pip", *command, "--index-strategy", "unsafe-best-match"]
     environment = dict(os.environ)
     for option, value in settings.items():
         if option in OPTIONS:
@@ -69,6 +68,5 @@ if __name__ == "__main__":
     uv = shutil.which("uv", path=places)
     if uv is None:
         sys.exit("uv is neither on PATH nor in .venv")
-    options = sys.argv[1:] or ["--python", sys.executable, "--requirement", "requirements.lock"]
-    arguments, environment = command_and_environment(pip_settings(), options)
+    arguments, environment = command_and_environment(sys.argv[1:], pip_settings())
     os.execve(uv, [uv, *arguments], environment)
