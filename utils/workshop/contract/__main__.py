@@ -1,0 +1,71 @@
+"""`python -m workshop.contract`: see --help."""
+
+import argparse
+import functools
+import signal
+import sys
+
+from . import ContractError, __doc__, check
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m workshop.contract",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--train", metavar="COMMAND", help="the command that trains")
+    parser.add_argument("--serve", metavar="COMMAND", help="the command that serves")
+    parser.add_argument("--url", help="a server that runs already, in place of the commands")
+    parser.add_argument(
+        "--training",
+        metavar="[CHANNEL=]PATH",
+        nargs="+",
+        default=[],
+        help="what a channel holds (default: training)",
+    )
+    parser.add_argument(
+        "--hyperparameter", metavar="NAME=VALUE", nargs="+", default=[], help="for the training"
+    )
+    parser.add_argument("--model", metavar="FOLDER", help="a model to serve, where nothing is trained")
+    parser.add_argument(
+        "--payload", metavar="FILE", required=True, help="the body of a request that must be answered"
+    )
+    parser.add_argument("--content-type", metavar="TYPE", required=True, help="the payload's")
+    parser.add_argument("--accept", metavar="TYPE", help="what the answer shall be")
+    parser.add_argument("--port", type=int, help="where serve listens whatever it is told")
+    parser.add_argument(
+        "--patience", type=float, default=60, metavar="SECONDS", help="to be ready; SageMaker has 480"
+    )
+    given = parser.parse_args()
+    for pair in given.hyperparameter:
+        if "=" not in pair:
+            parser.error(f"--hyperparameter {pair}: expected NAME=VALUE")
+    channels = [pair.partition("=") if "=" in pair else ("training", "=", pair) for pair in given.training]
+    words = vars(given) | {"training": {name: path for name, _, path in channels}}
+    words["hyperparameters"] = dict(pair.split("=", 1) for pair in words.pop("hyperparameter"))
+
+    def interrupted(*_):
+        for number in endings:
+            signal.signal(number, signal.SIG_IGN)  # what was started is ended first
+        raise KeyboardInterrupt
+
+    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in endings:
+        signal.signal(number, interrupted)
+    try:
+        findings = check(**words, say=functools.partial(print, flush=True))
+    except ContractError as error:
+        print(f"contract: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("contract: interrupted; what was started is stopped", file=sys.stderr)
+        return 130
+    counts = {ok: sum(finding.ok is ok for finding in findings) for ok in (True, False, None)}
+    broken = sum(finding.ok is False and finding.level == "must" for finding in findings)
+    print(f"\n{counts[True]} ok, {counts[False]} broken ({broken} of them must), {counts[None]} left out")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
