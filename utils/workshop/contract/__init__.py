@@ -34,11 +34,11 @@ __all__ = ["ContractError", "Finding", "check"]
 
 def check(
     *,
-    payload: str | Path,
-    content_type: str,
     train: str | None = None,
     serve: str | None = None,
     url: str | None = None,
+    payload: str | Path | None = None,
+    content_type: str | None = None,
     training: str | Path | Mapping[str, str | Path] | None = None,
     hyperparameters: Mapping[str, object] | None = None,
     accept: str | None = None,
@@ -49,7 +49,8 @@ def check(
 ) -> list[Finding]:
     """Hold a container to SageMaker's contract, `say` each finding as it comes, and return them all.
 
-    `train` and `serve` are commands, `url` a server that runs already. `training` is a file or folder for the channel
+    `train` and `serve` are commands, `url` a server that runs already; `payload` is a file, the body of a request of
+    `content_type` that must be answered, by an answer of the type `accept` where that is given. `training` is a file or folder for the channel
     `training`, or {channel: file or folder}; `model` a folder to serve where nothing is trained. `port` is for a
     container that cannot be told one; `patience` the seconds that it has to be ready.
     Raises ContractError where a file, a program or a port is not as it must be.
@@ -71,11 +72,15 @@ def check(
         raise ContractError("train needs something to learn from: training=FOLDER")
     if serve and not train and not model:
         raise ContractError("serve needs a model: name train as well, or model=FOLDER")
+    if (serve or url) and not (payload and content_type):
+        raise ContractError(
+            "a server needs to be asked something: name the payload, a file, and its content type"
+        )
     address = urlsplit(url or "")
     if url and (address.scheme != "http" or not address.hostname):
         raise ContractError(f"url: {url} is none; expected http://HOST:PORT")
     headers = {"Content-Type": content_type} | ({"Accept": accept} if accept else {})
-    question = Question(Path(payload).read_bytes(), headers)
+    question = Question(Path(payload).read_bytes() if payload else b"", headers)
     findings: list[Finding] = []
 
     def hold(table: list[Promise], subject, because: str | None = None) -> str | None:
@@ -141,15 +146,15 @@ def _serving(life: Callable, model: Path, patience: float, hold: Callable, becau
         program = server.program
         before = snapshot(program.base, ())
         because = hold(first, server)
-        stop, started = None, time.monotonic()
-        if not server.has_ended():
+        if not because:
+            by_itself, started = server.has_ended(), time.monotonic()
             program.terminate()
-            left = program.left(serving.STOP)
+            left = "" if by_itself else program.left(serving.STOP)
             changed = changes(before, snapshot(program.base, ()))
-            stop = Stop(program.wait(0), time.monotonic() - started, left, changed)
-    hold(serving.STOPPING, stop, None if stop else "serve had ended by itself")
+            stop = Stop(by_itself, program.wait(0), time.monotonic() - started, left, changed)
+            hold(serving.STOPPING, stop)
     if because:
-        hold(later, None, because)
+        hold(serving.STOPPING + later, None, because)
         return
     with life("batch", model, patience, **serving.BATCH_VARIABLES) as server:
         hold(serving.BATCH, server)

@@ -28,10 +28,8 @@ def main() -> int:
         "--hyperparameter", metavar="NAME=VALUE", nargs="+", default=[], help="for the training"
     )
     parser.add_argument("--model", metavar="FOLDER", help="a model to serve, where nothing is trained")
-    parser.add_argument(
-        "--payload", metavar="FILE", required=True, help="the body of a request that must be answered"
-    )
-    parser.add_argument("--content-type", metavar="TYPE", required=True, help="the payload's")
+    parser.add_argument("--payload", metavar="FILE", help="the body of a request that must be answered")
+    parser.add_argument("--content-type", metavar="TYPE", help="the payload's")
     parser.add_argument("--accept", metavar="TYPE", help="what the answer shall be")
     parser.add_argument("--port", type=int, help="where serve listens whatever it is told")
     parser.add_argument(

@@ -42,11 +42,11 @@ class Program:
             for process in left:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
-            psutil.wait_procs(left, 0.2)  # those that may be waited for
+            self.wait(0.2)
         # tests/docker/in_image notes its container's id there: what an engine runs is no child of its command.
         for cid in self.base.parent.glob(f"{self.base.name}.*.cid"):
             docker = os.environ.get("DOCKER", "docker")
-            subprocess.run([docker, "rm", "--force", cid.read_text()], capture_output=True)
+            subprocess.run([docker, "rm", "--force", cid.read_text().strip()], capture_output=True)
 
     def wait(self, seconds: float) -> int | None:
         """The exit code; None when it still runs."""

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import socket
+import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,7 @@ class Reply(NamedTuple):
     status: int
     content_type: str
     body: bytes
+    connecting: float  # seconds, of which `seconds` is more
     seconds: float
 
     def __str__(self):
@@ -56,8 +58,8 @@ class Reply(NamedTuple):
     @property
     def said(self) -> str:
         """The status, and the beginning of the body where that is text."""
-        said = self.body[:120].decode(errors="replace")
-        return f"{self}: {said}" if said.isprintable() or self.content_type.startswith("text/") else str(self)
+        said = textwrap.shorten(self.body[:2000].decode(errors="replace"), 80, placeholder=" …")
+        return f"{self}: {said}" if said and said.isprintable() else str(self)
 
     @property
     def refused(self) -> bool:
@@ -75,11 +77,16 @@ class Server:
     def request(self, method: str, path: str, body=None, headers=None, timeout: float = ANSWER) -> Reply:
         started = time.monotonic()
         with contextlib.closing(http.client.HTTPConnection(*self.address, timeout=timeout)) as connection:
-            connection.request(method, path, body, headers or {}, encode_chunked=isinstance(body, Iterator))
+            connection.connect()
+            connected = time.monotonic()
+            chunked = isinstance(body, Iterator)
+            with contextlib.suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # it may refuse before it has all
+                connection.request(method, path, body, headers or {}, encode_chunked=chunked)
             answer = connection.getresponse()
-            content = answer.read()
-            kind = answer.headers.get("Content-Type", "")
-            return Reply(answer.status, kind, content, time.monotonic() - started)
+            content, kind = answer.read(), answer.headers.get("Content-Type", "")
+            return Reply(answer.status, kind, content, connected - started, time.monotonic() - started)
 
     def ping(self) -> Reply:
         return self.request("GET", "/ping", timeout=PING)
@@ -149,7 +156,8 @@ def it_listens(server):
     program = server.program
     while time.monotonic() < server.started + server.patience and not server.has_ended():
         with contextlib.suppress(OSError), socket.create_connection(server.address, timeout=PING):
-            return True, f"after {time.monotonic() - server.started:.1f} s"
+            if not server.has_ended():
+                return True, f"after {time.monotonic() - server.started:.1f} s"
         time.sleep(0.05)
     if server.has_ended():
         left = names(program.processes())
@@ -172,20 +180,6 @@ def it_pings(server):
     reply = server.ping()
     since = f", {server.ready:.1f} s after its start" if up and server.program else ""
     return up and reply.status == 200, f"{reply}{since}"
-
-
-@must(ASKED)
-def it_accepts(server):
-    """a connection is accepted within 250 ms
-
-    each within 250 ms: accept connections in a process that does not predict, or by nginx in front
-    """
-    slowest = 0.0
-    for _ in range(20):
-        started = time.monotonic()
-        with socket.create_connection(server.address, timeout=PING):
-            slowest = max(slowest, time.monotonic() - started)
-    return slowest < CONNECT, f"{slowest * 1000:.1f} ms for the slowest of 20"
 
 
 @must(ASKED)
@@ -242,6 +236,16 @@ def it_answers_a_crowd(server):
     """
     statuses = [reply.status for reply in server.crowd[0]]
     return set(statuses) == {200}, ", ".join(map(str, statuses))
+
+
+@must(ASKED)
+def it_accepts(server):
+    """eight connections at once are accepted within 250 ms each
+
+    250 ms: let more connections wait in line, by the backlog of listen(), or put nginx in front
+    """
+    slowest = max(reply.connecting for reply in server.crowd[0])
+    return slowest < CONNECT, f"{slowest * 1000:.1f} ms for the slowest"
 
 
 @must(ASKED)
@@ -421,10 +425,20 @@ def it_takes_chunks(server):
 class Stop(NamedTuple):
     """How serve ended, and which files of the model were changed by then."""
 
+    by_itself: bool
     code: int | None
     seconds: float
     left: str
     changed: list[str]
+
+
+@must(STOPPING, vital=True)
+def it_goes_on(stop):
+    """serve runs until it is told to stop
+
+    no end: start the server in the foreground, for the container ends with serve; its log says why it ended
+    """
+    return not stop.by_itself, how(stop.code) if stop.by_itself else "no end"
 
 
 @must(STOPPING)
