@@ -15,7 +15,7 @@ import pytest
 from waiting import wait_until
 
 from workshop import ROOT, contract
-from workshop.contract import serving
+from workshop.contract import serving, training
 from workshop.contract.program import Program, free_port
 
 HERE = Path(__file__).parent
@@ -121,6 +121,7 @@ def test_a_container_in_another_language_and_format(tmp_path):
 
 # -- containers that break one promise each: the fault, what is broken, a word of what was found
 
+
 TRAINING_FAULTS = {
     "": {},
     "exits 3": {
@@ -129,7 +130,7 @@ TRAINING_FAULTS = {
     "no model": {"train leaves a model under model/": "nothing"},
     "writes into input": {"train leaves everything under input/ as it was": "input/data/training/index"},
     "writes elsewhere": {"train writes to model/, output/ and checkpoints/ alone": "cache"},
-    "leaves a child": {"train leaves no process behind when it ends": "python"},
+    "leaves a child": {"train leaves no process behind when it ends": "("},
     "always 0": {
         "train ends with an exit code that is not 0 when its channel is empty, or missing": "an empty channel: exit code 0"
     },
@@ -139,10 +140,20 @@ TRAINING_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("fault", "broken"), TRAINING_FAULTS.items(), ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    ("fault", "broken"), TRAINING_FAULTS.items(), ids=[fault or "none" for fault in TRAINING_FAULTS]
+)
 def test_a_training_that_breaks_a_promise(files, pids, fault, broken):
     hold(contract.check(train=tiny("train", fault), training=files["training"]), broken)
     assert not any(map(runs, pids()))
+
+
+def test_a_training_that_does_not_stop(files, monkeypatch):
+    monkeypatch.setattr(training, "STOP", 0.3)
+    findings = contract.check(train=tiny("train", "ignores SIGTERM"), training=files["training"])
+    broken = [each for each in findings if each.ok is False]
+    assert [each.level for each in broken] == ["must", "should"]
+    assert all(each.name.startswith(STOPPED) and each.found.startswith("no end") for each in broken)
 
 
 LISTENS = "serve listens on its port"
@@ -181,8 +192,10 @@ SERVING_FAULTS = {
     "second port": CHUNKS | {"serve listens on no other TCP port": ""},
     "half parameters": CHUNKS
     | {"GET /execution-parameters, where there is one, is JSON with the three names": "MaxPayloadInMB"},
-    "ignores SIGTERM": CHUNKS | {"all of serve's processes are gone within 30 s of SIGTERM": "python"},
-    "leaves a child": CHUNKS | {"all of serve's processes are gone within 30 s of SIGTERM": "python"},
+    "ignores SIGTERM": CHUNKS
+    | {"all of serve's processes are gone within 30 s of SIGTERM": ") still running"},
+    "leaves a child": CHUNKS
+    | {"all of serve's processes are gone within 30 s of SIGTERM": ") still running"},
     "exits 7": CHUNKS | {"serve ends with exit code 0 after SIGTERM": "exit code 7"},
     "needs no model": CHUNKS
     | {
@@ -191,7 +204,9 @@ SERVING_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("fault", "broken"), SERVING_FAULTS.items(), ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    ("fault", "broken"), SERVING_FAULTS.items(), ids=[fault or "none" for fault in SERVING_FAULTS]
+)
 def test_a_server_that_breaks_a_promise(files, tmp_path, pids, monkeypatch, fault, broken):
     monkeypatch.setattr(serving, "STOP", 2)
     patience = {"patience": 1} if fault in ("ping 404", "other port") else {}
@@ -209,6 +224,19 @@ def hold(findings, broken: dict) -> None:
         if each.ok is False:
             assert broken[each.name] in each.found
             assert re.fullmatch(r"broken +(must|should) +\S.*  expected .+, found .+: .+", str(each))
+
+
+def test_a_server_that_cannot_be_told_a_port(files, tmp_path, monkeypatch):
+    port = free_port()
+    monkeypatch.setenv("TINY_PORT", str(port))
+    words = {"serve": tiny("serve", "own port"), "model": tmp_path / "model", "payload": files["payload"]}
+    findings = contract.check(**words, **NUMBERS | {"patience": 1})
+    assert f"something on {port}, which --port would say" in findings[0].found
+    assert names(contract.check(**words, **NUMBERS, port=port), False) == set(CHUNKS)
+    with Program(shlex.split(tiny("serve")), tmp_path, port) as program:
+        wait_until(lambda: port in program.ports())
+        with pytest.raises(contract.ContractError, match=f"port {port} is taken"):
+            contract.check(**words, **NUMBERS, port=port)
 
 
 def test_a_model_that_is_written_to(files, tmp_path):
@@ -260,6 +288,16 @@ def test_what_cannot_be_checked_is_said(words, said):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert said in output
+
+
+def test_a_file_that_the_kernel_cannot_run_is_said(files, tmp_path):
+    program = tmp_path / "train"
+    program.write_text("print('no line that begins with #!')\n")
+    program.chmod(0o755)
+    process = command("--train", shlex.quote(str(program)), "--training", files["training"])
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert f"{program} cannot be started" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

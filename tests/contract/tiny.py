@@ -24,6 +24,9 @@ def leave_a_child() -> None:
 def train() -> int:
     channel = BASE / "input/data/training"
     files = sorted(channel.iterdir()) if channel.exists() else []
+    if FAULT == "ignores SIGTERM":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(2)  # the work that is not stopped
     if FAULT == "hangs":
         leave_a_child()
         time.sleep(600)
@@ -96,7 +99,8 @@ def serve() -> int:
         return 0
     while FAULT == "daemon" and os.getppid() == parent:
         time.sleep(0.01)
-    server = Server(("127.0.0.1", 0 if FAULT == "other port" else PORT), Handler)
+    port = {"other port": 0, "own port": int(os.environ.get("TINY_PORT", 0))}.get(FAULT, PORT)
+    server = Server(("127.0.0.1", port), Handler)
     other = Server(("127.0.0.1", 0), Handler) if FAULT == "second port" else None
     if FAULT == "leaves a child":
         leave_a_child()

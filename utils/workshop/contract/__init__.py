@@ -5,8 +5,9 @@
     python -m workshop.contract --url http://localhost:8080 --payload FILE --content-type text/csv
 
 PROGRAM finds in its environment SAGEMAKER_BASE_DIR, the folder to use in place of /opt/ml, and SAGEMAKER_BIND_TO_PORT,
-the port to listen on in place of 8080. An image cannot see that folder: `tests/docker/in_image IMAGE train` runs one
-with the folder as its /opt/ml. What listens on 8080 whatever it is told, as AWS's samples do, needs `--port 8080`.
+the port to listen on in place of 8080. What reads /opt/ml whatever it is told is an image's: it is run as
+`tests/docker/in_image IMAGE train`, which makes the folder the image's /opt/ml. What listens on 8080 whatever it is
+told, as AWS's samples do, needs `--port 8080`.
 
 A line each promise: `ok`, `broken` or `left out`; `must` is what SageMaker breaks without, `should` what a good
 container does. Exit code 1 where a must is broken, 2 where there was nothing to check, 130 when interrupted.
@@ -100,7 +101,7 @@ def check(
         if train:
             runs = Training(_command("train", train), folder, sources, hyperparameters or {})
             because = hold(PROMISES, runs)
-            model, because = (model, None) if model else (runs.learned.base / "model", because)
+            model, because = (model, None) if model else (folder / "train/model", because)
         if url:
             server = Server((address.hostname, address.port or 80), question, patience=5)
             hold(serving.ASKED + serving.BATCH, server)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from .promises import ContractError
+
 
 class Program:
     """A command of the container's, in a session of its own. When the `with` block is left, nothing of it runs."""
@@ -19,15 +21,16 @@ class Program:
         env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.mark = {"SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_BIND_TO_PORT": str(port or free_port())}
         self.base, self.log, self.seen = base, base.with_name(f"{base.name}-{port}.log"), set()
+        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
         with open(self.log, "wb") as stream:
-            self.process = psutil.Popen(
-                command,
-                env=env | self.mark | variables,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                self.process = psutil.Popen(
+                    command, env=env | self.mark | variables, stdout=stream, **options
+                )
+            except OSError as error:
+                raise ContractError(
+                    f"{command[0]} cannot be started: {error.strerror}; is its first line #! and an interpreter?"
+                ) from None
 
     def __enter__(self):
         return self

@@ -51,15 +51,16 @@ class Training:
         self.command, self.folder = command, folder
         self.channels, self.hyperparameters = channels, hyperparameters
 
-    def run(self, name: str, channels: Mapping[str, Path | None], stop_after: float | None = None) -> Run:
+    def run(self, name: str, channels: Mapping[str, Path | None], seconds: float, stop: bool = False) -> Run:
+        """A run in a folder of its own, which may take so many seconds; then it is killed, or told to stop."""
         base = lay_out(self.folder / name, channels, self.hyperparameters)
         before, started, stopping = snapshot(base), time.monotonic(), None
         job = {"TRAINING_JOB_NAME": f"contract-{name}"}
         job["TRAINING_JOB_ARN"] = f"arn:aws:sagemaker:us-west-2:123456789012:training-job/contract-{name}"
         with Program(self.command, base, **job) as program:
-            code = program.wait(TRAIN if stop_after is None else stop_after)
+            code = program.wait(seconds)
             seconds = time.monotonic() - started
-            if code is None and stop_after is not None:
+            if code is None and stop:
                 program.terminate()
                 code = program.wait(STOP)
                 stopping = time.monotonic() - started - seconds
@@ -68,19 +69,20 @@ class Training:
 
     @functools.cached_property
     def learned(self) -> Run:
-        return self.run("train", self.channels)
+        return self.run("train", self.channels, TRAIN)
 
     @functools.cached_property
     def starved(self) -> dict[str, Run]:
         """Runs that have nothing to learn from."""
-        empty = self.run("empty", dict.fromkeys(self.channels))
-        return {"an empty channel": empty, "no channel": self.run("missing", {})}
+        seconds = 60 + 2 * self.learned.seconds
+        empty = self.run("empty", dict.fromkeys(self.channels), seconds)
+        return {"an empty channel": empty, "no channel": self.run("missing", {}, seconds)}
 
     @functools.cached_property
     def cut_short(self) -> Run:
         # The first run may have been slow only because nothing was in the disk's cache.
         shortest = min(run.seconds for run in (self.learned, *self.starved.values()))
-        return self.run("stopped", self.channels, stop_after=shortest / 2)
+        return self.run("stopped", self.channels, shortest / 2, stop=True)
 
     @property
     def stopped(self) -> Run:
