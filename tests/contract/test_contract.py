@@ -278,6 +278,10 @@ WRONG = {
     "no such program": (["--train", "'no such'", "--training", "."], "there is no program 'no such'"),
     "no such file": (["--train", "true", "--training", "nowhere"], "training training: there is no nowhere"),
     "https": (["--url", "https://x", "--payload", ".", "--content-type", "x"], "expected http://HOST:PORT"),
+    "no server": (
+        ["--url", "http://127.0.0.1:1", "--payload", __file__, "--content-type", "x"],
+        "start the container first",
+    ),
     "hyperparameter": (["--train", "true", "--hyperparameter", "x"], "expected NAME=VALUE"),
 }
 

@@ -104,6 +104,12 @@ def check(
             model, because = (model, None) if model else (folder / "train/model", because)
         if url:
             server = Server((address.hostname, address.port or 80), question, patience=5)
+            try:
+                socket.create_connection(server.address, timeout=5).close()
+            except OSError as error:
+                raise ContractError(
+                    f"url: nothing listens at {url} ({error}); start the container first"
+                ) from None
             hold(serving.ASKED + serving.BATCH, server)
         if serve:
             life = functools.partial(_started, _command("serve", serve), folder, question, port)

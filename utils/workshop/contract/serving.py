@@ -328,6 +328,8 @@ def it_refuses_in_words(server):
 
     a short text or JSON: answer a sentence; keep the traceback for the log, and HTML for browsers
     """
+    if not server.refusals:
+        raise LeftOut("it refused nothing")
     bad = []
     for what, reply in server.refusals.items():
         text = reply.body.decode(errors="replace")
