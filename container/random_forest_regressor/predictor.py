@@ -1,0 +1,1 @@
+"""Answers with the forest in model.onnx. All of it is the stack's: model_fn, input_fn, predict_fn, output_fn."""
