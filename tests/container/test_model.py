@@ -110,7 +110,16 @@ def test_less_agreement_than_asked_for_is_no_model(tmp_path):
     learned = table()
     other = RandomForestClassifier(3).fit(learned.X, learned.y)
     other.predict = lambda X: (learned.y + 1) % 3
-    with pytest.raises(RuntimeError, match=r"model\.onnx answers 0\.\d+ of the training rows"):
+    with pytest.raises(InputError, match=r"model\.onnx answers 0\.\d+ of the training rows"):
+        onnx_model.save(other, learned, None, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_probabilities_than_the_estimators_are_no_model(tmp_path):
+    learned = table()
+    other = LogisticRegression().fit(learned.X, learned.y)
+    other.predict_proba = lambda X: np.eye(3)[np.zeros(len(X), int)]
+    with pytest.raises(InputError, match="other probabilities than LogisticRegression"):
         onnx_model.save(other, learned, None, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -125,6 +134,7 @@ REFUSED = {
     "a boolean for a number": ({"max_depth": True}, "max_depth=true must be a number"),
     "no seed": ({"random_state": None}, "random_state=null would make each model another"),
     "a value": ({"max_depth": -1}, "max_depth"),
+    "a value that the estimator does not name": ({"class_weight": "x"}, "class_weight"),
 }
 
 

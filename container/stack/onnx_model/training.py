@@ -1,4 +1,12 @@
-"""`fit` and `save`: what training needs of model.onnx, and of the libraries that a server has not."""
+"""`fit` and `save`: what training needs of model.onnx, and of the libraries that a server has not.
+
+How exact a model.onnx is, tried with rows on every threshold and one float32 step to either side:
+    trees of scikit-learn and XGBoost   take the same way for every row
+    sums over trees, linear models      differ in the last digits: where two classes are level, the other may win
+    LightGBM                            rounds its thresholds: a row one step beside one may go the other way
+    nearest neighbours                  of rows that are equally near, others may be taken; weights="distance" fails where
+                                        a row lies on a neighbour, so `save` refuses it for most data
+"""
 
 import json
 import platform
@@ -23,6 +31,7 @@ from stack.onnx_model import check
 from stack.tables import Table
 
 OPSETS = {"": 17, "ai.onnx.ml": 3}
+FEW = 10_000  # rows whose probabilities are compared
 # Those of onnxmltools for estimators that come from elsewhere than scikit-learn.
 CONVERTERS = {
     "xgboost": "onnxmltools.convert.xgboost.operator_converters.XGBoost.convert_xgboost",
@@ -47,11 +56,13 @@ def fit(estimator: BaseEstimator, table: Table, hyperparameters: dict) -> BaseEs
     estimator.set_params(**default | _checked(hyperparameters, estimator.get_params()))
     try:
         return estimator.fit(table.X, table.y)
-    except (
-        ValueError,
-        TypeError,
-    ) as error:  # the data are checked: this is the estimator's word on a hyperparameter
-        raise InputError(f"hyperparameters: {error}") from None
+    except (ValueError, TypeError) as error:
+        # The data are checked: this is the estimator's word on a hyperparameter, and XGBoost's has a stack under it.
+        cause = str(error).partition("\nStack trace")[0].strip()
+        if not any(name in cause for name in hyperparameters):
+            given = ", ".join(f"{name}={json.dumps(value)}" for name, value in hyperparameters.items())
+            cause += f"; given were {given}" if given else ""
+        raise InputError(f"hyperparameters: {cause}") from None
 
 
 def save(
@@ -61,7 +72,8 @@ def save(
 
     Accuracies are fractions of a table's rows; of a regressor it is rmse, in the target's unit, and r2. `agreement` is the
     fraction of the training rows that the file must answer as the estimator does: floats are rounded otherwise there, so
-    of few models it is 1. Raises RuntimeError where it is less, InputError for a model that no server would load.
+    of few models it is 1. Raises InputError where it is less, where the estimator, as it was fitted, cannot become ONNX,
+    and for a model that no server would load.
     """
     answers = [
         (name, table, model.predict(table.X))
@@ -74,20 +86,31 @@ def save(
     metrics |= {"features": training.X.shape[1]} | (
         {"classes": len(training.classes)} if training.classes else {}
     )
-    content = _to_onnx(model, training, metrics)
+    try:
+        content = _to_onnx(model, training, metrics)
+    except Exception as error:  # each converter has its own
+        raise InputError(
+            f"{type(model).__name__} cannot become ONNX as it was fitted; take other hyperparameters: "
+            f"{type(error).__name__}: {error}"
+        ) from None
     try:
         check.graph(content)
     except ValueError as error:
         raise InputError(f"the model cannot be served: {error}") from None
     file = Path(model_dir) / onnx_model.FILE
     file.write_bytes(content)
-    metrics["agreement"] = _agreement(onnx_model.load(file), training, answers[0][2])
+    served, problem = onnx_model.load(file), None
+    metrics["agreement"] = _agreement(served, training, answers[0][2])
     if metrics["agreement"] < agreement:
-        file.unlink()
-        raise RuntimeError(
-            f"model.onnx answers {metrics['agreement']:.4f} of the training rows as {type(model).__name__} does, and "
-            f"{agreement} was asked for; no model is written"
+        problem = (
+            f"answers {metrics['agreement']:.4f} of the training rows as {type(model).__name__} does, and {agreement} "
+            "was asked for"
         )
+    elif served.probabilities and not _same_probabilities(served, model, training.X[:FEW]):
+        problem = f"gives other probabilities than {type(model).__name__}"
+    if problem:
+        file.unlink()
+        raise InputError(f"model.onnx {problem}; no model is written: take other hyperparameters")
     return metrics
 
 
@@ -158,6 +181,12 @@ def _agreement(served, training: Table, predicted: np.ndarray) -> float:
         return float(np.mean(answers.codes == predicted))
     predicted = np.asarray(predicted, np.float64).ravel()
     return float(np.mean(np.abs(answers - predicted) <= 1e-4 * (np.abs(predicted) + predicted.std())))
+
+
+def _same_probabilities(served, model: BaseEstimator, rows: np.ndarray) -> bool:
+    """On the average: that of some rows is another with the neighbours of a row, not that of all."""
+    found = served.session.run(["probabilities"], {"features": rows})[0]
+    return bool(np.abs(found - model.predict_proba(rows)).mean() < 0.01)
 
 
 def _to_onnx(model: BaseEstimator, training: Table, metrics: dict) -> bytes:
