@@ -320,6 +320,7 @@ def test_an_interrupted_check_leaves_nothing_behind(files, pids, tmp_path, numbe
 
 def test_a_server_that_runs_already_is_asked(files, tmp_path):
     with Program(shlex.split(tiny("serve")), tmp_path, port := free_port()) as program:
+        wait_until(lambda: port in program.ports())
         url = f"http://127.0.0.1:{port}"
         findings = contract.check(url=url, payload=files["payload"], **NUMBERS)
         assert program.wait(0) is None
