@@ -79,4 +79,8 @@ if ! container/compile.sh .venv 2>/dev/null && ! { debian_install gcc libc6-dev 
     say "no C compiler that works: the container runs without its compiled reader: large requests take longer."
     say "  Debian, Ubuntu: sudo apt-get install gcc libc6-dev     macOS: xcode-select --install     then: make setup -B"
 fi
+# What decision_trees runs with: a fifth of a second, links into .venv. Others are made when they are first run.
+if [ -f container/environment ]; then
+    .venv/bin/python -I container/environment container/decision_trees/requirements-*.lock >/dev/null || true
+fi
 touch .venv/ready
