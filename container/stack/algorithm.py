@@ -146,7 +146,7 @@ def _exists_elsewhere(module: str) -> bool:
     if module in sys.stdlib_module_names or module == "stack":
         return True
     spec = importlib.machinery.PathFinder.find_spec(
-        module, [path for path in sys.path if path != str(FOLDER)]
+        module, [path for path in sys.path if Path(path).resolve() != FOLDER]
     )
     return spec is not None and spec.origin is not None
 

@@ -16,6 +16,7 @@ TELL = """#!/usr/bin/env python3
 import json, os, sys
 print("told=" + json.dumps([sys.argv[0], sys.prefix, os.getcwd(), dict(os.environ)]))
 """
+REPOSITORY = package.ROOT
 LOCKS = sorted((package.ROOT / "container/decision_trees").glob("requirements-*.lock"))
 
 
@@ -198,6 +199,19 @@ def test_a_build_names_file_line_and_cause(algorithm, training, files, words):
         algorithm(training, **files)
     assert words in str(refused.value)
     assert not images.listed(), "what cannot be imported becomes no image"
+
+
+def test_a_build_holds_the_modules_to_what_the_stack_calls(algorithm, tmp_path):
+    shutil.rmtree(tmp_path / "container/stack")
+    shutil.copytree(REPOSITORY / "container/stack", tmp_path / "container/stack")
+    train = "def train(hyperparameters, channels, model_dir):\n    return {}\n"
+    with pytest.raises(ValueError, match=r"container/mine: training\.py defines no train\("):
+        algorithm("def trane(hyperparameters, channels, model_dir): pass\n")
+    with pytest.raises(
+        ValueError, match=r"container/mine: predictor\.py defines predct_fn; did you mean predict_fn\?"
+    ):
+        algorithm(train, predictor="def predct_fn(data, model): return data\n")
+    assert algorithm(train, predictor="").files
 
 
 def test_a_build_does_not_wait_for_ever(algorithm, monkeypatch):

@@ -227,7 +227,9 @@ CONSTANT_WSGI = Contender("constant_wsgi", "limit: constant WSGI app", stack_wit
 CONSTANT_FLASK = Contender("constant_flask", "limit: constant flask app", stack_with("constant_flask"), LOCKS)
 # What each part of the container gives is seen where it is missing.
 PARTS = [
-    without("sync", "gunicorn's own sync worker", "serve", ', "--worker-class", "stack.server.worker.Worker"'),
+    without(
+        "sync", "gunicorn's own sync worker", "serve", ', "--worker-class", "stack.server.worker.Worker"'
+    ),
     without(
         "float",
         "Python in the place of fast.c",

@@ -13,7 +13,8 @@ import localaws
 PROGRAM = localaws.ROOT / "container/environment"
 MODULES = ("training", "predictor")  # what `train` and `serve` import of an algorithm
 IMPORT_SECONDS = 60
-# Imports modules; the last line of what it prints says of the first that fails where and why: file, line, cause.
+# Imports modules, and has the stack look at what they hold; the last line of what it prints says of the first that
+# fails where and why: file, line, cause.
 IMPORTER = """
 import importlib, json, os, sys, traceback
 for name in sys.argv[1:]:
@@ -27,6 +28,14 @@ for name in sys.argv[1:]:
         file, line = here[-1] if here else (name + ".py", 1)
         cause = traceback.format_exception_only(error)[-1].strip()
         print("", json.dumps([os.path.relpath(file), line, cause, isinstance(error, ModuleNotFoundError)]), sep="\\n")
+        sys.exit(1)
+if os.path.exists("stack/algorithm.py"):
+    from stack import algorithm
+    try:
+        algorithm.trainer()
+        algorithm.predictor()
+    except ValueError as error:
+        print("", json.dumps([None, 0, str(error), False]), sep="\\n")
         sys.exit(1)
 """
 
@@ -111,6 +120,8 @@ def check_imports(python: Path, sources: dict[str, Path], algorithm: str) -> Non
         raise ValueError(
             f"container/{algorithm}: importing {' and '.join(modules)} ended with {done.returncode}: {done.stderr[-300:]}"
         ) from None
+    if path is None:
+        raise ValueError(f"container/{algorithm}: {cause}")
     place = f"{_named(sources[path])}, line {line}" if path in sources else path
     mend = (
         f". Its package stands in neither requirements-train.txt nor requirements-serve.txt of container/{algorithm}? "
