@@ -7,7 +7,8 @@ that it breaks is one line. A program, an image (Docker on Linux), a server that
         (for an image: TRAIN is "$PWD/tests/docker/in_image IMAGE train", SERVE the same with serve)
     pytest tests/container/test_contract_serving.py -q --tb=no -rfE --base-url http://localhost:8080
 
-The commands get SAGEMAKER_BASE_DIR and SAGEMAKER_BIND_TO_PORT in their environment.
+The commands get SAGEMAKER_BASE_DIR and SAGEMAKER_BIND_TO_PORT in their environment. BYOA_ALGORITHM=knn chooses another
+algorithm of ours; what the tables must know of it is in algorithms.py.
 """
 
 import contextlib
@@ -25,14 +26,18 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import algorithms
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 STACK = ROOT / "container/stack"
 TREES = ROOT / "container/decision_trees"
-IRIS = (ROOT / "data/iris.csv").read_text()
-ROWS = [line.partition(",")[2] for line in IRIS.splitlines()]
-LABELS = [line.partition(",")[0] for line in IRIS.splitlines()]
+# The one that the tables are about; of one that is not listed, a learner's, the defaults hold.
+NAME = os.environ.get("BYOA_ALGORITHM", "decision_trees")
+ALGORITHM = algorithms.ALL.get(NAME) or algorithms.Algorithm(NAME)
+LINES = [line.split(",", 1) for line in (ROOT / "data/iris.csv").read_text().splitlines()]
+LABELS, ROWS = [label for label, _ in LINES], [row for _, row in LINES]
+IRIS = "".join(f"{ALGORITHM.written(label)},{row}\n" for label, row in LINES)
 CSV = {"Content-Type": "text/csv"}
 
 sys.path.insert(0, str(ROOT / "container"))  # as the programs see `stack`, for tests of single functions
@@ -43,15 +48,16 @@ def pytest_addoption(parser):
     group = parser.getgroup("container")
     group.addoption("--base-url", help="hold the server at this address to the contract; starts none")
     group.addoption(
-        "--train-command", help="the command that trains (default: container/run decision_trees train)"
+        "--train-command", help="the command that trains (default: container/run $BYOA_ALGORITHM train)"
     )
     group.addoption(
-        "--serve-command", help="the command that serves (default: container/run decision_trees serve)"
+        "--serve-command", help="the command that serves (default: container/run $BYOA_ALGORITHM serve)"
     )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "nginx: a promise that our container keeps by nginx alone")
+    config.addinivalue_line("markers", "trees: how the stack reads and runs, tried with decision_trees alone")
     for verb in ("train", "serve"):
         program = command(config, verb)[0]
         if not shutil.which(program):
@@ -62,6 +68,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    if ALGORITHM.name != "decision_trees":
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("trees")])
+        items[:] = [item for item in items if not item.get_closest_marker("trees")]
     theirs = config.getoption("--base-url", default=None) or config.getoption("--serve-command", default=None)
     if not theirs and not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"):
         for item in items:
@@ -71,7 +80,7 @@ def pytest_collection_modifyitems(config, items):
 
 def command(config, verb: str) -> list[str]:
     given = config.getoption(f"--{verb}-command", default=None)
-    return shlex.split(given) if given else [str(ROOT / "container/run"), "decision_trees", verb]
+    return shlex.split(given) if given else [str(ROOT / "container/run"), ALGORITHM.name, verb]
 
 
 def environment(**variables) -> dict:
@@ -101,6 +110,12 @@ class Reply(NamedTuple):
     @property
     def text(self) -> str:
         return self.body.decode()
+
+    @property
+    def species(self) -> list[str]:
+        """What the lines of a CSV answer mean."""
+        assert self.text.endswith("\n"), self
+        return [ALGORITHM.species(line) for line in self.text.splitlines()]
 
     @property
     def error(self) -> dict:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import LABELS, ROWS
+from conftest import ALGORITHM, LABELS, ROWS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -94,9 +94,8 @@ ACCEPTED = {
 def test_csv_is_understood(server, body):
     reply = server.predict(body.encode())
     assert (reply.status, reply.headers["content-type"].split(";")[0]) == (200, "text/csv")
-    labels = reply.text.splitlines()
-    assert labels[0] == "setosa"
-    assert labels[1:] == (["virginica"] if len(body) > 2 * len(ROW) and "00000" not in body else [])
+    assert reply.species[0] == "setosa"
+    assert reply.species[1:] == (["virginica"] if len(body) > 2 * len(ROW) and "00000" not in body else [])
 
 
 REFUSED = {
@@ -209,8 +208,7 @@ def test_a_long_bad_value_is_not_sent_back_whole(server):
 
 def test_all_iris_rows(server):
     reply = server.predict("\n".join(ROWS))
-    assert len(reply.text.splitlines()) == 150
-    assert sum(a == b for a, b in zip(reply.text.splitlines(), LABELS, strict=True)) >= 140
+    assert sum(a == b for a, b in zip(reply.species, LABELS, strict=True)) >= 140
 
 
 LARGE = 2000  # times iris: 4.6 MB
@@ -237,7 +235,7 @@ def test_a_bad_row_of_a_large_body_is_named(server, row, bad):
 
 def test_a_header_that_is_announced_is_skipped(server):
     reply = server.predict(f"a,b,c,d\n{ROW}\n", "text/csv; header=present")
-    assert reply.text.splitlines() == ["setosa"]
+    assert reply.species == ["setosa"]
     error = server.predict(f"a,b,c,d\n{ROW}\n5,x,1,0\n", "text/csv; header=present").error
     assert (error["row"], error["column"]) == (3, 2)
     assert server.predict("a,b,c,d\n", "text/csv; header=present").status == 400
@@ -267,7 +265,7 @@ JSON_BODIES = {
 @pytest.mark.parametrize(("content_type", "body"), JSON_BODIES.values(), ids=JSON_BODIES)
 def test_every_content_type_is_understood(server, content_type, body):
     reply = server.predict(body, content_type)
-    assert (reply.status, reply.text) == (200, "setosa\nsetosa\n")
+    assert (reply.status, reply.species) == (200, ["setosa", "setosa"])
 
 
 BAD_BODIES = {
@@ -382,15 +380,23 @@ def test_accept_chooses_the_format(server, accept, expected):
     assert (reply.status, reply.headers["content-type"].split(";")[0]) == (200, expected)
     labels = ["setosa", "virginica"]
     if expected == "text/csv":
-        assert reply.text == "setosa\nvirginica\n"
-    elif expected == "application/json":
-        assert json.loads(reply.body) == {"predictions": [{"predicted_label": label} for label in labels]}
-    elif expected == "application/jsonlines":
-        assert [json.loads(line) for line in reply.text.splitlines()] == [
-            {"predicted_label": label} for label in labels
-        ]
+        assert reply.species == labels
+        return
+    if expected == "application/x-npy":
+        answers = np.load(io.BytesIO(reply.body), allow_pickle=False).tolist()
     else:
-        assert np.load(io.BytesIO(reply.body), allow_pickle=False).tolist() == labels
+        name = "prediction" if ALGORITHM.numbers else "predicted_label"
+        is_json = expected == "application/json"
+        rows = (
+            json.loads(reply.body)["predictions"]
+            if is_json
+            else list(map(json.loads, reply.text.splitlines()))
+        )
+        assert [list(row) for row in rows] == [[name], [name]]
+        assert not is_json or list(json.loads(reply.body)) == ["predictions"]
+        answers = [row[name] for row in rows]
+    assert {type(answer) for answer in answers} == {float if ALGORITHM.numbers else str}
+    assert list(map(ALGORITHM.species, answers)) == labels
 
 
 @pytest.mark.parametrize(
@@ -406,9 +412,11 @@ def test_an_accept_that_cannot_be_met_is_406(server, accept):
 
 
 def test_gzip_is_inflated(server):
-    assert server.predict(gzip.compress(TWO.encode()), Content_Encoding="gzip").text == "setosa\nvirginica\n"
+    two = server.predict(TWO)
+    assert two.species == ["setosa", "virginica"]
+    assert server.predict(gzip.compress(TWO.encode()), Content_Encoding="gzip").body == two.body
     two_members = gzip.compress(f"{ROWS[0]}\n".encode()) + gzip.compress(f"{ROWS[149]}\n".encode())
-    assert server.predict(two_members, Content_Encoding="GZIP").text == "setosa\nvirginica\n"
+    assert server.predict(two_members, Content_Encoding="GZIP").body == two.body
 
 
 def test_bad_gzip_is_400(server):
@@ -439,7 +447,7 @@ def test_25_megabytes_are_taken(server):
     rows = (25 << 20) // len(line)
     reply = server.predict(line * rows)
     assert reply.status == 200
-    assert reply.body == b"setosa\n" * rows
+    assert reply.body == server.predict(line).body * rows
 
 
 def test_more_is_413(server):
@@ -458,7 +466,7 @@ def test_chunked_bodies_are_read(server):
     reply = server.request(
         "POST", "/invocations", chunks(1 << 20), {"Content-Type": "text/csv"}, encode_chunked=True
     )
-    assert (reply.status, reply.body) == (200, b"setosa\n" * 65536)
+    assert (reply.status, reply.body) == (200, server.predict(ROW).body * 65536)
 
 
 def test_chunked_bodies_have_the_same_limit(server):

@@ -9,17 +9,30 @@ import subprocess
 import threading
 
 import pytest
-from conftest import IRIS, LABELS, ROWS, command, environment, lay_out, until
+from conftest import ALGORITHM, IRIS, LABELS, ROWS, command, environment, lay_out, until
 
 SMALL = "a,1,2\nb,3,4\na,1,3\nb,4,4\n"
+TARGETS = [ALGORITHM.written(label) for label in LABELS]
+trees = pytest.mark.trees
+
+
+def metrics(training) -> dict[str, float]:
+    """What train printed as name=value."""
+    lines = [line.partition("=") for line in training.output.splitlines() if "=" in line]
+    return {name: float(value) for name, _, value in lines}
 
 
 def test_iris(iris_training):
     assert iris_training.code == 0
     assert iris_training.model
-    lines = iris_training.output.splitlines()
-    accuracy = [line for line in lines if line.startswith("training_accuracy=")]
-    assert float(accuracy[0].partition("=")[2]) == 1
+    scored = metrics(iris_training)
+    assert scored["training_r2" if ALGORITHM.numbers else "training_accuracy"] > 0.95
+    assert (scored["training_rows"], scored["features"], scored["agreement"]) == (150, 4, 1)
+
+
+@trees
+def test_a_tree_learns_iris_by_heart(iris_training):
+    assert metrics(iris_training)["training_accuracy"] == 1
 
 
 def test_the_same_input_gives_the_same_bytes(iris_training, train):
@@ -46,6 +59,7 @@ GOOD = {
 }
 
 
+@trees
 def test_good_channels_are_read(train):
     ended = train(GOOD)
     assert ended.code == 0
@@ -97,6 +111,7 @@ BAD = {
 }
 
 
+@trees
 @pytest.mark.parametrize(("files", "words"), BAD.values(), ids=BAD)
 def test_bad_data_is_refused_by_file_row_and_column(train, files, words):
     ended = train({"training": files})
@@ -107,27 +122,50 @@ def test_bad_data_is_refused_by_file_row_and_column(train, files, words):
     assert "Traceback" not in ended.failure
 
 
+BAD_ROW = {
+    "a feature": (f"{TARGETS[0]},5.1,3.5,abc,0.2", ["row 151", "column 4", "'abc'"]),
+    "no target": (",5.1,3.5,1.4,0.2", ["row 151", "column 1", "missing"]),
+    "a number too few": (f"{TARGETS[0]},5.1,3.5,1.4", ["row 151", "4 columns", "5"]),
+}
+if ALGORITHM.numbers:
+    BAD_ROW["a word for a number"] = ("setosa,5.1,3.5,1.4,0.2", ["row 151", "column 1", "'setosa'"])
+
+
+@pytest.mark.parametrize(("row", "words"), BAD_ROW.values(), ids=BAD_ROW)
+def test_a_bad_row_is_refused_by_file_row_and_column(train, row, words):
+    ended = train({"training": {"x/iris.csv": f"{IRIS}{row}\n"}})
+    assert ended.code != 0
+    assert not ended.model
+    assert all(word in ended.failure for word in ["x/iris.csv", *words]), ended.failure
+    assert len(ended.failure) <= 1024
+    assert "Traceback" not in ended.output
+
+
+@trees
 def test_a_bad_row_far_down_is_found(train):
     ended = train(SMALL * 200_000 + "a,1,x\n")
     assert "row 800001, column 3: 'x'" in ended.failure
 
 
-BAD_CONFIG = {
-    "unknown name": ({"max_dept": "3"}, ["max_dept", "max_depth"]),
-    "text for a number": ({"max_depth": "three"}, ["max_depth", "three"]),
-    "boolean": ({"max_depth": "true"}, ["max_depth", "true"]),
-    "unknown word": ({"criterion": "gin"}, ["criterion", "gin", "gini"]),
-}
-
-
-@pytest.mark.parametrize(("hyperparameters", "words"), BAD_CONFIG.values(), ids=BAD_CONFIG)
+@pytest.mark.parametrize(
+    ("hyperparameters", "words"), (ALGORITHM.bad or {}).values(), ids=ALGORITHM.bad or {}
+)
 def test_a_bad_hyperparameter_is_refused_by_name_and_value(train, hyperparameters, words):
-    ended = train(SMALL, hyperparameters)
+    ended = train(IRIS, hyperparameters)
     assert ended.code != 0
+    assert not ended.model
     assert all(word in ended.failure for word in words), ended.failure
     assert len(ended.failure) <= 1024
+    assert "Traceback" not in ended.output
 
 
+def test_hyperparameters_make_another_model(train, iris_training):
+    ended = train(IRIS, ALGORITHM.good)
+    assert ended.code == 0
+    assert ALGORITHM.good is None or ended.model != iris_training.model
+
+
+@trees
 def test_hyperparameters_come_plain_or_as_json(train):
     words = {
         "criterion": "log_loss",
@@ -158,6 +196,7 @@ CONFIG_FILES = {
 }
 
 
+@trees
 @pytest.mark.parametrize(("config", "words"), CONFIG_FILES.values(), ids=CONFIG_FILES)
 def test_a_bad_configuration_file_is_named(train, config, words):
     ended = train(SMALL, config=config)
@@ -165,6 +204,7 @@ def test_a_bad_configuration_file_is_named(train, config, words):
     assert all(word in ended.failure for word in words), ended.failure
 
 
+@trees
 def test_configuration_files_may_be_empty_or_missing(train, tmp_path):
     base = lay_out(tmp_path / "ml", {"training": {"d.csv": SMALL}}, config={"resourceconfig.json": ""})
     (base / "input/config/hyperparameters.json").unlink()
@@ -185,17 +225,27 @@ def test_another_channel_is_named(train):
     assert "'training'" in ended.failure
 
 
+@trees
 def test_validation_is_scored(train):
     ended = train({"training": {"d.csv": SMALL}, "validation": {"v.csv": "a,1,2\na,3,4\nb,3,4\nc,3,4\n"}})
     assert ended.code == 0
     assert "validation_accuracy=0.5\n" in ended.output
 
 
+def test_validation_has_metrics_of_its_own(train):
+    ended = train({"training": {"iris.csv": IRIS}, "validation": {"v.csv": IRIS}})
+    scored = metrics(ended)
+    for name in ("rmse", "r2", "rows") if ALGORITHM.numbers else ("accuracy", "rows"):
+        assert scored[f"validation_{name}"] == scored[f"training_{name}"]
+
+
+@trees
 def test_validation_has_the_columns_of_training(train):
     ended = train({"training": {"d.csv": SMALL}, "validation": {"v.csv": "a,1\n"}})
     assert "validation/v.csv: row 1 has 2 columns" in ended.failure
 
 
+@trees
 def test_only_the_first_of_several_hosts_trains(train, tmp_path):
     (tmp_path / "ml/output").mkdir(parents=True)
     (tmp_path / "ml/output/failure").write_text("of another run")
@@ -205,6 +255,7 @@ def test_only_the_first_of_several_hosts_trains(train, tmp_path):
     assert not (ended.base / "output/failure").exists()
 
 
+@trees
 def test_a_share_of_the_data_is_not_trained_on_in_silence(train):
     inputs = {"training": {"TrainingInputMode": "File", "S3DistributionType": "ShardedByS3Key"}}
     hosts = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]}
@@ -213,6 +264,7 @@ def test_a_share_of_the_data_is_not_trained_on_in_silence(train):
     assert "ShardedByS3Key" in ended.failure
 
 
+@trees
 def test_a_model_folder_that_cannot_be_written(run_train, tmp_path):
     base = lay_out(tmp_path / "ml", {"training": {"d.csv": SMALL}})
     (base / "model").rmdir()
@@ -222,6 +274,7 @@ def test_a_model_folder_that_cannot_be_written(run_train, tmp_path):
     assert str(base / "model") in ended.failure
 
 
+@trees
 def test_no_output_folder(run_train, tmp_path):
     base = lay_out(tmp_path / "ml", {"training": {"d.csv": "a,1,x\n"}})
     (base / "output").rmdir()
@@ -236,12 +289,14 @@ def test_no_output_folder(run_train, tmp_path):
     assert "'x'" in ended.output
 
 
+@trees
 def test_a_long_cause_is_cut(train):
     ended = train(SMALL + "a,1," + "é" * 5000 + "\n")
     assert "row 5, column 3" in ended.failure
     assert len(ended.failure) <= 1024
 
 
+@trees
 def test_fast_file_mode_is_only_read(run_train, tmp_path):
     fast = {"training": {"TrainingInputMode": "FastFile"}}
     files = {"part-0": SMALL, "x/part-1": SMALL, "_SUCCESS": ""}
@@ -284,6 +339,7 @@ def writable(fifo) -> int | None:
         return None
 
 
+@trees
 @pytest.mark.parametrize("data", [SMALL * 100_000, "a,1,x\n", ""], ids=["many", "bad", "none"])
 def test_pipe_mode(request, tmp_path, data):
     base = lay_out(tmp_path / "ml", {"training": {}}, config={"inputdataconfig.json": PIPE})
@@ -303,6 +359,7 @@ def test_pipe_mode(request, tmp_path, data):
         assert "training" in (base / "output/failure").read_text()
 
 
+@trees
 def test_sigterm_stops_training_at_once(request, tmp_path):
     base = lay_out(tmp_path / "ml", {"training": {}}, config={"inputdataconfig.json": PIPE})
     fifo = base / "input/data/training_0"
@@ -338,6 +395,7 @@ STRANGE = [
 ]
 
 
+@trees
 def test_labels_come_back_as_written(run_train, start, tmp_path):
     import csv
 
@@ -354,5 +412,12 @@ def test_labels_come_back_as_written(run_train, start, tmp_path):
     assert [row["predicted_label"] for row in document["predictions"]] == STRANGE
 
 
-def test_the_server_answers_as_training_saw_the_data(shared_server):
-    assert shared_server.predict("\n".join(ROWS)).text.splitlines() == LABELS
+def test_the_server_answers_as_training_saw_the_data(shared_server, iris_training):
+    """It is wrong as often, or as far, as train said."""
+    answers, scored = shared_server.predict("\n".join(ROWS)).text.splitlines(), metrics(iris_training)
+    if ALGORITHM.numbers:
+        squares = [(float(a) - float(b)) ** 2 for a, b in zip(answers, TARGETS, strict=True)]
+        assert sum(squares) / len(squares) == pytest.approx(scored["training_rmse"] ** 2, rel=1e-3)
+    else:
+        right = sum(a == b for a, b in zip(answers, LABELS, strict=True))
+        assert right / 150 == pytest.approx(scored["training_accuracy"], abs=1e-6)

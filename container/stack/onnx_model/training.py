@@ -55,7 +55,9 @@ def fit(estimator: BaseEstimator, table: Table, hyperparameters: dict) -> BaseEs
     }
     estimator.set_params(**default | _checked(hyperparameters, estimator.get_params()))
     try:
-        return estimator.fit(table.X, table.y)
+        estimator.fit(table.X, table.y)
+        estimator.predict(table.X[:1])  # some look at a hyperparameter only now
+        return estimator
     except (ValueError, TypeError) as error:
         # The data are checked: this is the estimator's word on a hyperparameter, and XGBoost's has a stack under it.
         cause = str(error).partition("\nStack trace")[0].strip()
@@ -99,7 +101,12 @@ def save(
         raise InputError(f"the model cannot be served: {error}") from None
     file = Path(model_dir) / onnx_model.FILE
     file.write_bytes(content)
-    served, problem = onnx_model.load(file), None
+    try:
+        served, problem = onnx_model.load(file), None
+    except InputError as error:
+        raise InputError(
+            f"{type(model).__name__} cannot be served as it was fitted; take other hyperparameters: {error}"
+        ) from None
     metrics["agreement"] = _agreement(served, training, answers[0][2])
     if metrics["agreement"] < agreement:
         problem = (
