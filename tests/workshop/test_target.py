@@ -60,6 +60,29 @@ def test_learners_are_set_apart(home, environment):
     assert re.fullmatch(r"[a-z0-9-]{3,63}", ana.bucket)
 
 
+def test_an_algorithm_has_names_of_its_own_that_every_service_takes(home, environment, tmp_path, monkeypatch):
+    tree = connect(quiet=True)
+    assert tree.algorithm == "decision_trees" and (tree.source / "training.py").is_file()
+    folder = tmp_path / "clone" / "container" / "Gradient_boosting_of_many_trees"
+    folder.mkdir(parents=True)
+    (folder / "training.py").touch()
+    monkeypatch.setattr("workshop.target.ROOT", tmp_path / "clone")
+    environment["WORKSHOP_LEARNER"] = "learner8"
+    environment["WORKSHOP_ALGORITHM"] = folder.name
+    other = connect(quiet=True)
+    assert other.name == "sagemaker-byoa-learner8-gradient-boosting"
+    # The longest ending that a lab puts behind it.
+    assert len(f"{other.name}-20261231235959-broken") <= 63
+    assert other.folder != tree.folder and other.source == folder and other.hyperparameters == {}
+    with pytest.raises(
+        TargetError, match=r"Where should a search look .*'Gradient.*SEARCHED in utils/workshop"
+    ):
+        _ = other.searched
+    environment["WORKSHOP_ALGORITHM"] = "knm"
+    with pytest.raises(TargetError, match=f"is 'knm'.* no training.py. There are: {folder.name}; `make new"):
+        connect()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("WORKSHOP_TARGET", "azure"), ("WORKSHOP_LEARNER", "Ana"), ("WORKSHOP_LEARNER", "a-b")],

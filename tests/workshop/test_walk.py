@@ -48,13 +48,8 @@ def test_what_was_pushed_is_what_runs(target, tmp_path, monkeypatch):
     # A change in predictor.py, in a copy of container/ that the builder takes for the clone's.
     shutil.copytree(ROOT / "container", tmp_path / "container")
     predictor = tmp_path / "container" / "decision_trees" / "predictor.py"
-    source = predictor.read_text()
-    assert "return formats.encode(prediction, accept)" in source
-    predictor.write_text(
-        source.replace(
-            "return formats.encode(prediction, accept)", "return formats.encode(prediction, accept).upper()"
-        )
-    )
+    loud = "\n\ndef output_fn(prediction, accept):\n    return tables.output_fn(prediction, accept).upper()\n"
+    predictor.write_text(f"from stack import tables\n\n{predictor.read_text()}{loud}")
     assert ask(target, ROW) == ["setosa"], "an edited file changes nothing"
 
     monkeypatch.setattr(localaws, "ROOT", tmp_path)

@@ -116,7 +116,8 @@ def _build(target: Target) -> Iterator[Finding]:
         image = None
     yield bool(image), f"image {target.name} is built on this machine", hint
     if image:
-        programs = {name for mode, _, name in image.files if mode == "755"}
+        # An image may bring a train or serve of its own; else they are the stack's.
+        programs = {name.removeprefix("stack/") for mode, _, name in image.files if mode == "755"}
         missing = {"train", "serve"} - programs
         yield (
             not missing,

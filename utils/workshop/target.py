@@ -29,6 +29,15 @@ from .errors import WorkshopError
 #: What README has an administrator give the role on AWS; the local role gets the same.
 ROLE = "sagemaker-byoa"
 IAM = ROOT / "utils" / "iam"
+#: What the labs train each algorithm with; one that is not here is trained with its defaults.
+HYPERPARAMETERS = {"decision_trees": {"max_leaf_nodes": 5, "random_state": 0}}
+#: Where 08_tune searches: from the least to the most of a whole number.
+SEARCHED = {
+    "decision_trees": {"max_leaf_nodes": (2, 12), "min_samples_leaf": (1, 20)},
+    "gradient_boosting": {"max_depth": (1, 6), "n_estimators": (5, 50)},
+    "knn": {"n_neighbors": (1, 30)},
+    "logistic_regression": {"logisticregression__max_iter": (5, 100)},
+}
 #: For the first call to AWS: somebody without a network should not wait for minutes to hear so.
 SOON = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 2})
 
@@ -46,6 +55,7 @@ class Target:
     account: str
     role: str  # ARN of the execution role that SageMaker assumes
     endpoint_url: str  # "" on AWS: boto3 then finds AWS's own
+    algorithm: str  # the folder of container/ that is built, trained and served
     name: str  # repository, endpoint, and the beginning of every job's and model's name
     bucket: str
     tuning: str  # the beginning of every tuning job's name, of which AWS takes 32 characters in all
@@ -56,6 +66,26 @@ class Target:
     def walk(self) -> str:
         """The beginning of the names of those jobs that later labs go on with; an exercise's job has another name."""
         return f"{self.name}-walk"
+
+    @property
+    def source(self) -> Path:
+        """The algorithm's folder: training.py, predictor.py and what belongs to them."""
+        return ROOT / "container" / self.algorithm
+
+    @property
+    def hyperparameters(self) -> dict:
+        """What the labs train the algorithm with."""
+        return dict(HYPERPARAMETERS.get(self.algorithm, {}))
+
+    @property
+    def searched(self) -> dict[str, tuple[int, int]]:
+        """Where 08_tune searches, by hyperparameter. Raises TargetError where nobody has said it."""
+        if self.algorithm not in SEARCHED:
+            raise TargetError(
+                f"Where should a search look for hyperparameters of {self.algorithm!r}? Add a line with a range to "
+                "SEARCHED in utils/workshop/target.py, then restart the kernel."
+            )
+        return SEARCHED[self.algorithm]
 
     @property
     def local(self) -> bool:
@@ -73,12 +103,13 @@ class Target:
             "Region": self.region,
             "Role": self.role,
             "Bucket": self.bucket,
+            "Algorithm": f"container/{self.algorithm}",
             "Name": self.name,
             "Images": "built by Docker"
             if self.docker
             else "built by localaws: no Docker engine answers here",
         }
-        return "\n".join(f"{label:<8} {value}" for label, value in rows.items())
+        return "\n".join(f"{label:<9} {value}" for label, value in rows.items())
 
 
 def connect(quiet: bool = False) -> Target:
@@ -86,8 +117,8 @@ def connect(quiet: bool = False) -> Target:
 
     The environment decides: `WORKSHOP_TARGET` is `local` (the default) or `aws`; `WORKSHOP_ROLE` is the execution
     role on AWS (a name or an ARN; on a SageMaker notebook instance its own role is found); `WORKSHOP_LEARNER` sets
-    people apart who share an account (2 to 8 small letters or digits). Locally, localaws is started where it does
-    not run yet. Calling it again is cheap, and right after localaws was stopped or killed.
+    people apart who share an account (2 to 8 small letters or digits); `WORKSHOP_ALGORITHM` is the folder of
+    container/ that the labs walk with (`decision_trees`). Locally, localaws is started where it does not run yet. Calling it again is cheap, and right after localaws was stopped or killed.
 
     Raises TargetError, with what to do, where the target cannot be reached.
     """
@@ -99,12 +130,13 @@ def connect(quiet: bool = False) -> Target:
         raise TargetError(
             f"WORKSHOP_LEARNER is {learner!r}; it is 2 to 8 small letters or digits, such as 'ana1'."
         )
+    algorithm = _algorithm()
     _own_commands_first()
     # onnxruntime reports its use to its makers unless this is set before it is imported.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     # A notebook cannot show a build's progress bars, which move the cursor.
     os.environ.setdefault("BUILDKIT_PROGRESS", "plain")
-    target = _local(learner) if kind == "local" else _aws(learner)
+    target = _local(learner, algorithm) if kind == "local" else _aws(learner, algorithm)
     _explain_lost_connections(target)
     if not quiet:
         print(target)
@@ -118,17 +150,32 @@ def _own_commands_first() -> None:
     os.environ["PATH"] = os.pathsep.join([here, *(folder for folder in path if folder != here)])
 
 
-def _names(learner: str, region: str, account: str) -> dict:
+def _algorithm() -> str:
+    """WORKSHOP_ALGORITHM, a folder of container/. Raises TargetError, with those that there are, for another name."""
+    algorithm = os.environ.get("WORKSHOP_ALGORITHM", "").strip() or "decision_trees"
+    there = sorted(file.parent.name for file in (ROOT / "container").glob("*/training.py"))
+    if algorithm not in there:
+        raise TargetError(
+            f"WORKSHOP_ALGORITHM is {algorithm!r}, and container/{algorithm} has no training.py. There are: "
+            f"{', '.join(there)}; `make new NAME={algorithm}` makes another."
+        )
+    return algorithm
+
+
+def _names(learner: str, algorithm: str, region: str, account: str) -> dict:
     # AmazonSageMakerFullAccess reaches only repositories and buckets that have `sagemaker` in their names.
     stem = "-".join(filter(None, ("sagemaker-byoa", learner)))
+    # A SageMaker name has letters, digits and hyphens, 63 at most, of which the labs' own endings take 22.
+    name = f"{stem}-{re.sub('[^a-z0-9]+', '-', algorithm.lower())}"[:41].strip("-")
     return {
-        "name": f"{stem}-decision-trees",
+        "algorithm": algorithm,
+        "name": name,
         "bucket": f"{stem}-{region}-{account}",
         "tuning": f"sagemaker-byoa-{learner or 'x'}-",  # no learner has a name of one letter
     }
 
 
-def _local(learner: str) -> Target:
+def _local(learner: str, algorithm: str) -> Target:
     try:
         status = localaws.start()
     except (RuntimeError, ValueError) as error:
@@ -145,7 +192,7 @@ def _local(learner: str) -> Target:
             iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=trust.read_text())
         role = iam.get_role(RoleName=ROLE)["Role"]["Arn"]
         iam.put_role_policy(RoleName=ROLE, PolicyName="workshop", PolicyDocument=policy.read_text())
-    names = _names(learner, status.region, status.account)
+    names = _names(learner, algorithm, status.region, status.account)
     return Target(
         kind="local",
         region=status.region,
@@ -153,12 +200,12 @@ def _local(learner: str) -> Target:
         role=role,
         endpoint_url=status.endpoint_url,
         docker=status.engine == "docker",
-        folder=Path(status.home) / "labs" / names["bucket"],
+        folder=Path(status.home) / "labs" / f"{names['bucket']}-{algorithm}",
         **names,
     )
 
 
-def _aws(learner: str) -> Target:
+def _aws(learner: str, algorithm: str) -> Target:
     if elsewhere := [name for name, value in os.environ.items() if _leads_elsewhere(name, value)]:
         names = " ".join(sorted(elsewhere))
         raise TargetError(
@@ -183,7 +230,7 @@ def _aws(learner: str) -> Target:
     except (ClientError, BotoCoreError) as error:
         raise TargetError(f"AWS does not accept these credentials: {error}") from None
     account = identity["Account"]
-    names = _names(learner, region, account)
+    names = _names(learner, algorithm, region, account)
     return Target(
         kind="aws",
         region=region,
@@ -191,7 +238,7 @@ def _aws(learner: str) -> Target:
         role=_execution_role(identity["Arn"]),
         endpoint_url="",
         docker=True,
-        folder=ROOT / "build" / names["bucket"],
+        folder=ROOT / "build" / f"{names['bucket']}-{algorithm}",
         **names,
     )
 
