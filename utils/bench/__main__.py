@@ -114,6 +114,8 @@ def measure(quick: bool, rounds: int) -> tuple[dict, dict[str, str]]:
         if overhead.docker_answers():
             step("localaws with Docker")
             results["docker"] = overhead.measure(rounds, 1_000, "docker")
+            step("the size of each algorithm's image")
+            results["images"] = overhead.image_sizes()
         else:
             notes.append("no Docker engine answered: localaws was measured without it")
         step("the walk through all labs")

@@ -231,6 +231,13 @@ PARTS = [
         "sync", "gunicorn's own sync worker", "serve", ', "--worker-class", "stack.server.worker.Worker"'
     ),
     without(
+        "shortcut",
+        "flask for every invocation",
+        "wsgi.py",
+        'environ["PATH_INFO"] == "/invocations"',
+        "False",
+    ),
+    without(
         "float",
         "Python in the place of fast.c",
         "tables/fast.py",

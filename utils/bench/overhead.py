@@ -74,6 +74,16 @@ def docker_answers() -> bool:
     return False
 
 
+def image_sizes() -> dict[str, int]:
+    """The bytes of the image that Docker builds of each algorithm, train and serve in one."""
+    sizes = {}
+    for lock in sorted((ROOT / "container").glob("*/requirements-train.lock")):
+        algorithm = lock.parent.name
+        run(ROOT / "container/build_local.sh", "bench", "--algorithm", algorithm, "--tag", algorithm)
+        sizes[algorithm] = int(docker("image", "inspect", "--format", "{{.Size}}", f"bench:{algorithm}"))
+    return sizes
+
+
 def measure(rounds: int, invocations: int, engine: str = "process") -> dict:
     """What localaws adds to the container's own time, each pair of figures in turn.
 
