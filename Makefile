@@ -35,7 +35,7 @@ ifeq ($(TRAIN)$(SERVE)$(URL),)
 check-container: TRAIN := '$(CURDIR)/container/run' decision_trees train
 check-container: SERVE := '$(CURDIR)/container/run' decision_trees serve
 check-container: TRAINING := data/iris.csv
-check-container: PAYLOAD := container/local_test/payload.csv
+check-container: PAYLOAD := container/decision_trees/payload.csv
 check-container: CONTENT_TYPE := text/csv
 endif
 check-container: .venv/ready  ## hold any container to SageMaker's contract: TRAIN= SERVE= TRAINING= PAYLOAD= CONTENT_TYPE=

@@ -8,7 +8,7 @@ application/x-npy; PORT is 8080. Exit code 1 where the answer is an error."
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 words "$@"
 payload=$first content_type=$second
-[ -n "$payload" ] || fail "PAYLOAD is missing, as in: $0 container/local_test/payload.csv"
+[ -n "$payload" ] || fail "PAYLOAD is missing, as in: $0 container/decision_trees/payload.csv"
 [ -r "$payload" ] || fail "cannot read the file '$payload'"
 command -v curl >/dev/null || fail "curl is not installed: apt-get install curl, or brew install curl"
 

@@ -5,7 +5,7 @@ usage="usage: container/local_test/serve_local.sh IMAGE [TEST_DIR] [--port PORT]
 Runs \`docker run IMAGE serve\` with the model of TEST_DIR (default: the test_dir beside this script), which
 train_local.sh has made, on http://127.0.0.1:PORT (default: 8080). Then, in another terminal:
 
-  container/local_test/predict.sh container/local_test/payload.csv"
+  container/local_test/predict.sh container/decision_trees/payload.csv"
 # shellcheck source=common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 arguments "$@"

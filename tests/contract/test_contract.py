@@ -21,7 +21,7 @@ from workshop.contract.program import Program, free_port
 HERE = Path(__file__).parent
 OURS = shlex.quote(str(ROOT / "container/run"))
 BASELINE = ROOT / "utils/bench/programs/baseline"
-IRIS = {"training": ROOT / "data/iris.csv", "payload": ROOT / "container/local_test/payload.csv"}
+IRIS = {"training": ROOT / "data/iris.csv", "payload": ROOT / "container/decision_trees/payload.csv"}
 NUMBERS = {"content_type": "application/x-numbers", "patience": 5}
 STOPPED = "train ends within "  # left out where a training is over too soon to be stopped
 
