@@ -140,11 +140,13 @@ def test_uv_installs_what_is_not_there_compiled_and_with_its_programs(clone):
         },
     )
     elsewhere = "only-there==9 ; sys_platform == 'nowhere' \\\n    --hash=sha256:" + "0" * 64 + "\n"
-    joblib = next(text for text in re.split(r"\n(?=\S)", LOCKS[1].read_text()) if text.startswith("joblib=="))
-    python, told = clone.make(clone.lock(joblib, "\n", entry, elsewhere))
+    threadpoolctl = next(
+        text for text in re.split(r"\n(?=\S)", LOCKS[1].read_text()) if text.startswith("threadpoolctl==")
+    )
+    python, told = clone.make(clone.lock(threadpoolctl, "\n", entry, elsewhere))
     assert "2 packages, of which uv installs tiny==1.0" in told
     assert (python.parents[1] / "requirements.lock").read_text() == entry
-    site = Path(printed(python, "import tiny, joblib; print(tiny.__file__)")).parent
+    site = Path(printed(python, "import tiny, threadpoolctl; print(tiny.__file__)")).parent
     assert site.is_relative_to(python.parents[1])
     assert list(site.glob("__pycache__/tiny.*.pyc"))
     assert subprocess.check_output([python.with_name("tiny")], text=True).strip() == f"{site}/tiny.py"
