@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 from test_labs import FILES, LABS, cells_of, each_lab
 
@@ -119,6 +120,19 @@ def test_08_says_what_leaves_do(iris):
     many = {right(leaves, least) for leaves in range(3, 13) for least in range(1, 21, 3)}
     assert max(many) - min(many) == 1, "beyond three leaves: one more or less"
     assert "of 60 rows, one more or less that is right makes 0.017" in prose("08_tune")
+
+
+def test_10_says_who_is_ahead_and_of_how_many(iris):
+    X, unseen, y, labels = train_test_split(*iris, test_size=50, stratify=iris[1], random_state=3)
+    said = [
+        model.fit(X, y).predict(unseen)
+        for model in (DecisionTreeClassifier(max_leaf_nodes=5, random_state=0), KNeighborsClassifier())
+    ]
+    old, new = (sum(predicted == labels) for predicted in said)
+    shown = printed(LABS / "10_bring_your_own.ipynb")
+    assert f"old is right about {old} of 50\nnew is right about {new} of 50\n" in shown
+    assert f"they disagree about {sum(said[0] != said[1])}\n" in shown
+    assert new - old == 2 and "ahead of the tree by two flowers of 50" in prose("10_bring_your_own")
 
 
 def test_09_says_how_deep_the_tree_is(iris):

@@ -17,7 +17,16 @@ from nbclient import NotebookClient
 import localaws
 import workshop
 from localaws import images
-from workshop import ROOT, CheckFailed, check, checks, connect, latest_training_job, left_over
+from workshop import (
+    ROOT,
+    CheckFailed,
+    check,
+    checks,
+    connect,
+    endpoint_status,
+    latest_training_job,
+    left_over,
+)
 from workshop.catch_up import LABS, tagged_cells
 
 TRAIN = """#!/usr/bin/env python3
@@ -81,8 +90,8 @@ def shown(capsys):
     return run
 
 
-def build(target, folder, train: str = TRAIN, serve: str = SERVE) -> None:
-    """Build an image of these programs under the walk's name."""
+def build(target, folder, train: str = TRAIN, serve: str = SERVE, name: str = "") -> None:
+    """Build an image of these programs under the walk's name, or another."""
     container = folder / str(time.monotonic_ns()) / "container"
     (container / "tiny").mkdir(parents=True)
     (container / "stack").mkdir()
@@ -90,11 +99,12 @@ def build(target, folder, train: str = TRAIN, serve: str = SERVE) -> None:
     (container / "stack" / "serve").write_text(serve)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(localaws, "ROOT", container.parent)
-        images.build("tiny", target.name)
+        images.build("tiny", name or target.name)
 
 
-def create_repository(target) -> str:
-    return boto3.client("ecr").create_repository(repositoryName=target.name)["repository"]["repositoryUri"]
+def create_repository(target, name: str = "") -> str:
+    made = boto3.client("ecr").create_repository(repositoryName=name or target.name)
+    return made["repository"]["repositoryUri"]
 
 
 def create_bucket(target) -> None:
@@ -166,22 +176,20 @@ def create_model(target, image: str, name: str, **environment) -> None:
     )
 
 
-def deploy(target, image: str, **environment) -> None:
-    """Create the walk's endpoint, or update it, with a model of this environment; wait where it comes to."""
+def deploy(target, *variants: str, endpoint: str = "", **environment) -> None:
+    """Create the walk's endpoint or another, or update it, with a variant for each image; wait where it comes to."""
     sagemaker, version = boto3.client("sagemaker"), f"{target.name}-{time.monotonic_ns()}"
-    create_model(target, image, version, **environment)
-    variant = {"InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
-    sagemaker.create_endpoint_config(
-        EndpointConfigName=version,
-        ProductionVariants=[variant | {"VariantName": "AllTraffic", "ModelName": version}],
-    )
-    there = sagemaker.list_endpoints(NameContains=target.name)["Endpoints"]
-    change = sagemaker.update_endpoint if there else sagemaker.create_endpoint
-    change(EndpointName=target.name, EndpointConfigName=version)
+    endpoint, made = endpoint or target.name, []
+    for number, image in enumerate(variants):
+        create_model(target, image, f"{version}-{number}", **environment)
+        variant = {"VariantName": f"variant-{number}", "ModelName": f"{version}-{number}"}
+        made.append(variant | {"InstanceType": "ml.m5.large", "InitialInstanceCount": 1})
+    sagemaker.create_endpoint_config(EndpointConfigName=version, ProductionVariants=made)
+    change = sagemaker.update_endpoint if endpoint_status(endpoint) else sagemaker.create_endpoint
+    change(EndpointName=endpoint, EndpointConfigName=version)
 
     def settled():
-        status = sagemaker.describe_endpoint(EndpointName=target.name)["EndpointStatus"]
-        return status in ("InService", "Failed")
+        return endpoint_status(endpoint) in ("InService", "Failed")
 
     wait_until(settled)
 
@@ -449,6 +457,38 @@ def test_09_speed(target, shown, environment):
     shown("09_speed", missing=0)
     environment["WORKSHOP_LEARNER"] = f"n{environment['WORKSHOP_LEARNER'][1:]}"
     shown("09_speed", missing=1)
+
+
+def test_10_bring_your_own(target, pushed, shown, tmp_path):
+    assert "that build my_knn and push it" in shown("10_bring_your_own", missing=1)
+    build(target, tmp_path, name=target.own)
+    uri = create_repository(target, target.own)
+    shown("10_bring_your_own", missing=1)
+    images.push(target.own, uri)
+    own = f"{uri}:latest"
+    out = shown("10_bring_your_own", missing=1)
+    assert f"[FAIL] endpoint {target.both} is missing" in out and "from its deploy cells on" in out
+
+    deploy(target, pushed, own, endpoint=target.both)
+    out = shown("10_bring_your_own", missing=1)
+    assert "[FAIL] it has one variant, of your image: variant-0, variant-1" in out
+    assert "run the cell that takes the old one off" in out
+    deploy(target, pushed, endpoint=target.both)
+    assert "Expected the newcomer alone" in shown("10_bring_your_own", missing=1)
+    deploy(target, own, endpoint=target.both, STATUS="500")
+    assert "[FAIL] it answers 5.1,3.5,1.4,0.2 with 500" in shown("10_bring_your_own", missing=1)
+    deploy(target, own, endpoint=target.both)
+    shown("10_bring_your_own", missing=0)
+
+    left = left_over(target)
+    assert f"ECR repository {target.own}" in left and f"endpoint {target.both}" in left
+
+
+def test_10_bring_your_own_with_what_never_served(target, pushed, shown):
+    images.push(target.name, create_repository(target, target.own))
+    deploy(target, pushed, endpoint=target.both, EXIT="yes")
+    out = shown("10_bring_your_own", missing=1)
+    assert f"[FAIL] endpoint {target.both} is Failed" in out and "did not pass the ping health check" in out
 
 
 def test_what_was_done_in_another_home_is_not_taken_for_this_ones(home, environment, shown, tmp_path):

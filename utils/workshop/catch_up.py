@@ -27,6 +27,7 @@ NEEDS = {
     "07_batch_transform": ["00_setup", "01_build", "03_push", "04_train"],
     "08_tune": ["00_setup", "01_build", "03_push"],
     "09_speed": [],
+    "10_bring_your_own": ["00_setup", "01_build", "03_push"],
     "99_cleanup": [],
 }
 

@@ -302,6 +302,12 @@ def _tune(target: Target) -> Iterator[Finding]:
     if jobs:
         status, reason = jobs[0]["HyperParameterTuningJobStatus"], jobs[0].get("FailureReason", "")
         hint = f"The newest, {names[0]}, is {status}. {reason}\n{hint}"
+    # A learner's algorithms share the beginning of these names.
+    jobs = [
+        job
+        for job in jobs
+        if f"/{target.name}:" in job["TrainingJobDefinition"]["AlgorithmSpecification"]["TrainingImage"]
+    ]
     found = [job["BestTrainingJob"] for job in jobs if "BestTrainingJob" in job]
     # AWS keeps an earlier walk's jobs as records; their models went with the bucket.
     best = [job for job in found if _exists_in_s3(_artifact(client, job["TrainingJobName"]))]
@@ -336,6 +342,43 @@ def _speed(target: Target) -> Iterator[Finding]:
         )
 
 
+def _bring_your_own(target: Target) -> Iterator[Finding]:
+    image = {"repositoryName": target.own, "imageIds": [{"imageTag": "latest"}]}
+    pushed = answer(boto3.client("ecr").describe_images, **image)
+    hint = "Run the cells of 10_bring_your_own that build my_knn and push it."
+    yield bool(pushed), f"image {target.own}:latest is in ECR", hint
+    if not pushed:
+        return
+    endpoint = answer(boto3.client("sagemaker").describe_endpoint, EndpointName=target.both) or {}
+    status, again = (
+        endpoint.get("EndpointStatus", "missing"),
+        "run 10_bring_your_own from its deploy cells on",
+    )
+    yield (
+        status == "InService",
+        f"endpoint {target.both} is {status}",
+        f"{endpoint.get('FailureReason', 'It is on its way, or not there yet.')}\nFor one that serves, {again}.",
+    )
+    if status != "InService":
+        return
+    variants = {
+        variant["VariantName"]: variant["DeployedImages"][0]["SpecifiedImage"]
+        for variant in endpoint["ProductionVariants"]
+    }
+    yield (
+        len(variants) == 1 and all(f"/{target.own}" in image for image in variants.values()),
+        f"it has one variant, of your image: {', '.join(variants)}",
+        f"Expected the newcomer alone, and found {variants}: run the cell that takes the old one off; if it is not "
+        f"there to be taken off, {again}.",
+    )
+    code, said = _ask(target.both)
+    yield (
+        code == "200",
+        f"it answers {ROW} with {code}",
+        f"It says: {said}\nFor a model that answers, {again}.",
+    )
+
+
 def _cleanup(target: Target) -> Iterator[Finding]:
     things = left_over(target)
     yield (
@@ -356,5 +399,6 @@ _CHECKS = {
     "07_batch_transform": _batch_transform,
     "08_tune": _tune,
     "09_speed": _speed,
+    "10_bring_your_own": _bring_your_own,
     "99_cleanup": _cleanup,
 }

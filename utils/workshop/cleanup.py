@@ -36,8 +36,9 @@ def left_over(target: Target) -> list[str]:
         for page in pages:
             jobs = page["HyperParameterTuningJobSummaries"]
             things += [f"running tuning job {job['HyperParameterTuningJobName']}" for job in jobs]
-    if answer(boto3.client("ecr").describe_repositories, repositoryNames=[target.name]):
-        things.append(f"ECR repository {target.name}")
+    for repository in (target.name, target.own):
+        if answer(boto3.client("ecr").describe_repositories, repositoryNames=[repository]):
+            things.append(f"ECR repository {repository}")
     if answer(boto3.client("s3").head_bucket, Bucket=target.bucket):
         things.append(f"bucket {target.bucket}")
     groups = boto3.client("logs").describe_log_groups(

@@ -68,6 +68,16 @@ class Target:
         return f"{self.name}-walk"
 
     @property
+    def own(self) -> str:
+        """The image and the repository of what 10_bring_your_own brings."""
+        return f"{self.name}-my-knn"
+
+    @property
+    def both(self) -> str:
+        """The endpoint on which 10_bring_your_own compares it with the walk's algorithm."""
+        return f"{self.name}-both"
+
+    @property
     def source(self) -> Path:
         """The algorithm's folder: training.py, predictor.py and what belongs to them."""
         return ROOT / "container" / self.algorithm
