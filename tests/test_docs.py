@@ -2,6 +2,8 @@
 
 import re
 import subprocess
+from collections import Counter
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -115,3 +117,19 @@ def test_the_lock_file_has_hashes_and_covers_what_is_asked_for():
         assert re.search(rf"^{package.lower()}(\[|==)", lock, re.MULTILINE), (
             f"{package} is not in the lock file"
         )
+
+
+def test_the_rooms_of_the_stack_have_as_many_lines_as_said():
+    table = re.findall(
+        r"^\| \[(stack/\w*)/?\]\(.*?\) \| ([\d,]+) \|",
+        (ROOT / "container/README.md").read_text(),
+        re.MULTILINE,
+    )
+    found = Counter()
+    for name in tracked("container/stack"):
+        if not name.endswith(".txt"):
+            room = Path(name).parent.relative_to("container").as_posix()
+            found[room] += len((ROOT / name).read_text().splitlines())
+    said = {room.removesuffix("/"): int(lines.replace(",", "")) for room, lines in table}
+    assert set(said) == set(found)
+    assert all(abs(said[room] - found[room]) <= 0.05 * found[room] for room in found), found

@@ -192,7 +192,12 @@ def test_train_serve_predict_twice_from_another_folder(engine, clone, tmp_path):
             command = [local_test / "serve_local.sh", BOTH, "--port", port]
             server = subprocess.Popen(command, cwd="/", stdout=log, stderr=log, start_new_session=True)
         try:
-            predict = [local_test / "predict.sh", str(clone / "container/decision_trees/payload.csv"), "--port", port]
+            predict = [
+                local_test / "predict.sh",
+                str(clone / "container/decision_trees/payload.csv"),
+                "--port",
+                port,
+            ]
             until(lambda command=predict: sh(*command, cwd="/").returncode == 0, 40, "an answer")
             done = sh(*predict, cwd="/")
             assert done.stdout.split() == ["setosa"] * 4 + ["versicolor"] * 3 + ["virginica"] * 3
