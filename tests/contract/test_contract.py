@@ -21,6 +21,14 @@ from workshop.contract.program import Program, free_port
 HERE = Path(__file__).parent
 OURS = shlex.quote(str(ROOT / "container/run"))
 BASELINE = ROOT / "utils/bench/programs/baseline"
+TRACKED = subprocess.run(
+    ["git", "ls-files", "container/*/requirements-train.lock"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+)
+ALGORITHMS = [Path(name).parent.name for name in TRACKED.stdout.split()]
 IRIS = {"training": ROOT / "data/iris.csv", "payload": ROOT / "container/decision_trees/payload.csv"}
 NUMBERS = {"content_type": "application/x-numbers", "patience": 5}
 STOPPED = "train ends within "  # left out where a training is over too soon to be stopped
@@ -61,14 +69,16 @@ def pids(tmp_path, monkeypatch):
 # -- containers that somebody would point it at
 
 
-def test_our_own_container_keeps_every_promise():
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_our_own_containers_keep_every_promise(algorithm):
     findings = contract.check(
-        train=f"{OURS} decision_trees train",
-        serve=f"{OURS} decision_trees serve",
+        train=f"{OURS} {algorithm} train",
+        serve=f"{OURS} {algorithm} serve",
+        training=ROOT / "data" / ("diabetes.csv" if algorithm.endswith("regressor") else "iris.csv"),
+        payload=ROOT / "container" / algorithm / "payload.csv",
         content_type="text/csv",
         accept="text/csv",
-        hyperparameters={"max_leaf_nodes": 5},
-        **IRIS,
+        hyperparameters={"max_leaf_nodes": 5} if algorithm == "decision_trees" else {},
     )
     assert names(findings, False) == names(findings, None) == set()
     assert len(findings) == 37
