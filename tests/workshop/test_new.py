@@ -1,0 +1,96 @@
+"""make new: an algorithm of one's own from a template, or a word on why not."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from workshop import ROOT, new
+
+LIKE = new.templates()
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A copy of container/, in which a folder may be made."""
+    ignored = shutil.ignore_patterns("__pycache__", "local_test")
+    shutil.copytree(ROOT / "container", tmp_path / "container", ignore=ignored)
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    for name in (".venv", "utils", "pyproject.toml", "requirements.lock"):
+        if (ROOT / name).exists():
+            (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.setattr(new, "CONTAINER", tmp_path / "container")
+    return tmp_path
+
+
+def test_there_are_three_templates():
+    assert LIKE == ["blank", "image", "tabular"]
+
+
+@pytest.mark.parametrize("like", LIKE)
+def test_what_is_new_passes_its_own_test_at_once(clone, like):
+    folder = new.create("my_own", like)
+    assert folder == clone / "container/my_own"
+    texts = {path.name: path.read_text(errors="replace") for path in folder.iterdir()}
+    assert {"training.py", "predictor.py", "my_own_test.py", "requirements-train.lock"} <= texts.keys()
+    assert not [name for name, text in texts.items() if new.PLACEHOLDER in text]
+    assert all("TODO" in texts[name] for name in ("training.py", "predictor.py", "my_own_test.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "container/my_own"]
+    ended = subprocess.run(command, cwd=clone, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    assert "1 passed" in ended.stdout
+
+
+def test_what_is_new_is_formatted_whatever_its_name(clone):
+    for i, like in enumerate(LIKE):
+        new.create("a_rather_long_name_for_an_algorithm_" + "i" * i, like)
+    ruff = [sys.executable, "-m", "ruff"]
+    for arguments in (["check"], ["format", "--check"]):
+        ended = subprocess.run(
+            [*ruff, *arguments, "--no-cache", "--config", str(ROOT / "pyproject.toml"), "container"],
+            cwd=clone, capture_output=True, text=True,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stdout
+
+
+REFUSED = {
+    "none": ("", "make new NAME=my_algorithm"),
+    "a dash": ("a-b", "letters, digits and _"),
+    "a path": ("../x", "letters, digits and _"),
+    "a digit first": ("1st", "a letter first"),
+    "not ASCII": ("bäume", "letters, digits and _"),
+    "the stack": ("stack", "take another name"),
+    "the templates": ("templates", "take another name"),
+    "a program": ("install", "take another name"),
+    "an algorithm": ("decision_trees", "take another name"),
+    "in other letters": ("KNN", "take another name"),
+}
+
+
+@pytest.mark.parametrize(("name", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_name_is_refused_in_words(clone, name, words):
+    before = sorted(path.name for path in (clone / "container").iterdir())
+    with pytest.raises(new.NewError, match=words):
+        new.create(name)
+    assert sorted(path.name for path in (clone / "container").iterdir()) == before
+
+
+def test_an_unknown_template_is_refused_with_those_that_there_are(clone):
+    with pytest.raises(new.NewError, match="there are blank, image, tabular"):
+        new.create("mine", "sound")
+
+
+def test_make_new_says_what_is_wrong():
+    ended = subprocess.run(["make", "new", "NAME=decision_trees"], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "new: NAME=decision_trees: container/decision_trees is there already" in ended.stderr
+
+
+def test_make_new_says_what_comes_next(clone, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["new", "mine"])
+    assert new.main() == 0
+    said = capsys.readouterr().out
+    for command in ("pytest container/mine ", "container/lock.sh mine ", "localaws build mine -t mine "):
+        assert command in said
+    assert "TODO: mine_test.py, predictor.py, training.py." in said

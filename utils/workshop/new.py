@@ -1,0 +1,77 @@
+"""Starts an algorithm of your own from a template: make new NAME=my_algorithm [LIKE=tabular|image|blank]
+
+container/NAME then trains, serves and is tested at once; each TODO in it is where your own lines go.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from . import ROOT
+
+CONTAINER = ROOT / "container"
+PLACEHOLDER = "my_algorithm"
+
+
+class NewError(ValueError):
+    """No folder can be made; the message says why and what to do."""
+
+
+def templates() -> list[str]:
+    """The names of what an algorithm can begin as."""
+    return sorted(
+        path.name for path in (CONTAINER / "templates").iterdir() if (path / "training.py").exists()
+    )
+
+
+def create(name: str, like: str = "tabular") -> Path:
+    """Make container/NAME from container/templates/LIKE and return it. Raises NewError where that cannot be."""
+    if like not in templates():
+        raise NewError(f"LIKE={like}: there is no such template; there are {', '.join(templates())}")
+    if not name:
+        raise NewError(f"say how it is to be called: make new NAME={PLACEHOLDER}")
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+        raise NewError(f"NAME={name}: a name is letters, digits and _, a letter first, as in {PLACEHOLDER}")
+    folder = CONTAINER / name
+    taken = {path.name.lower() for path in CONTAINER.iterdir()}
+    if name.lower() in taken | {path.stem for path in CONTAINER.glob("*.*")}:
+        raise NewError(f"NAME={name}: container/{name} is there already; take another name")
+    source = CONTAINER / "templates" / like
+    made = folder.with_name(f".{name}.new")  # whole or not at all
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        shutil.copytree(source, made, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        (made / f"{like}_test.py").rename(made / f"{name}_test.py")
+        for path in made.iterdir():
+            if path.suffix in (".py", ".txt") and PLACEHOLDER in (text := path.read_text(encoding="utf-8")):
+                path.write_text(text.replace(PLACEHOLDER, name), encoding="utf-8")
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make new", description=__doc__.partition("\n")[0])
+    parser.add_argument("name", nargs="?", default="")
+    parser.add_argument("--like", default="tabular")
+    arguments = parser.parse_args()
+    try:
+        folder = create(arguments.name, arguments.like)
+    except NewError as error:
+        print(f"new: {error}", file=sys.stderr)
+        return 2
+    name = folder.name
+    files = sorted(path.name for path in folder.iterdir() if "TODO" in path.read_text(errors="replace"))
+    print(f"""container/{name} trains and serves as it is. Your lines go where it says TODO: {", ".join(files)}.
+
+  .venv/bin/python -m pytest container/{name}     # trains it, serves it, asks it its payload
+  container/lock.sh {name}                        # after a change of requirements-train.txt or -serve.txt
+  .venv/bin/python -m localaws build {name} -t {name.lower()}    # packs it into an image""")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
