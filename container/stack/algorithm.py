@@ -95,6 +95,19 @@ def predictor() -> Predictor:
     )
 
 
+def model(functions: Predictor, model_dir: Path):
+    """What model_fn makes of the model folder. Raises InputError that names the line where it failed."""
+    try:
+        return functions.model_fn(model_dir)
+    except InputError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError):
+            traceback.print_exc()
+        said = f"{type(error).__name__}: {error}"
+        raise InputError(f"model_fn({str(model_dir)!r}) failed: {where(error)}{said}") from None
+
+
 def reply_body(returned, accept: str) -> tuple[bytes, str]:
     """What output_fn returned as (body, media type): bytes, text, or a pair of one of them and its type.
 
@@ -120,6 +133,15 @@ def payload() -> tuple[bytes, str] | None:
     return None
 
 
+def where(error: Exception) -> str:
+    """The last line of the algorithm's own that an error came through, as "training.py, line 3: "; nothing if none did."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}: "
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(FOLDER)]
+    own = [line for line in lines if not Path(line.filename).is_relative_to(Path(__file__).parent)]
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}: " if own else ""
+
+
 def _load(name: str) -> ModuleType:
     file = FOLDER / f"{name}.py"
     if not file.is_file():
@@ -139,7 +161,7 @@ def _load(name: str) -> ModuleType:
     except Exception as error:
         traceback.print_exc()
         said = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
-        raise InputError(f"{name}.py cannot be imported: {_where(error)}{said}{_mend(error, name)}") from None
+        raise InputError(f"{name}.py cannot be imported: {where(error)}{said}{_mend(error, name)}") from None
 
 
 def _exists_elsewhere(module: str) -> bool:
@@ -149,15 +171,6 @@ def _exists_elsewhere(module: str) -> bool:
         module, [path for path in sys.path if Path(path).resolve() != FOLDER]
     )
     return spec is not None and spec.origin is not None
-
-
-def _where(error: Exception) -> str:
-    """The last line of the algorithm's own that an error came through."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{Path(error.filename).name}, line {error.lineno}: "
-    lines = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(FOLDER)]
-    own = [line for line in lines if not Path(line.filename).is_relative_to(Path(__file__).parent)]
-    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}: " if own else ""
 
 
 def _mend(error: Exception, name: str) -> str:

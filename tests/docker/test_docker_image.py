@@ -17,6 +17,11 @@ from docker_tools import BOTH, NAME, ROOT, SAMPLE, SERVE, TRAIN, lay_out, until
 
 from workshop import image_check
 
+# The algorithms beside decision_trees, whose images .ci/docker builds by their names, and what they learn from.
+OTHERS = {
+    folder: "diabetes.csv" if folder.endswith("regressor") else "iris.csv"
+    for folder in ("gradient_boosting", "knn", "logistic_regression", "random_forest_regressor")
+}
 # It looks at this machine's own paths; its twin for an image is below.
 NOT_FOR_IMAGES = "test_a_model_folder_that_cannot_be_written"
 
@@ -206,6 +211,25 @@ def test_training_on_a_read_only_file_system_without_network(engine, tmp_path, i
     options = ["--rm", "--read-only", "--network=none", f"--volume={base}:/opt/ml"]
     assert "training_accuracy=1" in engine("run", *options, image, "train").stdout
     assert list((base / "model").iterdir())
+
+
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_every_algorithm_trains_and_serves_in_its_image(engine, run, tmp_path, algorithm):
+    image, folder = f"{NAME}:{algorithm}", ROOT / "container" / algorithm
+    base = lay_out(tmp_path / "ml", (ROOT / "data" / OTHERS[algorithm]).read_text())
+    options = ["--rm", "--read-only", "--network=none", f"--volume={base}:/opt/ml"]
+    assert "agreement=1\n" in engine("run", *options, image, "train").stdout
+    mount = f"--volume={base}/model:/opt/ml/model:ro"
+    container = run(
+        image, "serve", options=("--publish=127.0.0.1::8080", "--read-only", "--tmpfs=/tmp", mount)
+    )
+    address = engine("port", container, "8080/tcp").stdout.split()[0]
+    until(lambda: ping(address) == 200, 30, "the first 200 on /ping")
+    payload = (folder / "payload.csv").read_bytes()
+    request = urllib.request.Request(f"http://{address}/invocations", payload, {"Content-Type": "text/csv"})
+    answers = urllib.request.urlopen(request, timeout=10).read().decode().splitlines()
+    assert len(answers) == len(payload.splitlines())
+    assert engine("run", "--rm", image, "ls", "/opt/program").stdout.count("_test.py") == 0
 
 
 @pytest.mark.parametrize("image", [BOTH, SERVE])

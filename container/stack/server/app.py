@@ -25,7 +25,7 @@ try:
     SETTINGS = settings.read()
     # Here, at import: gunicorn imports this before it forks, so that all workers share one model.
     PREDICTOR = algorithm.predictor()
-    MODEL = PREDICTOR.model_fn(SETTINGS.model_dir)
+    MODEL = algorithm.model(PREDICTOR, SETTINGS.model_dir)
 except InputError as error:
     sys.exit(f"serve: {error}")
 CUTS = PREDICTOR.rows_are_independent and not PREDICTOR.own & {"input_fn", "output_fn"}

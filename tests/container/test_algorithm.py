@@ -1,0 +1,275 @@
+"""An algorithm's own two files: what is wrong with them is said by name, before the data are read or a client asks."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import STACK, lay_out, run_training
+from stack import algorithm
+from stack.errors import InputError
+
+TRAIN = [sys.executable, str(STACK / "train")]
+SERVE = [sys.executable, str(STACK / "serve")]
+LEARNS = "def train(hyperparameters, channels, model_dir):\n    (model_dir / 'model.json').write_text('{}')\n"
+ECHO = """
+def model_fn(model_dir): return None
+def input_fn(body, content_type): return body
+def predict_fn(data, model): return data
+"""
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A function that makes an algorithm's folder of files, {name: text}, and the one that is loaded."""
+    folder = tmp_path / "mine"
+    elsewhere = [
+        path for path in sys.path if Path(path) == STACK.parent or STACK.parent not in Path(path).parents
+    ]
+    monkeypatch.setattr(sys, "path", elsewhere)  # pytest has put the folders of other algorithms on it
+    monkeypatch.setattr(algorithm, "FOLDER", folder)
+    before = set(sys.modules)
+
+    def make(**named) -> Path:
+        folder.mkdir(exist_ok=True)
+        for name, text in named.items():
+            (folder / f"{name}.py").write_text(text)
+        return folder
+
+    yield make
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
+
+
+TRAINING = {
+    "misspelt": ("def trian(hyperparameters, channels, model_dir): pass", "did you mean that by trian"),
+    "nothing like it": ("x = 1", r"training.py defines no train\(hyperparameters, channels, model_dir\)"),
+    "no function": ("train = 3", "train must be a function, .* found int"),
+    "too few parameters": ("def train(hyperparameters): pass", r"train\(hyperparameters\) cannot be called as train"),
+    "too many parameters": ("def train(a, b, c, d): pass", "cannot be called as train"),
+    "a package that is not there": ("\nimport no_such_package", "line 2: ModuleNotFoundError: .*requirements-train.txt"),
+    "an error of its own": ("x = 1\n\ny = x / 0", "training.py, line 3: ZeroDivisionError"),
+    "not Python": ("x = 1\ndef f(:\n", "training.py, line 2: SyntaxError: invalid syntax"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words"), TRAINING.values(), ids=TRAINING)
+def test_what_is_wrong_with_training_is_named(files, text, words):
+    files(training=text)
+    with pytest.raises(InputError, match=words):
+        algorithm.trainer()
+
+
+PREDICTOR = {
+    "misspelt": ("def predictfn(data, model): pass", "defines predictfn; did you mean predict_fn"),
+    "no function": ("output_fn = 'text'", "output_fn must be a function"),
+    "wrong parameters": ("def input_fn(body): pass", r"input_fn\(body\) cannot be called as input_fn\(body, content"),
+    "a model that nobody asks": ("def model_fn(model_dir): pass", "a model_fn of its own and no predict_fn"),
+    "REPLIES is a word": ("REPLIES = 'text/csv'", "REPLIES must list media types"),
+    "REPLIES is empty": ("REPLIES = ()", "REPLIES must list media types"),
+    "REPLIES are no media types": ("REPLIES = ['json']", r"found \['json'\]"),
+    "rows are maybe independent": ("ROWS_ARE_INDEPENDENT = 'yes'", "must be True or False; found 'yes'"),
+    "a package that is not there": ("import no_such_package", "line 1: ModuleNotFoundError: .*requirements-serve.txt"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words"), PREDICTOR.values(), ids=PREDICTOR)
+def test_what_is_wrong_with_the_predictor_is_named(files, text, words):
+    files(predictor=text)
+    with pytest.raises(InputError, match=words):
+        algorithm.predictor()
+
+
+def test_a_file_that_is_missing_is_named(files):
+    files()
+    with pytest.raises(InputError, match=r"mine/training.py is missing; an algorithm has training.py and"):
+        algorithm.trainer()
+
+
+def test_what_a_predictor_lacks_is_the_stacks(files):
+    files(predictor='"""Nothing."""')
+    found = algorithm.predictor()
+    assert (found.own, found.rows_are_independent, found.replies[0]) == (frozenset(), True, "text/csv")
+
+
+def test_a_prediction_of_its_own_may_look_at_all_rows(files):
+    files(predictor="def predict_fn(data, model): return data")
+    assert not algorithm.predictor().rows_are_independent
+
+
+def test_functions_of_the_stack_are_none_of_its_own(files):
+    files(predictor="from stack.onnx_model import model_fn\nfrom stack.tables import input_fn, output_fn")
+    found = algorithm.predictor()
+    assert (found.own, found.replies[0]) == (frozenset(), "text/csv")
+
+
+@pytest.mark.parametrize("name", ["json", "numpy", "stack", "flask", "onnxruntime"])
+def test_a_file_with_a_name_that_is_taken_is_refused_by_name(files, name):
+    files(training=LEARNS, **{name: ""})
+    with pytest.raises(InputError, match=rf"{name}\.py has the name of a module"):
+        algorithm.trainer()
+
+
+def test_names_of_the_stacks_own_modules_are_free(run_mine, mine_server):
+    own = {name: f"SAYS = {name!r}" for name in ("settings", "errors", "tables", "fast", "channels", "check")}
+    imports = f"import {', '.join(own)}\n"
+    answer = "def output_fn(prediction, accept): return ' '.join(m.SAYS for m in (settings, errors, tables, fast))\n"
+    text = {"training": imports + LEARNS, "predictor": imports + ECHO + answer, **own}
+    ended = run_mine(text)
+    assert ended.code == 0
+    assert mine_server(text).predict("x").text == "settings errors tables fast"
+
+
+BODIES = {
+    "text": ("é", "*/*", ("é".encode(), "text/plain; charset=utf-8")),
+    "text as wished": ("1\n", "text/csv", (b"1\n", "text/csv")),
+    "bytes": (b"\x00", "*/*", (b"\x00", "application/octet-stream")),
+    "a bytearray": (bytearray(b"\x00"), "image/*", (b"\x00", "application/octet-stream")),
+    "a pair": (("<p>", "text/html"), "text/csv", (b"<p>", "text/html")),
+    "a pair of bytes": ([b"\x89", "image/png"], "*/*", (b"\x89", "image/png")),
+}
+
+
+@pytest.mark.parametrize(("returned", "accept", "expected"), BODIES.values(), ids=BODIES)
+def test_what_output_fn_may_return(returned, accept, expected):
+    assert algorithm.reply_body(returned, accept) == expected
+
+
+@pytest.mark.parametrize("returned", [{"a": 1}, None, 3, (b"", b"x"), ("a", "b", "c"), ({}, "text/csv")])
+def test_what_it_may_not_return_is_named(returned):
+    with pytest.raises(
+        algorithm.NoBody, match=f"output_fn returned {type(returned).__name__}; expected bytes"
+    ):
+        algorithm.reply_body(returned, "*/*")
+
+
+# -- in the real programs
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that makes an algorithm's folder of {name: text or bytes}; a name without an ending is a .py."""
+
+    def make(named: dict) -> Path:
+        folder = tmp_path / "own"
+        folder.mkdir(exist_ok=True)
+        for name, content in named.items():
+            file = folder / (name if "." in name else f"{name}.py")
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def run_mine(write, tmp_path):
+    def run(named: dict, channels: dict | None = None):
+        base = lay_out(tmp_path / "trained", channels or {"training": {"d.csv": "a,1\n"}})
+        return run_training(TRAIN, base, ALGORITHM_DIR=write(named))
+
+    return run
+
+
+@pytest.fixture
+def mine_server(write, start, tmp_path):
+    def serve(named: dict, ready=True):
+        (tmp_path / "served/model").mkdir(parents=True, exist_ok=True)
+        return start(base=tmp_path / "served", args=SERVE, ready=ready, ALGORITHM_DIR=write(named))
+
+    return serve
+
+
+def test_train_says_what_is_wrong_before_it_reads_the_data(run_mine):
+    ended = run_mine({"training": "def trian(): pass"}, {"training": {"d.csv": b"\x00not read"}})
+    assert ended.code == 1
+    assert "did you mean that by trian?" in ended.failure
+    assert "Traceback" not in ended.output
+
+
+def test_an_error_while_it_trains_is_named_by_its_line(run_mine):
+    ended = run_mine({"training": LEARNS + "    return channels['nowhere']\n"})
+    assert (ended.code, ended.model) == (1, {})
+    assert ended.failure == "training.py, line 3: KeyError: 'nowhere'"
+
+
+METRICS = {
+    "none": ("None", "", []),
+    "some": ("{'a': 1, 'b': '0.5', 'c': True}", "a=1\nb=0.5\nc=1\n", []),
+    "one that is none": ("{'a': None, 'b': 2}", "b=2\n", ["metric a='None' is no number; it is left out"]),
+    "no dict": ("[1]", "", ["train() returned list; expected a dict of metrics: none is printed"]),
+}
+
+
+@pytest.mark.parametrize(("returned", "printed", "words"), METRICS.values(), ids=METRICS)
+def test_metrics_that_are_none_cost_no_model(run_mine, returned, printed, words):
+    ended = run_mine({"training": LEARNS + f"    return {returned}\n"})
+    assert (ended.code, list(ended.model)) == (0, ["model.json"])
+    assert printed in ended.output
+    assert all(word in ended.output for word in words)
+
+
+def refused_start(server) -> str:
+    assert server.process.wait(30) != 0
+    return server.log
+
+
+def test_serve_says_what_is_wrong_before_the_first_request(mine_server):
+    log = refused_start(mine_server({"predictor": "def predict_fun(data, model): pass"}, ready=False))
+    assert "serve: predictor.py defines predict_fun; did you mean predict_fn? Rename it" in log
+    assert "Traceback" not in log
+
+
+def test_a_body_that_is_none_ends_serve_before_the_first_request(mine_server):
+    own = ECHO + "def output_fn(prediction, accept): return {'answer': 1}\n"
+    log = refused_start(mine_server({"predictor": own, "payload.txt": "x"}, ready=False))
+    assert "serve: predictor.py: output_fn returned dict; expected bytes, text, or a pair" in log
+
+
+def test_a_model_that_is_missing_is_named(mine_server):
+    own = ECHO.replace("return None", "return open(f'{model_dir}/model.json')")
+    log = refused_start(mine_server({"predictor": own}, ready=False))
+    assert "failed: predictor.py, line 2: FileNotFoundError: " in log
+    assert "served/model/model.json" in log
+    assert "Traceback" not in log
+
+
+MEAN = """
+def model_fn(model_dir): return None
+def predict_fn(data, model): return data[:, 0] - data[:, 0].astype("float64").mean()
+"""
+
+
+def test_rows_that_depend_on_each_other_are_never_cut(mine_server):
+    numbers = range(300_000)
+    body = "".join(f"{number}\n" for number in numbers)
+    assert len(body) > 1 << 20
+    answers = mine_server({"predictor": MEAN}).predict(body).text.split()
+    assert (float(answers[0]), float(answers[-1]), len(answers)) == (-149_999.5, 149_999.5, len(numbers))
+
+
+WRITER = ECHO + "def output_fn(prediction, accept): return accept\n"
+
+
+def test_replies_are_what_accept_is_held_against(mine_server):
+    server = mine_server({"predictor": WRITER + "REPLIES = ('text/html', 'image/png')\n"})
+    for accept, expected in {"": "text/html", "*/*": "text/html", "image/*": "image/png"}.items():
+        reply = server.predict("x", "any/thing", Accept=accept)
+        assert (reply.text, reply.headers["content-type"].split(";")[0]) == (expected, expected)
+    reply = server.predict("x", "any/thing", Accept="text/csv")
+    assert reply.status == 406
+    assert "text/html, image/png" in reply.error["message"]
+
+
+def test_an_output_fn_without_replies_gets_the_clients_wish(mine_server):
+    server = mine_server({"predictor": WRITER})
+    reply = server.predict("x", "any/thing", Accept="model/gltf+json, */*;q=0.1")
+    assert (reply.text, reply.headers["content-type"]) == ("model/gltf+json", "model/gltf+json")
+    assert server.predict("x", "any/thing").text == "*/*"
+
+
+def test_an_input_error_of_its_own_is_the_clients(mine_server):
+    own = "from stack.errors import InputError\n" + WRITER.replace(
+        "return body", "raise InputError('a picture is expected', 'no_picture', 415)"
+    )
+    reply = mine_server({"predictor": own}).predict("x")
+    assert (reply.status, reply.error) == (415, {"code": "no_picture", "message": "a picture is expected"})
