@@ -1,9 +1,13 @@
 """What the labs' prose says of the data, the tree and the stack, against the data, the tree and the stack."""
 
 import json
+import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -133,6 +137,42 @@ def test_10_says_who_is_ahead_and_of_how_many(iris):
     assert f"old is right about {old} of 50\nnew is right about {new} of 50\n" in shown
     assert f"they disagree about {sum(said[0] != said[1])}\n" in shown
     assert new - old == 2 and "ahead of the tree by two flowers of 50" in prose("10_bring_your_own")
+
+
+def test_10_has_the_slips_that_it_says_are_told(tmp_path):
+    written = [
+        cell.source.partition("\n")
+        for cell in cells_of(LABS / "10_bring_your_own.ipynb", "code")
+        if cell.source.startswith("%%writefile ")
+    ]
+    for first_line, _, text in written[:2]:
+        (tmp_path / Path(first_line).name).write_text(text)
+    (tmp_path / "payload.csv").write_text("5.1,3.5,1.4,0.2\n5.9,3.0,5.1,1.8\n6.3,3.3,6.0,2.5\n")
+    for folder in ("input/data/training", "model", "output"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "data" / "iris.csv", tmp_path / "input/data/training")
+
+    def said(verb: str) -> tuple[int, str]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        environment = os.environ | {"SAGEMAKER_BASE_DIR": str(tmp_path), "ALGORITHM_DIR": str(tmp_path)}
+        environment |= {"SAGEMAKER_BIND_TO_PORT": port, "MODEL_SERVER_ADDRESS": "127.0.0.1"}
+        command = [sys.executable, STACK / verb]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        return run.returncode, run.stdout + run.stderr
+
+    code, text = said("train")
+    assert (
+        code == 1
+        and "defines no train(hyperparameters, channels, model_dir); did you mean that by trian?" in text
+    )
+    source = tmp_path / "training.py"
+    source.write_text(source.read_text().replace("trian", "train"))
+    code, text = said("train")
+    assert code == 0 and "metric best_k='None' is no number; it is left out" in text
+    code, text = said("serve")
+    assert code == 1 and "predictor.py: output_fn returned list; expected bytes, text" in text
 
 
 def test_09_says_how_deep_the_tree_is(iris):
