@@ -10,11 +10,14 @@ import sys
 import urllib.request
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
 from docker_tools import BOTH, NAME, ROOT, SAMPLE, SERVE, TRAIN, lay_out, until
 
+from localaws import images
+from workshop import image as workshop_image
 from workshop import image_check
 
 # The algorithms beside decision_trees, whose images .ci/docker builds by their names, and what they learn from.
@@ -114,6 +117,17 @@ def test_only_the_packages_of_its_own_programs_are_in_an_image(engine):
 def test_the_compiled_reader_is_in_them(engine, image):
     code = "from stack.tables import fast; print(fast.read_rows(b'5.1,3.5')[0].tolist() != [], fast.LIBRARY is not None)"
     assert engine("run", "--rm", "--network=none", image, "python3", "-c", code).stdout == "True True\n"
+
+
+def test_what_has_changed_since_it_was_built_is_seen(engine, tmp_path, monkeypatch):
+    target = SimpleNamespace(docker=True, name=BOTH, algorithm="decision_trees")
+    assert workshop_image.changed_files(target) == []
+    changed = tmp_path / "training.py"
+    changed.write_text("another")
+    found = images.sources("decision_trees") | {"training.py": changed}
+    monkeypatch.setattr(images, "sources", lambda algorithm: found)
+    monkeypatch.setattr(workshop_image, "ROOT", tmp_path)
+    assert workshop_image.changed_files(target) == ["training.py"]
 
 
 @pytest.mark.parametrize("verb", ["train", "serve"])

@@ -56,11 +56,11 @@ def build(algorithm: str, name: str, progress: Callable[[str], None] = lambda li
     algorithm's modules cannot be imported; RuntimeError when its packages cannot be installed.
     """
     name = _tagged(name)
-    sources = _sources(algorithm)
-    environments.check_syntax(sources)
-    if locks := [file for path, file in sources.items() if re.fullmatch(LOCK, path)]:
-        environments.check_imports(environments.python(locks, progress), sources, algorithm)
-    plain = _layer(sources)
+    program = sources(algorithm)
+    environments.check_syntax(program)
+    if locks := [file for path, file in program.items() if re.fullmatch(LOCK, path)]:
+        environments.check_imports(environments.python(locks, progress), program, algorithm)
+    plain = _layer(program)
     layer = gzip.compress(plain, mtime=0)
     config = {
         "architecture": "amd64",
@@ -117,7 +117,7 @@ def changed(name: str) -> list[str]:
     manifest = _read_json(inspect(name).digest)
     labels = _read_json(manifest["config"]["digest"])["config"]["Labels"]
     try:
-        sources = _sources(labels["org.opencontainers.image.title"])
+        program = sources(labels["org.opencontainers.image.title"])
     except ValueError:
         return []
     with tarfile.open(blob(manifest["layers"][0]["digest"])) as archive:
@@ -126,9 +126,9 @@ def changed(name: str) -> list[str]:
             for member in archive
             if member.isfile()
         }
-    now = {path: file.read_bytes() for path, file in sources.items()}
+    now = {path: file.read_bytes() for path, file in program.items()}
     paths = sorted(path for path in built.keys() | now.keys() if built.get(path) != now.get(path))
-    return [str(sources[path].relative_to(localaws.ROOT)) if path in sources else path for path in paths]
+    return [str(program[path].relative_to(localaws.ROOT)) if path in program else path for path in paths]
 
 
 def listed() -> list[Image]:
@@ -218,8 +218,11 @@ class _Client:
         return f"{error['code']}: {error['message']}{mend}"
 
 
-def _sources(algorithm: str) -> dict[str, Path]:
-    """Return what goes into /opt/program: the path there -> the file here."""
+def sources(algorithm: str) -> dict[str, Path]:
+    """Return what goes into an image's /opt/program: the path there -> the file here.
+
+    Raises ValueError where it cannot be built, as `build` says.
+    """
     container = localaws.ROOT / "container"
     folders = [container / "stack", container / algorithm]
     if Path(algorithm).name != algorithm or algorithm == "stack" or not folders[1].is_dir():
@@ -229,7 +232,7 @@ def _sources(algorithm: str) -> dict[str, Path]:
             if (folder / "training.py").exists() and folder != folders[0]
         )
         raise ValueError(f"container/{algorithm} is not an algorithm's folder; there are: {', '.join(known)}")
-    sources: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for folder, place in ((folders[0], "stack"), (folders[1], "")):
         for file in sorted(folder.rglob("*")):
             path = Path(place, file.relative_to(folder))
@@ -239,18 +242,18 @@ def _sources(algorithm: str) -> dict[str, Path]:
                 raise ValueError(
                     f"container/{algorithm}/{path.parts[0]} has the name of what every image has, container/stack: rename it"
                 )
-            sources[path.as_posix()] = file
+            found[path.as_posix()] = file
     for program in ("train", "serve"):
-        if not {program, f"stack/{program}"} & set(sources):
+        if not {program, f"stack/{program}"} & set(found):
             raise ValueError(
                 f"container/stack/{program} is missing: SageMaker starts a container with that command"
             )
         lock = f"requirements-{program}.lock"
-        if f"requirements-{program}.txt" in sources and lock not in sources:
+        if f"requirements-{program}.txt" in found and lock not in found:
             raise ValueError(
                 f"container/{algorithm}/{lock} is missing: make it with container/lock.sh {algorithm}"
             )
-    return dict(sorted(sources.items()))
+    return dict(sorted(found.items()))
 
 
 def _skipped(part: str) -> bool:

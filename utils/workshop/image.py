@@ -4,14 +4,18 @@ import json
 import subprocess
 import tarfile
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
 from localaws import images
 
+from . import ROOT
 from .errors import WorkshopError
 from .target import Target
 
 #: The files of /opt/program, as `mode bytes name` lines, by a shell in the image.
 LIST = "cd /opt/program && find * -type f ! -name '*.pyc' -exec stat -c '%a %s %n' {} +"
+DIGESTS = "cd /opt/program && find * -type f -exec sha256sum {} +"
 
 
 class NoImage(WorkshopError):
@@ -41,9 +45,26 @@ def inspect_image(target: Target) -> LocalImage:
 def changed_files(target: Target) -> list[str]:
     """The files of container/ that have changed since the walk's image was built of them; none where that is not known."""
     try:
-        return [] if target.docker else images.changed(target.name)
-    except (ValueError, OSError):  # it was not built, or is damaged
+        return _changed_in_docker(target) if target.docker else images.changed(target.name)
+    except (ValueError, OSError, subprocess.CalledProcessError):  # it was not built, or is damaged
         return []
+
+
+def _changed_in_docker(target: Target) -> list[str]:
+    listed = _docker("run", "--rm", "--network", "none", target.name, "sh", "-c", DIGESTS)
+    built = {path: digest for digest, path in (line.split(maxsplit=1) for line in listed.splitlines())}
+    now = {
+        path: (file, sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest())  # as the recipe has them
+        for path, file in images.sources(target.algorithm).items()
+        if not path.endswith((".c", ".txt"))
+    }
+    changed = [file for path, (file, digest) in now.items() if built.get(path) not in (digest, _digest(file))]
+    gone = sorted(path for path in built.keys() - now.keys() if not path.endswith((".pyc", ".txt")))
+    return [*(str(file.relative_to(ROOT)) for file in changed), *gone]
+
+
+def _digest(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()
 
 
 def _of_localaws(name: str) -> LocalImage:
@@ -63,14 +84,15 @@ def _of_localaws(name: str) -> LocalImage:
     return LocalImage(list(zip(sizes, made_by, strict=True)), config["config"], files, [image.digest])
 
 
-def _of_docker(name: str) -> LocalImage:
-    def docker(*arguments: str) -> str:
-        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
+def _docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
 
-    found = json.loads(docker("image", "inspect", name))[0]
-    history = docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", name)
+
+def _of_docker(name: str) -> LocalImage:
+    found = json.loads(_docker("image", "inspect", name))[0]
+    history = _docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", name)
     steps = [line.split("\t", 1) for line in reversed(history.splitlines())]
-    listed = docker("run", "--rm", "--network", "none", name, "sh", "-c", LIST)
+    listed = _docker("run", "--rm", "--network", "none", name, "sh", "-c", LIST)
     rows = sorted((line.split(" ", 2) for line in listed.splitlines()), key=lambda row: row[2])
     return LocalImage(
         layers=[(int(size), made_by) for size, made_by in steps if int(size)],
