@@ -49,7 +49,8 @@ def test_what_was_pushed_is_what_runs(target, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "container", tmp_path / "container")
     predictor = tmp_path / "container" / "decision_trees" / "predictor.py"
     loud = "\n\ndef output_fn(prediction, accept):\n    return tables.output_fn(prediction, accept).upper()\n"
-    predictor.write_text(f"from stack import tables\n\n{predictor.read_text()}{loud}")
+    begins = 'from stack import tables\n\nREPLIES = ("text/csv",)\n'
+    predictor.write_text(f"{begins}{predictor.read_text()}{loud}")
     assert ask(target, ROW) == ["setosa"], "an edited file changes nothing"
 
     monkeypatch.setattr(localaws, "ROOT", tmp_path)
