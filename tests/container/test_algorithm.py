@@ -267,6 +267,15 @@ def test_an_output_fn_without_replies_gets_the_clients_wish(mine_server):
     assert server.predict("x", "any/thing").text == "*/*"
 
 
+def test_an_output_fn_that_calls_the_stacks_may_leave_the_choice_to_it(mine_server):
+    calls = "from stack import tables\ndef output_fn(prediction, accept): return tables.output_fn([len(prediction)], accept)\n"
+    server = mine_server({"predictor": ECHO + calls})
+    for accept, media in {"": "text/csv", "*/*": "text/csv", "application/json": "application/json"}.items():
+        assert server.predict("x", "any/thing", Accept=accept).headers["content-type"] == media
+    reply = server.predict("x", "any/thing", Accept="image/png")
+    assert (reply.status, reply.error["code"]) == (406, "not_acceptable")
+
+
 def test_an_input_error_of_its_own_is_the_clients(mine_server):
     own = "from stack.errors import InputError\n" + WRITER.replace(
         "return body", "raise InputError('a picture is expected', 'no_picture', 415)"

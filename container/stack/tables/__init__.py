@@ -55,6 +55,15 @@ def input_fn(body: bytes, content_type: str) -> np.ndarray:
     return formats.decode(body, content_type)
 
 
-def output_fn(prediction, accept: str) -> bytes:
-    """An answer in the media type `accept`: columns by name, or one array, list or Categories of a value a row."""
-    return formats.encode(prediction if isinstance(prediction, dict) else {"prediction": prediction}, accept)
+def output_fn(prediction, accept: str) -> bytes | tuple[bytes, str]:
+    """An answer in the media type `accept`: columns by name, or one array, list or Categories of a value a row.
+
+    As CSV, which it then says, where the client leaves the choice. Raises InputError for a type that is none of ours.
+    """
+    columns = prediction if isinstance(prediction, dict) else {"prediction": prediction}
+    if "*" in accept:
+        return formats.encode(columns, formats.CSV), formats.CSV
+    if accept not in formats.TYPES:
+        text = f"no reply is possible as {accept!r}; accept one of {', '.join(formats.TYPES)}"
+        raise InputError(text, "not_acceptable", 406)
+    return formats.encode(columns, accept)
