@@ -222,6 +222,7 @@ def test_a_large_body_is_answered_row_by_row(server, line_end):
     assert reply.body == server.predict("\n".join(ROWS).encode()).body * LARGE
 
 
+@pytest.mark.trees
 @pytest.mark.parametrize(
     ("row", "bad"), [(7, "5.1,x,1,1"), (150_001, "5.1,3.5,1.4"), (300_000, ""), (299_999, "1,1,1,1e39")]
 )

@@ -864,7 +864,7 @@ def test_a_bug_in_the_algorithm_is_a_failure_without_a_traceback(tmp_path):
     base = lay_out(tmp_path / "ml", {"training": {}})
     ended = run_training([sys.executable, str(STACK / "train")], base, ALGORITHM_DIR=tmp_path)
     assert ended.code == 1
-    assert ended.failure == "RuntimeError: é, a bug"
+    assert ended.failure == "training.py, line 2: RuntimeError: é, a bug"
     assert "Traceback" in ended.output
 
 
