@@ -18,8 +18,8 @@ help:  ## list these commands
 setup: .venv/ready  ## make .venv ready (the other commands do it by themselves)
 	@echo "setup: done, .venv is ready: $$($(BIN)/python --version)"
 
-labs: .venv/ready  ## run the whole workshop on localaws; the executed labs land in build/labs as HTML
-	@$(BIN)/python -m workshop run
+labs: .venv/ready  ## run the whole workshop on localaws, or LABS="01_build 04_train"; executed labs land in build/labs as HTML
+	@$(BIN)/python -m workshop run $(LABS)
 
 lab: .venv/ready  ## open JupyterLab on the labs
 	@JUPYTER_CONFIG_PATH="utils/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -33,20 +33,21 @@ test: .venv/ready  ## run all tests, two at a time; ARGS=tests/workshop: some of
 bench: .venv/ready  ## measure against the sample, peers and the limit, some 25 minutes; QUICK=1: two minutes, no peers
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
-# Without TRAIN, SERVE or URL both are about our own container, off Docker.
+# Without TRAIN, SERVE or URL it is a folder of container/, off Docker.
 ifeq ($(TRAIN)$(SERVE)$(URL),)
-check-container: TRAIN := '$(CURDIR)/container/run' decision_trees train
-check-container: SERVE := '$(CURDIR)/container/run' decision_trees serve
-check-container: TRAINING := data/iris.csv
-check-container: PAYLOAD := container/decision_trees/payload.csv
-check-container: CONTENT_TYPE := text/csv
+ALGORITHM ?= decision_trees
+TRAINING ?= data/iris.csv
+PAYLOAD ?= container/$(ALGORITHM)/payload.csv
+CONTENT_TYPE ?= text/csv
+check-container: TRAIN = '$(CURDIR)/container/run' $(ALGORITHM) train
+check-container: SERVE = '$(CURDIR)/container/run' $(ALGORITHM) serve
 endif
-check-container: .venv/ready  ## hold any container to SageMaker's contract: TRAIN= SERVE= TRAINING= PAYLOAD= CONTENT_TYPE=
+check-container: .venv/ready  ## hold a container to SageMaker's contract: ALGORITHM=my_algorithm, or TRAIN= SERVE= and so on (README)
 	@$(BIN)/python -m workshop.contract $(if $(TRAIN),--train "$(TRAIN)") $(if $(SERVE),--serve "$(SERVE)") \
 		$(if $(URL),--url "$(URL)") $(if $(TRAINING),--training "$(TRAINING)") $(if $(MODEL),--model "$(MODEL)") \
 		$(if $(PAYLOAD),--payload "$(PAYLOAD)") $(if $(CONTENT_TYPE),--content-type "$(CONTENT_TYPE)") $(ARGS)
 
-check-strict: .venv/ready  ## hold a container that learns iris from CSV to our stack's own promises: TRAIN= SERVE=, or URL=
+check-strict: .venv/ready  ## hold a container that learns iris as a tree does to our stack's own promises: TRAIN= SERVE=, or URL=
 	@$(BIN)/python -m pytest -q --tb=no -rfE $(if $(URL),--base-url "$(URL)") $(if $(TRAIN),--train-command "$(TRAIN)") \
 		$(if $(SERVE),--serve-command "$(SERVE)") tests/container/test_contract_serving.py \
 		$(if $(URL),,tests/container/test_contract_training.py)

@@ -1,5 +1,6 @@
 """The algorithm's two files, training.py and predictor.py: found, imported, and held to what the stack will call."""
 
+import ast
 import difflib
 import importlib
 import importlib.machinery
@@ -54,7 +55,18 @@ class Predictor(NamedTuple):
 
 
 def trainer() -> Callable:
-    """training.py's train(hyperparameters, channels, model_dir). Raises InputError that names what is wrong with it."""
+    """training.py's train(hyperparameters, channels, model_dir). Raises InputError that names what is wrong with it.
+
+    Or with the names in predictor.py, which is not imported (it may need what only a server has): better now than when
+    the job has ended.
+    """
+    file = FOLDER / "predictor.py"
+    if file.is_file():
+        try:
+            tree = ast.parse(file.read_bytes())
+        except SyntaxError as error:
+            raise InputError(f"predictor.py, line {error.lineno}: SyntaxError: {error.msg}") from None
+        _check_names([node.name for node in tree.body if isinstance(node, ast.FunctionDef)])
     return _function(_load("training"), "train", ("hyperparameters", "channels", "model_dir"))
 
 
@@ -62,10 +74,7 @@ def predictor() -> Predictor:
     """predictor.py's functions, and the stack's for those that it lacks. Raises InputError that names what is wrong."""
     module = _load("predictor")
     own = frozenset(name for name in FUNCTIONS if hasattr(module, name))
-    for name in vars(module):
-        meant = difflib.get_close_matches(name, FUNCTIONS.keys() - own, 1, 0.8)
-        if meant and callable(getattr(module, name)):
-            raise InputError(f"predictor.py defines {name}; did you mean {meant[0]}? Rename it")
+    _check_names([name for name, value in vars(module).items() if callable(value)])
     if "model_fn" in own and "predict_fn" not in own and not _from_stack(module, "model_fn"):
         raise InputError(
             "predictor.py has a model_fn of its own and no predict_fn: only it can know how to ask its model; "
@@ -93,6 +102,13 @@ def predictor() -> Predictor:
     return Predictor(
         **functions, own=own, replies=replies and tuple(replies), rows_are_independent=independent
     )
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        meant = difflib.get_close_matches(name, FUNCTIONS.keys() - set(names), 1, 0.8)
+        if meant:
+            raise InputError(f"predictor.py defines {name}; did you mean {meant[0]}? Rename it")
 
 
 def model(functions: Predictor, model_dir: Path):
@@ -145,7 +161,7 @@ def where(error: Exception) -> str:
 def _load(name: str) -> ModuleType:
     file = FOLDER / f"{name}.py"
     if not file.is_file():
-        raise InputError(f"{file} is missing; an algorithm has training.py and predictor.py")
+        raise InputError(f"{file} is missing: an algorithm is training.py and predictor.py")
     # Last: no file of the algorithm's may stand in the way of what the stack imports. For the same reason none of
     # them may have a name that is taken: it would be passed over.
     if str(FOLDER) not in sys.path:

@@ -45,7 +45,7 @@ def hint(line: bytes, header: str) -> str:
         if len(cells) > 1 and (all(map(_is_number, cells)) or (mark != " " and "," not in text)):
             return f"; the delimiter seems to be {name}: expected a comma, and a point in numbers"
     cells = [cell.strip(' \t"') for cell in text.split(",")]
-    return header if any(cells) and all(not cell or _is_name(cell) for cell in cells) else ""
+    return header if any(cells) and all(not cell or is_name(cell) for cell in cells) else ""
 
 
 def _is_number(cell: str) -> bool:
@@ -56,6 +56,12 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _is_name(cell: str) -> bool:
+def is_name(cell: str) -> bool:
+    """Whether a cell seems to be a word, and not a number that is missing or written otherwise."""
     missing = ("nan", "na", "n/a", "null", "none", "inf", "infinity", "true", "false")
-    return (cell[0].isalpha() or cell[0] == "_") and cell.isprintable() and cell.lower() not in missing
+    return (
+        bool(cell)
+        and (cell[0].isalpha() or cell[0] == "_")
+        and cell.isprintable()
+        and cell.lower() not in missing
+    )

@@ -53,6 +53,22 @@ TRAINING = {
 }  # fmt: skip
 
 
+def test_names_in_predictor_are_looked_at_before_a_training(files):
+    files(training=LEARNS, predictor="import no_such_package\ndef predit_fn(data, model): pass\n")
+    with pytest.raises(InputError, match=r"predictor\.py defines predit_fn; did you mean predict_fn\?"):
+        algorithm.trainer()
+    files(predictor="def f(:\n")
+    with pytest.raises(InputError, match=r"predictor\.py, line 1: SyntaxError: invalid syntax"):
+        algorithm.trainer()
+
+
+def test_a_training_that_writes_no_model_fails(files, tmp_path):
+    folder = files(training=LEARNS.partition("\n")[0] + "\n    return {'accuracy': 1}\n")
+    ended = run_training(TRAIN, lay_out(tmp_path / "ml", {}), ALGORITHM_DIR=folder)
+    assert (ended.code, ended.model) == (1, {})
+    assert ended.failure.startswith("train() wrote nothing into model_dir; write the model there")
+
+
 @pytest.mark.parametrize(("text", "words"), TRAINING.values(), ids=TRAINING)
 def test_what_is_wrong_with_training_is_named(files, text, words):
     files(training=text)
@@ -82,7 +98,7 @@ def test_what_is_wrong_with_the_predictor_is_named(files, text, words):
 
 def test_a_file_that_is_missing_is_named(files):
     files()
-    with pytest.raises(InputError, match=r"mine/training.py is missing; an algorithm has training.py and"):
+    with pytest.raises(InputError, match=r"mine/training.py is missing: an algorithm is training.py and"):
         algorithm.trainer()
 
 
@@ -231,6 +247,14 @@ def test_a_model_that_is_missing_is_named(mine_server):
     assert "failed: predictor.py, line 2: FileNotFoundError: " in log
     assert "served/model/model.json" in log
     assert "Traceback" not in log
+
+
+def test_a_payload_that_fails_ends_serve_before_the_first_request(mine_server):
+    own = ECHO.replace(
+        "def predict_fn(data, model): return data", "def predict_fn(model, data): return data.upper()"
+    )
+    log = refused_start(mine_server({"predictor": own, "payload.txt": "x"}, ready=False))
+    assert "the algorithm's own payload, tried before the first request, fails: predictor.py, line " in log
 
 
 MEAN = """

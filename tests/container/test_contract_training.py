@@ -74,6 +74,10 @@ BAD = {
     "header with an index": ({"d.csv": ",x,y\n" + SMALL}, ["row 1", "column 2", "if row 1 is a header"]),
     "header in the second file": ({"a.csv": SMALL, "b.csv": "s,x,y\n" + SMALL}, ["b.csv", "row 1", "header"]),
     "text": ({"d.csv": SMALL + "a,1,two\n"}, ["d.csv", "row 5", "column 3", "'two'"]),
+    "the target last": (
+        {"d.csv": "1,2,a\n3,4,b\n"},
+        ["d.csv", "row 1", "column 3", "'a'", "target is the first column"],
+    ),
     "text in a sub-folder": ({"x/d.csv": SMALL + "a,1,two\n"}, ["x/d.csv", "row 5", "column 3", "'two'"]),
     "lone CR": ({"d.csv": SMALL.replace("\n", "\r")}, ["d.csv", "row 1", "CR alone"]),
     "decimal commas": ({"d.csv": "a;1,5;2,5\nb;2,5;3,5\n"}, ["row 1", "column 2", "delimiter", "';'"]),

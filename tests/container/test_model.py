@@ -131,7 +131,7 @@ def test_an_estimator_without_onnx_is_refused_before_it_is_fitted():
 
 
 REFUSED = {
-    "unknown": ({"depth": 3}, "'depth' is unknown; allowed are ccp_alpha, "),
+    "unknown": ({"depth": 3}, "'depth' is unknown; did you mean max_depth\\? allowed are ccp_alpha, "),
     "a boolean for a number": ({"max_depth": True}, "max_depth=true must be a number"),
     "no seed": ({"random_state": None}, "random_state=null would make each model another"),
     "a value": ({"max_depth": -1}, "max_depth"),
@@ -153,6 +153,14 @@ def test_hyperparameters_of_a_part_are_named_by_it():
     assert pipeline.get_params()["logisticregression__C"] == 0.1
     with pytest.raises(InputError, match="allowed are logisticregression__C, "):
         onnx_model.fit(pipeline, table(), {"memory": "somewhere"})
+    with pytest.raises(InputError, match="'C' is unknown; did you mean logisticregression__C"):
+        onnx_model.fit(pipeline, table(), {"C": 1})
+
+
+def test_a_list_is_written_as_json():
+    with pytest.raises(InputError, match=r"hidden_layer_sizes=\(16, 8\) is a list; .* JSON, as in \[16, 8\]"):
+        onnx_model.fit(MLPClassifier(), table(), {"hidden_layer_sizes": "(16, 8)"})
+    assert onnx_model.fit(MLPClassifier(max_iter=1), table(), {"hidden_layer_sizes": [16, 8]}).n_layers_ == 4
 
 
 def test_the_same_data_give_the_same_bytes(tmp_path):

@@ -74,9 +74,7 @@ def test_an_algorithm_has_names_of_its_own_that_every_service_takes(home, enviro
     # The longest ending that a lab puts behind it.
     assert len(f"{other.name}-20261231235959-broken") <= 63
     assert other.folder != tree.folder and other.source == folder and other.hyperparameters == {}
-    with pytest.raises(
-        TargetError, match=r"Where should a search look .*'Gradient.*SEARCHED in utils/workshop"
-    ):
+    with pytest.raises(TargetError, match=r"Where should a search look .* of Gradient.*/labs\.json, as in"):
         _ = other.searched
     environment["WORKSHOP_ALGORITHM"] = "knm"
     with pytest.raises(TargetError, match=f"is 'knm'.* no training.py. There are: {folder.name}; `make new"):

@@ -89,6 +89,10 @@ def check_imports(python: Path, sources: dict[str, Path], algorithm: str) -> Non
     Raises ValueError with file, line, cause and mend.
     """
     modules = [name for name in MODULES if f"{name}.py" in sources]
+    if "stack/algorithm.py" in sources and (lacking := sorted(set(MODULES) - set(modules))):
+        raise ValueError(
+            f"container/{algorithm}/{lacking[0]}.py is missing: an algorithm is training.py and predictor.py"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         for path, file in sources.items():

@@ -257,7 +257,8 @@ def sources(algorithm: str) -> dict[str, Path]:
 
 
 def _skipped(part: str) -> bool:
-    return part.startswith(".") or part == "__pycache__"
+    """What container/.dockerignore leaves out, too."""
+    return part.startswith(".") or part in ("__pycache__", "labs.json") or part.endswith("_test.py")
 
 
 def _layer(sources: dict[str, Path]) -> bytes:

@@ -13,6 +13,12 @@ from . import ROOT
 
 CONTAINER = ROOT / "container"
 PLACEHOLDER = "my_algorithm"
+#: What the contract's check must be told of a template's data, where they are no CSV of iris.
+CHECKED = {
+    "tabular": "",
+    "image": " TRAINING=data/colours PAYLOAD=container/{name}/payload.png CONTENT_TYPE=image/png",
+    "blank": " PAYLOAD=container/{name}/payload.txt CONTENT_TYPE=text/plain",
+}
 
 
 class NewError(ValueError):
@@ -69,7 +75,10 @@ def main() -> int:
 
   .venv/bin/python -m pytest container/{name}     # trains it, serves it, asks it its payload
   container/lock.sh {name}                        # after a change of requirements-train.txt or -serve.txt
-  .venv/bin/python -m localaws build {name} -t {name.lower()}    # packs it into an image""")
+  make check-container ALGORITHM={name}{CHECKED[arguments.like].format(name=name)}
+  .venv/bin/python -m localaws build {name} -t {name.lower()}    # packs it into an image
+
+container/README.md says what you may write.""")
     return 0
 
 

@@ -29,15 +29,6 @@ from .errors import WorkshopError
 #: What README has an administrator give the role on AWS; the local role gets the same.
 ROLE = "sagemaker-byoa"
 IAM = ROOT / "utils" / "iam"
-#: What the labs train each algorithm with; one that is not here is trained with its defaults.
-HYPERPARAMETERS = {"decision_trees": {"max_leaf_nodes": 5, "random_state": 0}}
-#: Where 08_tune searches: from the least to the most of a whole number.
-SEARCHED = {
-    "decision_trees": {"max_leaf_nodes": (2, 12), "min_samples_leaf": (1, 20)},
-    "gradient_boosting": {"max_depth": (1, 6), "n_estimators": (5, 50)},
-    "knn": {"n_neighbors": (1, 30)},
-    "logistic_regression": {"logisticregression__max_iter": (5, 100)},
-}
 #: For the first call to AWS: somebody without a network should not wait for minutes to hear so.
 SOON = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 2})
 
@@ -85,17 +76,26 @@ class Target:
     @property
     def hyperparameters(self) -> dict:
         """What the labs train the algorithm with."""
-        return dict(HYPERPARAMETERS.get(self.algorithm, {}))
+        return self._said("hyperparameters")
 
     @property
     def searched(self) -> dict[str, tuple[int, int]]:
         """Where 08_tune searches, by hyperparameter. Raises TargetError where nobody has said it."""
-        if self.algorithm not in SEARCHED:
+        ranges = self._said("search")
+        if not ranges:
             raise TargetError(
-                f"Where should a search look for hyperparameters of {self.algorithm!r}? Add a line with a range to "
-                "SEARCHED in utils/workshop/target.py, then restart the kernel."
+                f"Where should a search look for hyperparameters of {self.algorithm}? Say it in container/"
+                f'{self.algorithm}/labs.json, as in {{"search": {{"max_depth": [1, 10]}}}}, then restart the kernel.'
             )
-        return SEARCHED[self.algorithm]
+        return {name: tuple(bounds) for name, bounds in ranges.items()}
+
+    def _said(self, what: str) -> dict:
+        """What the algorithm's labs.json says; nothing where it has none. Raises TargetError for one that is no JSON."""
+        file = self.source / "labs.json"
+        try:
+            return json.loads(file.read_text(encoding="utf-8")).get(what, {}) if file.exists() else {}
+        except (ValueError, AttributeError) as error:
+            raise TargetError(f"container/{self.algorithm}/labs.json is not a JSON object: {error}") from None
 
     @property
     def local(self) -> bool:
@@ -113,7 +113,12 @@ class Target:
             "Region": self.region,
             "Role": self.role,
             "Bucket": self.bucket,
-            "Algorithm": f"container/{self.algorithm}",
+            "Algorithm": f"container/{self.algorithm}"
+            + (
+                ""
+                if self.algorithm == "decision_trees"
+                else "; what the labs' text says of trees is not about it"
+            ),
             "Name": self.name,
             "Images": "built by Docker"
             if self.docker

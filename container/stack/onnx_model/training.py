@@ -8,6 +8,7 @@ How exact a model.onnx is, tried with rows on every threshold and one float32 st
                                         a row lies on a neighbour, so `save` refuses it for most data
 """
 
+import difflib
 import json
 import platform
 import warnings
@@ -158,8 +159,16 @@ def _checked(hyperparameters: dict, known: dict) -> dict:
     taken = {}
     for name, value in hyperparameters.items():
         if name not in names:
-            raise InputError(f"hyperparameter {name!r} is unknown; allowed are {', '.join(sorted(names))}")
-        if isinstance(value, list) and isinstance(known[name], tuple | list):
+            near = [full for full in names if full.endswith(f"__{name}")] or difflib.get_close_matches(
+                name, names, 1
+            )
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise InputError(
+                f"hyperparameter {name!r} is unknown; {meant}allowed are {', '.join(sorted(names))}"
+            )
+        if isinstance(known[name], tuple) and isinstance(value, str):
+            raise InputError(f"hyperparameter {name}={value} is a list; it is written as JSON, as in [16, 8]")
+        if isinstance(value, list) and isinstance(known[name], tuple):
             value = tuple(value)
         elif not isinstance(value, int | float | str | None) or isinstance(value, bool) > isinstance(
             known[name], bool

@@ -3,6 +3,7 @@
 import functools
 import json
 import sys
+import traceback
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,8 +106,8 @@ def threads() -> ThreadPoolExecutor:
 def rehearse() -> None:
     """One invocation with the algorithm's payload, where it has one: what is imported late is imported now.
 
-    The workers, which give up root's rights, may not be able to read it. Ends the program where output_fn returns no
-    body; what else goes wrong is said, and no reason to end: the payload may be one for another model.
+    The workers, which give up root's rights, may not be able to read it. Ends the program where that fails, as each
+    request would; a payload that is refused (InputError) may be one for another model.
     """
     example = algorithm.payload()
     try:
@@ -116,8 +117,10 @@ def rehearse() -> None:
         pass
     except algorithm.NoBody as error:
         sys.exit(f"serve: predictor.py: {error}")
-    except Exception:
-        app.logger.exception("the algorithm's own payload, tried before the first request, fails")
+    except Exception as error:
+        traceback.print_exc()
+        said = f"{algorithm.where(error)}{type(error).__name__}: {error}"
+        sys.exit(f"serve: the algorithm's own payload, tried before the first request, fails: {said}")
 
 
 @app.get("/ping", provide_automatic_options=False)

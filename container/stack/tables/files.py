@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from stack.errors import InputError, hint, shown
+from stack.errors import InputError, hint, is_name, shown
 from stack.tables import fast, numeric
 
 # Bytes read at a time: what is made of them must fit into the processor's cache.
@@ -121,7 +121,11 @@ def first_line(text: bytes) -> bytes:
 
 def hinted(error: InputError, text: bytes) -> InputError:
     """The error, with what its line seems to be where that is a file's first one."""
+    line = [cell.strip(' \t\r"') for cell in first_line(text).decode("utf-8", "replace").split(",")]
     if error.details.get("row") == 1 and error.code == "bad_value":
+        if len(line) > 1 and is_name(line[-1]) and not any(map(is_name, line[:-1])):
+            error.args = (f"{error}; the target is the first column: if it is the last one here, move it",)
+            return error
         error.args = (f"{error}{hint(first_line(text), '; if row 1 is a header, remove it')}",)
     return error
 
