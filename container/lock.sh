@@ -7,7 +7,9 @@ set -eu
 cd -- "$(dirname -- "$0")"
 PATH="$PWD/../.venv/bin:$PATH"
 if [ $# -eq 0 ]; then
-    for list in */requirements-train.txt templates/*/requirements-train.txt; do [ "$list" = stack/requirements-train.txt ] || set -- "$@" "${list%/*}"; done
+    for list in */requirements-train.txt templates/*/requirements-train.txt; do
+        if [ -f "$list" ] && [ "$list" != stack/requirements-train.txt ]; then set -- "$@" "${list%/*}"; fi
+    done
 elif [ $# -gt 1 ] || [ "$1" = stack ] || [ ! -f "$1/requirements-train.txt" ] || [ ! -f "$1/requirements-serve.txt" ]; then
     echo "usage: container/lock.sh [ALGORITHM], a folder of container/ with requirements-train.txt and requirements-serve.txt" >&2
     exit 2

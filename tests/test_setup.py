@@ -114,7 +114,7 @@ def first(tmp_path_factory):
     wheel(clone.folder, "skeleton")
     # What would be installed by apt-get where it is missing is none of these tests' business.
     clone.program("nginx", "#!/bin/sh\n")
-    (clone.folder / "container/stack").mkdir(parents=True)
+    (clone.folder / "container/stack/tables").mkdir(parents=True)
     (clone.folder / "container/stack/tables/fast.c").touch()
     (clone.folder / "container/compile.sh").symlink_to(clone.bin / "nginx")
     # What an interrupted set-up leaves: a Python, and packages without a sign that they are complete.

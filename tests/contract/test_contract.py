@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 OURS = shlex.quote(str(ROOT / "container/run"))
 BASELINE = ROOT / "utils/bench/programs/baseline"
 TRACKED = subprocess.run(
-    ["git", "ls-files", "container/*/requirements-train.lock"],
+    ["git", "ls-files", ":(glob)container/*/requirements-train.lock"],
     cwd=ROOT,
     capture_output=True,
     text=True,
