@@ -96,9 +96,15 @@ def test_a_container_as_aws_sample(run_folder):
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
     if not nginx:
         pytest.skip("nginx is not installed, which the sample needs")
-    words = f"env MODEL_SERVER_WORKERS=1 BENCH_RUN={run_folder} BENCH_TRAINING={IRIS['training']} {sys.executable} {BASELINE}"
+    variables = (
+        f"MODEL_SERVER_WORKERS=1 BENCH_RUN={run_folder} BENCH_TRAINING={shlex.quote(str(IRIS['training']))}"
+    )
+    words = f"env {variables} {shlex.quote(sys.executable)}"
     findings = contract.check(
-        train=f"{words}/train.py", serve=f"{words}/serve.py", content_type="text/csv", **IRIS
+        train=f"{words} {shlex.quote(str(BASELINE / 'train.py'))}",
+        serve=f"{words} {shlex.quote(str(BASELINE / 'serve.py'))}",
+        content_type="text/csv",
+        **IRIS,
     )
     assert names(findings, False) == {
         "train writes output/failure when it fails",

@@ -12,6 +12,8 @@ from dataclasses import replace
 import psutil
 import pytest
 
+import localaws
+
 
 def wait_until(condition, seconds=20):
     deadline = time.monotonic() + seconds
@@ -194,6 +196,20 @@ def test_down_ends_jobs_of_a_killed_server_and_nobody_elses(fresh):
     assert gone(child)
     assert gone(orphan)
     assert list((fresh.home / "processes").iterdir()) == []
+
+
+def test_up_while_a_killed_server_is_not_gone_yet(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCALAWS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LOCALAWS_PORT", "0")
+    running, ended = localaws._running, subprocess.Popen(["true"])
+    ended.wait()
+    killed = localaws.Status("http://127.0.0.1:1", ended.pid, 0, str(tmp_path / "home"))
+    answers = iter([killed])
+    monkeypatch.setattr(localaws, "_running", lambda: next(answers, None) or running())
+    try:
+        assert localaws.start().pid != ended.pid
+    finally:
+        localaws.stop()
 
 
 def test_up_after_a_kill_ends_what_was_left(fresh):

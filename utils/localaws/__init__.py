@@ -77,16 +77,17 @@ def start(timeout: float = 30) -> Status:
     deadline = time.monotonic() + timeout
     with _locked(folder / "start.lock", deadline):
         found = _running()
-        if found is None:
-            processes.kill_recorded(folder)  # what a killed server left behind
-            pid = _spawn(folder)
-        else:
-            pid = found.pid
+        pid = found.pid if found else None
         while time.monotonic() < deadline:
+            if pid is None:
+                processes.kill_recorded(folder)  # what a killed server left behind
+                pid = _spawn(folder)
             if (running := _running()) and answers(running.address):
                 return running
             if not psutil.pid_exists(pid):
-                break
+                if found is None:
+                    break
+                found = pid = None  # it had been killed, and was not gone yet
             time.sleep(0.05)
         what = f"is not ready after {timeout:.0f} s"
         if not psutil.pid_exists(pid):
