@@ -229,12 +229,15 @@ def _deploy(target: Target) -> Iterator[Finding]:
             f"endpoint {target.name} runs an older image than the one in ECR",
             f"An endpoint keeps the image that it was made with: {again}, which update it.",
         )
-    code, said = _ask(target.name)
-    yield (
-        code == "200",
-        f"it answers {ROW} with {code}",
-        f"It says: {said}\nThe container's log has more; 05_deploy's solution prints it. For the walk's model, {again}.",
+    yield _answers(
+        target.name,
+        f"The container's log has more; 05_deploy's solution prints it. For the walk's model, {again}.",
     )
+
+
+def _answers(endpoint: str, mend: str) -> Finding:
+    code, said = _ask(endpoint)
+    return code == "200", f"it answers {ROW} with {code}", f"It says: {said}\n{mend}"
 
 
 def _ask(endpoint: str) -> tuple[str, str]:
@@ -371,12 +374,7 @@ def _bring_your_own(target: Target) -> Iterator[Finding]:
         f"Expected the newcomer alone, and found {variants}: run the cell that takes the old one off; if it is not "
         f"there to be taken off, {again}.",
     )
-    code, said = _ask(target.both)
-    yield (
-        code == "200",
-        f"it answers {ROW} with {code}",
-        f"It says: {said}\nFor a model that answers, {again}.",
-    )
+    yield _answers(target.both, f"For a model that answers, {again}.")
 
 
 def _cleanup(target: Target) -> Iterator[Finding]:

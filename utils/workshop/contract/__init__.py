@@ -51,9 +51,9 @@ def check(
     """Hold a container to SageMaker's contract, `say` each finding as it comes, and return them all.
 
     `train` and `serve` are commands, `url` a server that runs already; `payload` is a file, the body of a request of
-    `content_type` that must be answered, by an answer of the type `accept` where that is given. `training` is a file or folder for the channel
-    `training`, or {channel: file or folder}; `model` a folder to serve where nothing is trained. `port` is for a
-    container that cannot be told one; `patience` the seconds that it has to be ready.
+    `content_type` that must be answered, by an answer of the type `accept` where that is given. `training` is a file
+    or folder for the channel `training`, or {channel: file or folder}; `model` a folder to serve where nothing is
+    trained. `port` is for a container that cannot be told one; `patience` the seconds that it has to be ready.
     Raises ContractError where a file, a program or a port is not as it must be.
     """
     if not isinstance(training, Mapping):
