@@ -439,7 +439,7 @@ def test_after_a_kill_what_was_in_service_comes_back_and_what_ran_has_failed(fre
 SERVERLESS = {"MemorySizeInMB": 2048, "MaxConcurrency": 2}
 
 
-def test_a_serverless_endpoint_throttles_beyond_its_concurrency(account):
+def test_a_serverless_endpoint_throttles_beyond_its_concurrency(account, tmp_path):
     model = account.model(word="serverless")
     endpoint = account.endpoint(account.config(model, ServerlessConfig=SERVERLESS))
     (variant,) = account.sagemaker.describe_endpoint(EndpointName=endpoint)["ProductionVariants"]
@@ -447,19 +447,13 @@ def test_a_serverless_endpoint_throttles_beyond_its_concurrency(account):
     assert variant["CurrentInstanceCount"] == 0
     assert told(account, endpoint)["word"] == "serverless"
     runtime = account.aws.client("sagemaker-runtime", config=Config(retries={"total_max_attempts": 1}))
-
-    def throttled():
-        try:
-            runtime.invoke_endpoint(EndpointName=endpoint, Body=b"1,2\n")
-        except ClientError as error:
-            return error
-
     with ThreadPoolExecutor(2) as pool:
-        slow = [pool.submit(account.invoke, endpoint, b"sleep 1") for _ in range(2)]
-        error = wait_until(throttled)
-        assert error.response["Error"]["Code"] == "ThrottlingException"
-        assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 400
-        assert "MaxConcurrency=2" in error.response["Error"]["Message"]
+        slow = [pool.submit(account.invoke, endpoint, f"hold {tmp_path}") for _ in range(2)]
+        wait_until(lambda: tiny.held(tmp_path) == 2)
+        with pytest.raises(ClientError, match="MaxConcurrency=2") as throttled:
+            runtime.invoke_endpoint(EndpointName=endpoint, Body=b"1,2\n")
+        (tmp_path / "go").touch()
+        assert code(throttled) == ("ThrottlingException", 400)
         assert all(call.result()["ResponseMetadata"]["HTTPStatusCode"] == 200 for call in slow)
     with pytest.raises(ClientError, match="exceeded 4194304 bytes") as failed:
         account.invoke(endpoint, b"x" * 4_194_305)

@@ -72,6 +72,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             os._exit(9)
         if body.startswith(b"sleep "):
             time.sleep(float(body.split()[1]))
+        if body.startswith(b"hold "):
+            return self.reply(200, str(self.hold(pathlib.Path(os.fsdecode(body[5:])))).encode())
         if body.startswith(b"status "):
             return self.reply(int(body.split()[1]), b"as you wish: " + body)
         if body == b"tell":
@@ -88,6 +90,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         rows = body.splitlines()
         answer = "".join(f"{len(row.split(b','))},{len(rows)}\\n" for row in rows)
         self.reply(200, answer.encode())
+
+    def hold(self, folder):  # waits, seen by a file of its own, until folder/go is there; answers how many waited
+        mine = folder / f"{time.monotonic_ns()}.held"
+        mine.touch()
+        at_once = len(list(folder.glob("*.held")))
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+        mine.unlink()
+        return at_once
 
     def chunks(self):
         body = b""
@@ -290,6 +301,11 @@ class Account:
         """The whole answer of InvokeEndpoint, its body read."""
         answer = self.runtime.invoke_endpoint(EndpointName=endpoint, Body=body, **arguments)
         return answer | {"Body": answer["Body"].read()}
+
+
+def held(folder: Path) -> int:
+    """How many requests of the body `hold FOLDER` are being answered now, and are until there is a FOLDER/go."""
+    return len(list(folder.glob("*.held")))
 
 
 def channel(name: str, uri: str, kind: str = "S3Prefix", **fields) -> dict:

@@ -154,7 +154,9 @@ def _serving(life: Callable, model: Path, patience: float, hold: Callable, becau
         before = snapshot(program.base, ())
         because = hold(first, server)
         if not because:
-            by_itself, started = server.has_ended(), time.monotonic()
+            # Who answers no more may be on its way out: its sockets go a moment before its process does.
+            by_itself = program.wait(0 if server.is_up() else serving.ENDING) is not None
+            started = time.monotonic()
             program.terminate()
             left = "" if by_itself else program.left(serving.STOP)
             changed = changes(before, snapshot(program.base, ()))

@@ -17,6 +17,7 @@ from .program import how, names
 from .promises import TRACEBACK, LeftOut, Promise, must, should, some
 
 PING, CONNECT, ANSWER, STOP = 2, 0.25, 60, 30  # seconds, of the AWS developer guide
+ENDING = 5  # seconds for a server that has gone off the air to be seen to end
 LARGE = 6 << 20  # bytes of a real-time request
 # One record a line: such a payload may be repeated to make a large one.
 LINES = re.compile(
