@@ -208,6 +208,24 @@ def test_an_error_while_it_trains_is_named_by_its_line(run_mine):
     assert ended.failure == "training.py, line 3: KeyError: 'nowhere'"
 
 
+@pytest.mark.parametrize(("code", "said"), [("", ""), ("0", "0"), ("'no rows'", "'no rows'")])
+def test_a_training_that_exits_by_itself_has_failed(run_mine, code, said):
+    ended = run_mine({"training": f"import sys\n{LEARNS}    sys.exit({code})\n"})
+    assert (ended.code, ended.model) == (1, {})
+    assert ended.failure.startswith(
+        f"training.py, line 4: sys.exit({said}) before train() returned; return the metrics"
+    )
+
+
+def test_what_an_algorithm_leaves_for_its_end_is_done(run_mine):
+    lines = ["import atexit, threading, time", LEARNS.rstrip()]
+    lines += ["    atexit.register(print, 'at the exit', end='')"]
+    lines += ["    threading.Thread(target=lambda: (time.sleep(0.2), (model_dir / 'late').touch())).start()"]
+    ended = run_mine({"training": "\n".join(lines)})
+    assert (ended.code, sorted(ended.model)) == (0, ["late", "model.json"])
+    assert ended.output.endswith("at the exit")
+
+
 METRICS = {
     "none": ("None", "", []),
     "some": ("{'a': 1, 'b': '0.5', 'c': True}", "a=1\nb=0.5\nc=1\n", []),

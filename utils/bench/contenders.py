@@ -47,10 +47,11 @@ class Contender:
     labels: Callable[[bytes], bytes] = lambda reply: reply.replace(b"\r\n", b"\n")
 
     def environment(self, **variables) -> dict[str, str]:
-        """What its process gets: this one's environment, its own Python first, and where data and model are."""
+        """What its process gets: this one's environment, its own Python first, where data and algorithm are."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("SAGEMAKER_", "MODEL_SERVER_"))}
         env["PATH"] = f"{python(self).parent}:{env['PATH']}"
         env |= {"BENCH_TRAINING": str(IRIS), "MODEL_SERVER_WORKERS": str(WORKERS)}
+        env |= {"MODEL_SERVER_ADDRESS": "127.0.0.1", "ALGORITHM_DIR": str(TREES)}
         return env | {name: str(value) for name, value in variables.items()}
 
 
@@ -139,7 +140,7 @@ def free_port() -> int:
 @functools.cache
 def python(contender: Contender) -> Path:
     """The contender's own Python, made the first time it is asked for. Raises BenchError."""
-    if contender.requirements == LOCKS:  # this container: what container/run itself takes
+    if contender.requirements == LOCKS:  # this container: the environment that container/run would take
         command = [sys.executable, "-I", str(ROOT / "container/environment"), *map(str, LOCKS)]
         return Path(_install(contender, [command]).strip())
     wanted = "\n".join(file.read_text() for file in contender.requirements)
@@ -192,7 +193,7 @@ def without(name: str, title: str, file: str, part: str, instead: str = "") -> C
         if part not in text:
             raise BenchError(f"{file} has no {part!r} any more: mend {name} in contenders.py")
         changed.write_text(text.replace(part, instead))
-        return ["env", f"ALGORITHM_DIR={TREES}", python, folder / "serve"]
+        return [python, folder / "serve"]
 
     return Contender(name, title, command, LOCKS)
 
@@ -206,7 +207,11 @@ def copy_of_stack(name: str) -> Path:
 TREES = ROOT / "container" / "decision_trees"
 LOCKS = (TREES / "requirements-train.lock", TREES / "requirements-serve.lock")
 OURS = Contender(
-    "ours", "this container", lambda python, port: [ROOT / "container/run", "decision_trees", "serve"], LOCKS
+    "ours",
+    "this container",
+    # As an image starts it: container/run would look for the environment first, which is there.
+    lambda python, port: [python, ROOT / "container/stack/serve"],
+    LOCKS,
 )
 BASELINE = Contender(
     "baseline",
