@@ -143,7 +143,7 @@ TRAINING_FAULTS = {
     "exits 3": {
         "train ends with exit code 0 on the data, every hyperparameter being a string": "exit code 3"
     },
-    "no model": {"train leaves a model under model/": "nothing"},
+    "no model": {"train leaves a model under model/": "no file"},
     "writes into input": {"train leaves everything under input/ as it was": "input/data/training/index"},
     "writes elsewhere": {"train writes to model/, output/ and checkpoints/ alone": "cache"},
     "leaves a child": {"train leaves no process behind when it ends": "("},
@@ -204,7 +204,9 @@ SERVING_FAULTS = {
         "serve runs until it is told to stop": "exit code 1",
     },
     "unsteady": CHUNKS
-    | {"the same payload gets the same answer, one after the other and eight at once": "10 different in ten"},
+    | {
+        "the same payload gets the same answer, one after the other and eight at once": "10 answers to ten requests"
+    },
     "second port": CHUNKS | {"serve listens on no other TCP port": ""},
     "half parameters": CHUNKS
     | {"GET /execution-parameters, where there is one, is JSON with the three names": "MaxPayloadInMB"},

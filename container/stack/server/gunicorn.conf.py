@@ -1,6 +1,5 @@
 """gunicorn's settings; serve adds the addresses, the number of workers and the timeout on the command line."""
 
-import gc
 import json
 import os
 import sys
@@ -27,8 +26,6 @@ access_log_format = (
 
 def when_ready(server):
     """Starts all workers at once: gunicorn itself would sleep a little after each."""
-    # What is here now stays to the end: no worker looks through it again, and so copies it, not even to exit.
-    gc.freeze()
     for _ in range(server.num_workers):
         server.spawn_worker()
 

@@ -82,5 +82,6 @@ def should(table: list[Promise]) -> Callable:
 
 
 def some(files: list[str]) -> str:
-    shown = ", ".join(files[:3]) or "nothing"
+    """Names to be shown; nothing where there are none."""
+    shown = ", ".join(files[:3])
     return f"{shown} and {len(files) - 3} more" if len(files) > 3 else shown

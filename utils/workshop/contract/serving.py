@@ -280,7 +280,7 @@ def it_is_steady(server):
     one answer: seed what is random, and let requests share nothing that they change
     """
     answers = {server.answer.body, server.ask().body, *(reply.body for reply in server.crowd[0])}
-    return len(answers) == 1, f"{len(answers)} different in ten"
+    return len(answers) == 1, f"{len(answers)} answer{'s' * (len(answers) != 1)} to ten requests"
 
 
 @should(ASKED)
@@ -471,7 +471,7 @@ def it_leaves_the_model(stop):
 
     no change: write to /tmp: /opt/ml/model may be read-only
     """
-    return not stop.changed, some(stop.changed)
+    return not stop.changed, some(stop.changed) or "no change"
 
 
 @should(WITHOUT_MODEL)

@@ -129,7 +129,7 @@ def it_leaves_a_model(training):
     a file: write the model to model/: SageMaker packs what is there, and nothing else
     """
     files = training.learned.files
-    return bool(files), some(files)
+    return bool(files), some(files) or "no file"
 
 
 @should(PROMISES)
@@ -139,7 +139,7 @@ def it_reads_only(training):
     no change: write to model/, output/data or /tmp: a FastFile channel is read-only
     """
     changed = [path for path in training.learned.changed if path.startswith("input/")]
-    return not changed, some(changed)
+    return not changed, some(changed) or "no change"
 
 
 @should(PROMISES)
@@ -149,7 +149,7 @@ def it_writes_where_it_may(training):
     no other file: write to model/, output/data, checkpoints/ or /tmp: the rest is thrown away
     """
     changed = [path for path in training.learned.changed if not path.startswith("input/")]
-    return not changed, some(changed)
+    return not changed, some(changed) or "no other file"
 
 
 @should(PROMISES)
