@@ -1,8 +1,9 @@
 #!/bin/sh
 # Pins what an algorithm imports, and what the stack does: container/lock.sh [ALGORITHM], without a name every one.
 #   container/{stack,ALGORITHM}/requirements-train.txt  ->  container/ALGORITHM/requirements-train.lock; serve: the same
-# The versions are those of requirements.lock where it has them, so that an image and this machine run the same, else
-# those that the lock has already (to have newer ones, delete it first). The uv of .venv does it, as pip is configured.
+# The versions are those that the lists ask for; else those of requirements.lock, so that an image and this machine run
+# the same; else those that the lock has already (to have newer ones, delete it first). The uv of .venv does it, as pip is
+# configured.
 set -eu
 cd -- "$(dirname -- "$0")"
 PATH="$PWD/../.venv/bin:$PATH"
@@ -16,9 +17,18 @@ elif [ $# -gt 1 ] || [ "$1" = stack ] || [ ! -f "$1/requirements-train.txt" ] ||
 fi
 for algorithm; do
     for verb in train serve; do
+        lock=$algorithm/requirements-$verb.lock
+        # uv keeps to the versions of the file that it writes to, where it can: first come, first served.
+        cat ../requirements.lock "$lock" 2>/dev/null |
+            awk "/^[^ ]/ { skip = / == 'win32'/ } !skip" >"$lock.new"
         python3 ../utils/uv_pip.py compile --quiet --universal --python-version 3.11 --only-binary :all: --generate-hashes --no-header \
-            --no-annotate --constraint ../requirements.lock "stack/requirements-$verb.txt" \
-            "$algorithm/requirements-$verb.txt" --output-file "$algorithm/requirements-$verb.lock"
-        echo "container/$algorithm/requirements-$verb.lock"
+            --no-annotate "stack/requirements-$verb.txt" "$algorithm/requirements-$verb.txt" --output-file "$lock.new" || {
+            rm -f "$lock.new"
+            echo "container/lock.sh: container/$algorithm/requirements-$verb.txt cannot be pinned, for what uv says above:" \
+                "mend a name or a version in it" >&2
+            exit 1
+        }
+        mv "$lock.new" "$lock"
+        echo "container/$lock"
     done
 done

@@ -328,6 +328,16 @@ def test_lock_pins_the_stacks_packages_and_the_algorithms(tmp_path):
     assert lock().count("container/") == 4, "all of them, and the stack is none"
     assert pinned("b/requirements-train.lock") == ["stacked==1.0"]
     assert pinned("b/requirements-serve.lock") == ["upgraded==1.0"], "as this machine has it"
+    (container / "b/requirements-serve.txt").write_text("upgraded>1\n")
+    lock("b")
+    assert pinned("b/requirements-serve.lock") == ["upgraded==2.0"], "as it asks for, and this machine has not"
+    (container / "b/requirements-serve.txt").write_text("misspelt\n")
+    done = subprocess.run([container / "lock.sh", "b"], env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "misspelt was not found" in done.stderr
+    assert "container/b/requirements-serve.txt cannot be pinned" in done.stderr
+    assert pinned("b/requirements-serve.lock") == ["upgraded==2.0"], "what was there stays"
+    assert not list(container.glob("*/*.new"))
     for wrong in (["nothing"], ["stack"], ["a", "b"]):
         done = subprocess.run([container / "lock.sh", *wrong], env=env, capture_output=True, text=True)
         assert done.returncode == 2 and "usage: container/lock.sh [ALGORITHM]" in done.stderr
