@@ -24,13 +24,13 @@ FUNCTIONS = {
     "predict_fn": (("data", "model"), "stack.onnx_model"),
     "output_fn": (("prediction", "accept"), "stack.tables"),
 }
-TYPES = {
+PAYLOAD_TYPES = {
     ".csv": "text/csv",
     ".json": "application/json",
     ".jsonl": "application/jsonlines",
     ".npy": "application/x-npy",
 }
-TYPES |= {".png": "image/png", ".jpg": "image/jpeg", ".txt": "text/plain"}
+PAYLOAD_TYPES |= {".png": "image/png", ".jpg": "image/jpeg", ".txt": "text/plain"}
 
 
 class NoBody(TypeError):
@@ -144,8 +144,8 @@ def reply_body(returned, accept: str) -> tuple[bytes, str]:
 def payload() -> tuple[bytes, str] | None:
     """The algorithm's example of a request, payload.*, as (body, content type); None where it has none."""
     for file in sorted(FOLDER.glob("payload.*")):
-        if file.suffix in TYPES:
-            return file.read_bytes(), TYPES[file.suffix]
+        if file.suffix in PAYLOAD_TYPES:
+            return file.read_bytes(), PAYLOAD_TYPES[file.suffix]
     return None
 
 

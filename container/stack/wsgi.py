@@ -5,8 +5,7 @@ Anything else, and anything that goes wrong, is flask's: it answers all the same
 """
 
 import contextlib
-import io
-import sys
+from wsgiref.util import setup_testing_defaults
 
 import numpy as np
 
@@ -54,20 +53,12 @@ def warm_up() -> None:
     # The last one fails before it comes to the algorithm, which may not like strange requests.
     requests = [("GET", "/ping"), ("GET", "/"), ("PUT", "/ping"), ("POST", "/invocations")]
     for method, path in requests:
-        environ = {
-            "REQUEST_METHOD": method,
-            "PATH_INFO": path,
-            "HTTP_CONTENT_ENCODING": "unknown",
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(),
-            "wsgi.errors": sys.stderr,
-        }
+        environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "HTTP_CONTENT_ENCODING": "unknown"}
+        setup_testing_defaults(environ)
         for chunk in app(environ, lambda status, headers, exc_info=None: None):
             len(chunk)
 
 
+# When gunicorn imports this, before it forks its workers (preload_app).
 warm_up()
 rehearse()

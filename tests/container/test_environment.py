@@ -330,7 +330,9 @@ def test_lock_pins_the_stacks_packages_and_the_algorithms(tmp_path):
     assert pinned("b/requirements-serve.lock") == ["upgraded==1.0"], "as this machine has it"
     (container / "b/requirements-serve.txt").write_text("upgraded>1\n")
     lock("b")
-    assert pinned("b/requirements-serve.lock") == ["upgraded==2.0"], "as it asks for, and this machine has not"
+    assert pinned("b/requirements-serve.lock") == ["upgraded==2.0"], (
+        "as it asks for, and this machine has not"
+    )
     (container / "b/requirements-serve.txt").write_text("misspelt\n")
     done = subprocess.run([container / "lock.sh", "b"], env=env, capture_output=True, text=True)
     assert done.returncode == 1

@@ -251,6 +251,29 @@ def test_a_prediction_that_takes_too_long_is_given_up(start_slow):
     until(lambda: server.predict("0").status == 200, 10, "a new worker")
 
 
+@pytest.mark.nginx
+def test_a_prediction_has_all_its_time_after_idle_seconds(start_slow):
+    server = start_slow(MODEL_SERVER_TIMEOUT=6, MODEL_SERVER_WORKERS=1)
+    assert server.predict("0").status == 200
+    time.sleep(3.3)  # a little less than a worker waits before it says once more that it lives
+    assert server.predict("5").status == 200
+    assert "WORKER TIMEOUT" not in server.log  # and computed by another one, that is
+
+
+@pytest.mark.nginx
+def test_a_worker_rests_after_a_signal(start):
+    server = start(MODEL_SERVER_WORKERS=1)
+    workers = [psutil.Process(pid) for pid in parts(server)["worker"]]
+    for worker in workers:
+        worker.send_signal(signal.SIGUSR1)  # gunicorn: open the log files again
+    before = [sum(worker.cpu_times()[:2]) for worker in workers]
+    time.sleep(1)
+    assert all(
+        sum(worker.cpu_times()[:2]) - spent < 0.1 for worker, spent in zip(workers, before, strict=True)
+    )
+    assert server.predict("5.1,3.5,1.4,0.2").status == 200
+
+
 def test_a_bug_in_the_algorithm_is_a_json_500(slow_server):
     reply = slow_server.predict("raise secret-payload")
     assert reply.status == 500

@@ -87,7 +87,7 @@ def predict_fn(data: np.ndarray, model: Model) -> dict:
 def load(file: Path) -> Model:
     """The model in a file, whose first answer was tried. Raises InputError that names the file and the cause."""
     try:
-        return _checked(read(file))
+        return _loaded(read(file))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}; has a training job written it?") from None
     except Exception as error:  # of ours, of json, and onnxruntime has a dozen of its own
@@ -115,7 +115,7 @@ def read(file: Path) -> bytes:
     return real.read_bytes()
 
 
-def _checked(content: bytes) -> Model:
+def _loaded(content: bytes) -> Model:
     needed = check.graph(content)
     runtime = session(content)
     metadata = {name: json.loads(text) for name, text in runtime.get_modelmeta().custom_metadata_map.items()}

@@ -3,7 +3,8 @@
 onnxruntime runs whatever graph a file holds: loops that never end, weights that lie in other files. It also walks a tree
 by recursion: one that is deep or goes in circles ends the process. So a server takes graphs of operators that it knows,
 without loops or branches, and trees that are trees. What remains is what no look can tell: a graph that is large, and
-slow. (The onnx package could read the file, but a server has no other use for its 60 MB.)
+slow. (The onnx package could read the file, but a server has no other use for its 60 MB; protobuf alone, with a schema made here,
+would cost each start 55 ms.)
 """
 
 import re
@@ -38,7 +39,8 @@ TENSOR = (
 )  # shape, type, data of each kind, name: no data in other files
 ATTRIBUTE = {1: "name", 5: "tensor", 9: "string"}, {2, 3, 4, 7, 8, 13, 20}  # numbers, texts, type: no graph
 
-# Lists of numbers and of a tree's words, with their tags, in pieces, so that decoding takes little memory.
+# Lists of numbers and of a tree's words, in pieces, so that decoding takes little memory. Before each stands its tag,
+# field << 3 | kind: 3d is a float (field 7), 40 an integer (8), 4a a string (9).
 FLOATS = re.compile(rb"(?:\x3d.{4}){1,65536}", re.DOTALL)
 INTEGERS = re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f]){1,65536}")
 MODES = re.compile(rb"(?:\x4a\x04LEAF|\x4a\x0aBRANCH_LEQ|\x4a\x09BRANCH_LT){1,65536}")
@@ -52,7 +54,7 @@ def graph(content: bytes) -> int:
     graphs = [found for _, found in _fields(memoryview(content), *MODEL)]
     if len(graphs) != 1:
         raise ValueError(f"it has {len(graphs)} graphs; expected one")
-    needed, whole = 0, {b"features"}
+    needed, unmoved = 0, {b"features"}
     for what, message in _fields(graphs[0], *GRAPH):
         if what == "tensor":
             list(_fields(message, *TENSOR))
@@ -67,14 +69,14 @@ def graph(content: bytes) -> int:
             )
         first = bytes(b"".join(node["input"][:1]))
         attributes = [_attribute(value) for value in node["attribute"]]
-        if operator in IN_PLACE and first in whole:
-            whole |= set(map(bytes, node["output"]))
+        if operator in IN_PLACE and first in unmoved:
+            unmoved |= set(map(bytes, node["output"]))
         if operator in TREES:
             found = dict(attributes)
             if len(found) < len(attributes):
                 raise ValueError("it has an attribute twice")
             features = _check_trees(found)
-            needed = max(needed, features if first in whole else 0)
+            needed = max(needed, features if first in unmoved else 0)
     return needed
 
 

@@ -54,7 +54,7 @@ def fit(estimator: BaseEstimator, table: Table, hyperparameters: dict) -> BaseEs
         for name, value in estimator.get_params().items()
         if name.endswith("random_state") and value is None
     }
-    estimator.set_params(**default | _checked(hyperparameters, estimator.get_params()))
+    estimator.set_params(**default | _accepted(hyperparameters, estimator.get_params()))
     try:
         estimator.fit(table.X, table.y)
         estimator.predict(table.X[:1])  # some look at a hyperparameter only now
@@ -148,7 +148,7 @@ def _check_convertible(kind: type) -> None:
         )
 
 
-def _checked(hyperparameters: dict, known: dict) -> dict:
+def _accepted(hyperparameters: dict, known: dict) -> dict:
     """Hyperparameters as the estimator takes them; InputError where a name or the kind of a value is wrong."""
     # Those that are estimators themselves, or that write to the disk, are none that a string could say.
     names = [

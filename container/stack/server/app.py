@@ -29,7 +29,7 @@ try:
     MODEL = algorithm.model(PREDICTOR, SETTINGS.model_dir)
 except InputError as error:
     sys.exit(f"serve: {error}")
-CUTS = PREDICTOR.rows_are_independent and not PREDICTOR.own & {"input_fn", "output_fn"}
+MAY_CUT = PREDICTOR.rows_are_independent and not PREDICTOR.own & {"input_fn", "output_fn"}
 
 if fast.LIBRARY is None:
     print("serve: fast.c is not compiled here (compile.sh): large requests take longer", file=sys.stderr)
@@ -85,7 +85,7 @@ def side_by_side(body: bytes, content_type: str, media: str) -> tuple[bytes, str
     For a predictor that says that a row's answer does not depend on the rows around it, and leaves reading and writing
     to the stack. None where this is no such body, or something is wrong with it: only the whole knows the number of a row.
     """
-    if len(body) <= PIECE or not CUTS or media != formats.CSV:
+    if len(body) <= PIECE or not MAY_CUT or media != formats.CSV:
         return None
     if formats.media_type(content_type) != (formats.CSV, False):
         return None
@@ -179,7 +179,9 @@ def refused(error: InputError) -> Response:
 
 @app.errorhandler(HTTPException)
 def http_problem(error: HTTPException) -> Response:
+    code = error.name.lower().replace(" ", "_")
     if error.code == 413:
+        code = "payload_too_large"  # as nginx says
         # Without nginx: a client that is still sending reads no answer.
         while request.environ["wsgi.input"].read(1 << 20):
             pass
@@ -190,7 +192,7 @@ def http_problem(error: HTTPException) -> Response:
         message = f"this path takes only {', '.join(sorted(error.valid_methods or ()))}"
     else:
         message = error.name
-    response = _problem(error.code, error.name.lower().replace(" ", "_"), message)
+    response = _problem(error.code, code, message)
     if error.code == 405:
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
     return response

@@ -15,7 +15,7 @@ sys.path.append(str(FOLDER))
 
 preload_app = True
 control_socket_disable = True
-# nginx has checked lengths already; without it these are gunicorn's own bounds.
+# 0: no limit of gunicorn's; nginx has one.
 limit_request_line = 0
 loglevel = "warning"
 access_log_format = (

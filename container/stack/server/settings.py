@@ -11,9 +11,12 @@ MAX_WORKERS = 128
 # A worker shares the model and the libraries with the others: this is what it has for itself, generously.
 WORKER_MEMORY = 128 << 20
 # What the container is told (the developer guide's words, and the API's) to what it answers.
-STRATEGIES = dict.fromkeys(("MULTI_RECORD", "MultiRecord"), "MULTI_RECORD") | dict.fromkeys(
-    ("SINGLE_RECORD", "SingleRecord"), "SINGLE_RECORD"
-)
+STRATEGIES = {
+    "MULTI_RECORD": "MULTI_RECORD",
+    "MultiRecord": "MULTI_RECORD",
+    "SINGLE_RECORD": "SINGLE_RECORD",
+    "SingleRecord": "SINGLE_RECORD",
+}
 
 
 class Settings(NamedTuple):

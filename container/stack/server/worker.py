@@ -6,9 +6,11 @@ request on a second one would wait for this worker while another worker has noth
 """
 
 import io
+import os
 import select
 import socket
 import time
+from typing import NamedTuple
 
 from gunicorn import http
 from gunicorn.http.errors import NoMoreData
@@ -34,13 +36,15 @@ class Worker(SyncWorker):
             events.register(source, select.POLLIN)
         kept = None
         while self.alive and self.is_parent_alive():
-            self.notify()
             ready = {fd for fd, _ in events.poll((self.timeout or 0.5) * 1000)}
-            if kept and kept.fileno() in ready:
+            self.notify()  # a request's time begins now
+            if self.PIPE[0] in ready:  # a signal
+                os.read(self.PIPE[0], 1)
+            if kept and kept.socket.fileno() in ready:
                 events.unregister(kept.socket)
             elif self.listener.fileno() in ready:
                 try:
-                    client, address = self.listener.accept()
+                    client, _ = self.listener.accept()
                 except (BlockingIOError, ConnectionAbortedError):  # another worker was quicker
                     continue
                 if kept:
@@ -48,7 +52,7 @@ class Worker(SyncWorker):
                     kept.socket.close()
                     self.crowded_until = time.monotonic() + CROWDED
                 client.setblocking(True)
-                kept = Connection(client, address, self.cfg)
+                kept = Connection(client, http.get_parser(self.cfg, client, None))
             else:
                 continue
             if self.answer(kept):
@@ -66,7 +70,7 @@ class Worker(SyncWorker):
         except (NoMoreData, StopIteration, ConnectionError):
             pass  # nginx has closed it, or is no longer there
         except Exception as error:
-            self.handle_error(request, connection.socket, connection.address, error)
+            self.handle_error(request, connection.socket, None, error)
         close_graceful(connection.socket)
         return False
 
@@ -130,12 +134,8 @@ def read_body(request, client: socket.socket, length: int) -> bytes:
     return body
 
 
-class Connection:
+class Connection(NamedTuple):
     """An accepted connection, and gunicorn's parser of what comes in on it."""
 
-    def __init__(self, client: socket.socket, address, cfg):
-        self.socket, self.address = client, address
-        self.parser = http.get_parser(cfg, client, address)
-
-    def fileno(self) -> int:
-        return self.socket.fileno()
+    socket: socket.socket
+    parser: http.RequestParser

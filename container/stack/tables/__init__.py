@@ -50,9 +50,7 @@ def read(channels: dict, target: str = "class") -> tuple[Table, Table | None]:
     return training, validation[0] if validation else None
 
 
-def input_fn(body: bytes, content_type: str) -> np.ndarray:
-    """A request as float32 (rows, columns). Raises InputError that names row, column and value."""
-    return formats.decode(body, content_type)
+input_fn = formats.decode
 
 
 def output_fn(prediction, accept: str) -> bytes | tuple[bytes, str]:

@@ -27,7 +27,7 @@ LIBRARY = _load()
 def read_rows(
     text: bytes, columns: int | None = None, labelled: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None, list[bytes]] | None:
-    """Lines as `parse` takes them, where all of them are plain: (numbers, codes, labels), else None.
+    """Lines as numeric.parse takes them, where all of them are plain: (numbers, codes, labels), else None.
 
     `labelled`: each line begins with a label; `codes`, int32 of shape (rows,), says which of `labels`, which are as
     they were written, in order of appearance.

@@ -13,8 +13,8 @@ from stack.tables import fast, numeric
 
 # Bytes read at a time: what is made of them must fit into the processor's cache.
 PIECE = 1 << 20
-# What stands before the features of a row: the end of a line, a label, quoted or not, and a comma.
-LABEL = re.compile(rb'\n(?:([^",\n]*)|[ \t]*"((?:[^"\n]|"")*)"[ \t]*),')
+# What stands before the features of a row: a label, quoted or not, and a comma.
+LABEL = re.compile(rb'(?:([^",]*)|[ \t]*"((?:[^"]|"")*)"[ \t]*),')
 
 
 class Labels(dict):
@@ -162,20 +162,14 @@ def pieces(stream: BinaryIO) -> Iterator[bytes]:
 
 def split(piece: bytes) -> tuple[list[bytes], list[bytes], bytes | None]:
     """Lines as labels, what follows them, and the line that is not so (None: all are); it ends there."""
-    parts = LABEL.split(b"\n" + piece)
-    rests = parts[3::3]
-    if len(rests) == piece.count(b"\n") + 1 and b"" not in rests:
-        raw = [
-            bare if quoted is None else quoted for bare, quoted in zip(parts[1::3], parts[2::3], strict=True)
-        ]
-        return raw, rests, None
-    lines = piece.split(b"\n")
-    for whole, line in enumerate(lines):
-        label = LABEL.match(b"\n" + line)
-        if not label or label.end() > len(line):
-            raw, rests, _ = split(b"\n".join(lines[:whole])) if whole else ([], [], None)
+    raw, rests = [], []
+    for line in piece.split(b"\n"):
+        label = LABEL.match(line)
+        if not label or label.end() == len(line):
             return raw, rests, line
-    raise AssertionError("the two readings of a line differ")
+        raw.append(label[1] if label[2] is None else label[2])
+        rests.append(line[label.end() :])
+    return raw, rests, None
 
 
 def bad_line(line: bytes) -> str:
@@ -186,8 +180,8 @@ def bad_line(line: bytes) -> str:
     if line.rstrip(b" \t").endswith(b",") and line.count(b",") == 1:
         return "has a label, but no number after it"
     other = next((mark for mark in (b";", b"\t", b"|") if mark in line), None)
-    hint = f"; the delimiter must be ',', not {other.decode()!r}" if other else ""
-    return f"has 1 column; expected a label and at least one number, with commas between{hint}"
+    mend = f"; the delimiter must be ',', not {other.decode()!r}" if other else ""
+    return f"has 1 column; expected a label and at least one number, with commas between{mend}"
 
 
 def read_labels(raw: list[bytes], labels: Labels, first_row: int) -> np.ndarray:

@@ -142,7 +142,7 @@ def _matrix(instances: list) -> np.ndarray:
             text = f"row {i}, column {column}: {value} is not a number"
             raise InputError(text, "bad_value", row=i, column=column, value=value)
     try:
-        return _float32(np.array(rows, np.float64))
+        return _finite32(np.array(rows, np.float64))
     except OverflowError:
         raise InputError(
             "an integer does not fit into a 32-bit float (at most 3.4e38)", "bad_value"
@@ -165,10 +165,10 @@ def _from_npy(body: bytes) -> np.ndarray:
     data = body[stream.tell() :]
     if len(data) != dtype.itemsize * shape[0] * shape[1]:
         raise InputError(f"the array's shape is {shown(str(shape))}, its data {len(data)} bytes", "bad_npy")
-    return _float32(np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C"))
+    return _finite32(np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C"))
 
 
-def _float32(values: np.ndarray) -> np.ndarray:
+def _finite32(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         matrix = np.ascontiguousarray(values, np.float32)
     bad = ~np.isfinite(matrix)
