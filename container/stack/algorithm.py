@@ -6,6 +6,7 @@ import importlib
 import importlib.machinery
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -33,8 +34,8 @@ PAYLOAD_TYPES = {
 PAYLOAD_TYPES |= {".png": "image/png", ".jpg": "image/jpeg", ".txt": "text/plain"}
 
 
-class NoBody(TypeError):
-    """output_fn returned something that cannot be sent."""
+class BadAnswer(TypeError):
+    """What predict_fn or output_fn returned is no answer."""
 
 
 class Predictor(NamedTuple):
@@ -91,10 +92,10 @@ def predictor() -> Predictor:
     if replies is not None and not (
         isinstance(replies, tuple | list)
         and replies
-        and all(isinstance(r, str) and "/" in r for r in replies)
+        and all(isinstance(r, str) and re.fullmatch(r"[^\s;/]+/[^\s;/]+", r) for r in replies)
     ):
         raise InputError(
-            f"predictor.py: REPLIES must list media types, as in ('text/csv',); found {replies!r}"
+            f"predictor.py: REPLIES must list media types without parameters, as in ('text/csv',); found {replies!r}"
         )
     independent = getattr(module, "ROWS_ARE_INDEPENDENT", "predict_fn" not in own)
     if not isinstance(independent, bool):
@@ -127,7 +128,7 @@ def model(functions: Predictor, model_dir: Path):
 def reply_body(returned, accept: str) -> tuple[bytes, str]:
     """What output_fn returned as (body, media type): bytes, text, or a pair of one of them and its type.
 
-    Raises NoBody for anything else.
+    Raises BadAnswer for anything else.
     """
     body, media = returned, "" if "*" in accept else accept
     if isinstance(returned, tuple | list) and len(returned) == 2 and isinstance(returned[1], str):
@@ -136,9 +137,24 @@ def reply_body(returned, accept: str) -> tuple[bytes, str]:
         return body.encode(), media or "text/plain; charset=utf-8"
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), media or "application/octet-stream"
-    raise NoBody(
+    raise BadAnswer(
         f"output_fn returned {type(returned).__name__}; expected bytes, text, or a pair of these and a media type"
     )
+
+
+def check_rows(prediction, rows: int) -> None:
+    """Raises BadAnswer where the stack's output_fn would not write a value for each row."""
+    for column in prediction.values() if isinstance(prediction, dict) else [prediction]:
+        column = getattr(column, "codes", column)
+        if isinstance(column, str | bytes) or not hasattr(column, "__len__"):
+            found = f"{type(column).__name__} for {rows} rows"
+        elif len(column) != rows:
+            found = f"{len(column)} value{'s' * (len(column) != 1)} for {rows} rows"
+        else:
+            continue
+        raise BadAnswer(
+            f"predict_fn returned {found}; expected an array or a list with a value for each row, or such columns by name"
+        )
 
 
 def payload() -> tuple[bytes, str] | None:
@@ -192,7 +208,9 @@ def _exists_elsewhere(module: str) -> bool:
 def _mend(error: Exception, name: str) -> str:
     if not isinstance(error, ModuleNotFoundError):
         return ""
-    verb = "train" if name == "training" else "serve"
+    verb, package = "train" if name == "training" else "serve", (error.name or "").partition(".")[0]
+    if package != error.name and package in sys.modules:
+        return f"; the package {package} is there, and has no such module"
     return f"; a package is listed in requirements-{verb}.txt and pinned by container/lock.sh"
 
 
@@ -209,9 +227,16 @@ def _function(module: ModuleType, name: str, parameters: tuple[str, ...]) -> Cal
     if not callable(found):
         raise InputError(f"{file}: {name} must be a function, {call}; found {type(found).__name__}")
     try:
-        inspect.signature(found).bind(*parameters)
-    except TypeError:
-        raise InputError(f"{file}: {name}{inspect.signature(found)} cannot be called as {call}") from None
+        signature = inspect.signature(found)
     except ValueError:  # something compiled tells nothing of its parameters
-        pass
+        return found
+    try:
+        signature.bind(*parameters)
+    except TypeError:
+        raise InputError(f"{file}: {name}{signature} cannot be called as {call}") from None
+    names = list(signature.parameters)[: len(parameters)]
+    if set(names) == set(parameters) and names != list(parameters):
+        raise InputError(
+            f"{file}: {name}{signature} has its parameters in another order than {call}, as it is called"
+        )
     return found

@@ -12,6 +12,10 @@ class InputError(ValueError):
 
     def __init__(self, message: str, code: str = "bad_request", status: int = 400, **details):
         super().__init__(message)
+        if not isinstance(code, str):
+            raise TypeError(
+                f"InputError(message, code, status): code must be a word, as 'bad_request'; found {code!r}"
+            )
         self.code, self.status, self.details = code, status, details
 
 

@@ -46,8 +46,10 @@ TRAINING = {
     "nothing like it": ("x = 1", r"training.py defines no train\(hyperparameters, channels, model_dir\)"),
     "no function": ("train = 3", "train must be a function, .* found int"),
     "too few parameters": ("def train(hyperparameters): pass", r"train\(hyperparameters\) cannot be called as train"),
+    "in another order": ("def train(channels, hyperparameters, model_dir): pass", "parameters in another order than train"),
     "too many parameters": ("def train(a, b, c, d): pass", "cannot be called as train"),
     "a package that is not there": ("\nimport no_such_package", "line 2: ModuleNotFoundError: .*requirements-train.txt"),
+    "a module that a package has not": ("import json.no_such", "the package json is there, and has no such module"),
     "an error of its own": ("x = 1\n\ny = x / 0", "training.py, line 3: ZeroDivisionError"),
     "not Python": ("x = 1\ndef f(:\n", "training.py, line 2: SyntaxError: invalid syntax"),
 }  # fmt: skip
@@ -84,6 +86,8 @@ PREDICTOR = {
     "REPLIES is a word": ("REPLIES = 'text/csv'", "REPLIES must list media types"),
     "REPLIES is empty": ("REPLIES = ()", "REPLIES must list media types"),
     "REPLIES are no media types": ("REPLIES = ['json']", r"found \['json'\]"),
+    "REPLIES with a parameter": ("REPLIES = ['text/csv; charset=utf-8']", "media types without parameters"),
+    "in another order": ("def predict_fn(model, data): pass", "parameters in another order than predict_fn"),
     "rows are maybe independent": ("ROWS_ARE_INDEPENDENT = 'yes'", "must be True or False; found 'yes'"),
     "a package that is not there": ("import no_such_package", "line 1: ModuleNotFoundError: .*requirements-serve.txt"),
 }  # fmt: skip
@@ -154,7 +158,7 @@ def test_what_output_fn_may_return(returned, accept, expected):
 @pytest.mark.parametrize("returned", [{"a": 1}, None, 3, (b"", b"x"), ("a", "b", "c"), ({}, "text/csv")])
 def test_what_it_may_not_return_is_named(returned):
     with pytest.raises(
-        algorithm.NoBody, match=f"output_fn returned {type(returned).__name__}; expected bytes"
+        algorithm.BadAnswer, match=f"output_fn returned {type(returned).__name__}; expected bytes"
     ):
         algorithm.reply_body(returned, "*/*")
 
@@ -268,11 +272,33 @@ def test_a_model_that_is_missing_is_named(mine_server):
 
 
 def test_a_payload_that_fails_ends_serve_before_the_first_request(mine_server):
-    own = ECHO.replace(
-        "def predict_fn(data, model): return data", "def predict_fn(model, data): return data.upper()"
-    )
+    own = ECHO.replace("def predict_fn(data, model): return data", "def predict_fn(d, m): return m.upper()")
     log = refused_start(mine_server({"predictor": own, "payload.txt": "x"}, ready=False))
     assert "the algorithm's own payload, tried before the first request, fails: predictor.py, line " in log
+
+
+ANSWERS = {
+    "a word": ("'setosa'", "predict_fn returned str for 2 rows; expected an array or a list"),
+    "nothing": ("None", "predict_fn returned NoneType for 2 rows"),
+    "a column that is a word": ("{'label': 'setosa'}", "predict_fn returned str for 2 rows"),
+    "a number": ("data[0, 0]", "predict_fn returned float32 for 2 rows"),
+    "too few": ("{'label': ['a', 'b'], 'share': [1]}", "predict_fn returned 1 value for 2 rows"),
+}
+
+
+@pytest.mark.parametrize(("answer", "words"), ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_without_a_value_for_each_row_ends_serve_before_the_first_request(
+    mine_server, answer, words
+):
+    own = f"def model_fn(model_dir): return None\ndef predict_fn(data, model): return {answer}\n"
+    log = refused_start(mine_server({"predictor": own, "payload.csv": "1,2\n3,4\n"}, ready=False))
+    assert f"serve: predictor.py: {words}" in log
+
+
+def test_a_payload_that_is_refused_is_said(mine_server):
+    server = mine_server({"predictor": MEAN, "payload.csv": "a,b\n"})
+    assert "serve: the algorithm's own payload is refused: row 1, column 1: 'a' is not a number" in server.log
+    assert f"serve: ready on port {server.port}" in server.log
 
 
 MEAN = """

@@ -176,6 +176,7 @@ def test_hyperparameters_come_plain_or_as_json(train):
         "splitter": '"random"',
         "class_weight": "balanced",
         "max_features": "null",
+        "monotonic_cst": "None",
     }
     numbers = {"ccp_alpha": 0.001, "max_depth": "2", "max_leaf_nodes": '"9"', "min_impurity_decrease": "1e-4"}
     numbers |= {"min_samples_leaf": 2, "min_samples_split": "0.02", "min_weight_fraction_leaf": "0.01"}

@@ -210,6 +210,14 @@ def test_a_list_that_was_not_locked_again_is_seen(clone):
     lock.with_suffix(".txt").write_text("tiny\nMore_Things>=2  # why\n")
     said = clone.refused(lock)
     assert "lists More_Things, which requirements-train.lock does not have: container/lock.sh mine" in said
+    for fits in ("tiny==1.0", "Tiny>=0.5,<2", "tiny ; python_version > '3'", "tiny[more]~=1.0 # why"):
+        lock.with_suffix(".txt").write_text(fits)
+        clone.make(lock)
+    lock.with_suffix(".txt").write_text("tiny<1.0\n")
+    said = clone.refused(lock)
+    assert "asks for tiny<1.0, and requirements-train.lock has 1.0: container/lock.sh mine" in said
+    lock.with_suffix(".txt").write_text("tiny = 1.0\n")
+    assert "requirements-train.txt: 'tiny = 1.0' is no requirement, such as" in clone.refused(lock)
 
 
 def test_a_lock_that_is_not_there_is_named(clone):

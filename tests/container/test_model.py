@@ -130,6 +130,22 @@ def test_an_estimator_without_onnx_is_refused_before_it_is_fitted():
         onnx_model.fit(NearestCentroid(), None, {})
 
 
+def test_the_target_is_of_the_estimators_kind():
+    numbers = table()._replace(y=np.ones(600, np.float32), classes=None)
+    with pytest.raises(InputError, match=r"DecisionTreeClassifier is a classifier: .* target='class'"):
+        onnx_model.fit(DecisionTreeClassifier(), numbers, {})
+    with pytest.raises(InputError, match="SVR is a regressor: read its tables with target='number'"):
+        onnx_model.fit(SVR(), table(), {})
+
+
+def test_a_model_of_another_kind_is_named(tmp_path):
+    (tmp_path / "weights.npz").touch()
+    with pytest.raises(
+        InputError, match=r"There is weights\.npz; what is not model\.onnx, a model_fn of yours reads"
+    ):
+        onnx_model.model_fn(tmp_path)
+
+
 REFUSED = {
     "unknown": ({"depth": 3}, "'depth' is unknown; did you mean max_depth\\? allowed are ccp_alpha, "),
     "a boolean for a number": ({"max_depth": True}, "max_depth=true must be a number"),

@@ -89,7 +89,13 @@ def load(file: Path) -> Model:
     try:
         return _loaded(read(file))
     except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}; has a training job written it?") from None
+        beside = (
+            ", ".join(sorted(path.name for path in file.parent.glob("*") if path != file)) or "nothing else"
+        )
+        mend = (
+            f"has a training job written it? There is {beside}; what is not {FILE}, a model_fn of yours reads"
+        )
+        raise InputError(f"{file} cannot be read: {error.strerror}; {mend}") from None
     except Exception as error:  # of ours, of json, and onnxruntime has a dozen of its own
         cause = str(error).splitlines()[0]
         raise InputError(f"{file} is not a model that can be served: {cause}") from None

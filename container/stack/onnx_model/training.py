@@ -49,6 +49,9 @@ def fit(estimator: BaseEstimator, table: Table, hyperparameters: dict) -> BaseEs
     for part in [estimator, *estimator.get_params().values()]:
         if isinstance(part, BaseEstimator):
             _check_convertible(type(part))
+    if is_classifier(estimator) != (table.classes is not None):
+        kind, target = ("classifier", "class") if is_classifier(estimator) else ("regressor", "number")
+        raise InputError(f"{type(estimator).__name__} is a {kind}: read its tables with target={target!r}")
     default = {
         name: 0
         for name, value in estimator.get_params().items()

@@ -75,7 +75,10 @@ def negotiate(accept: str, impossible: str = "") -> str:
 def answer(body: bytes, content_type: str, media: str) -> tuple[bytes, str, int | str]:
     """The reply to a body, its media type, and how many rows it has. Raises InputError."""
     data = PREDICTOR.input_fn(body, content_type)
-    reply = PREDICTOR.output_fn(PREDICTOR.predict_fn(data, MODEL), media)
+    prediction = PREDICTOR.predict_fn(data, MODEL)
+    if PREDICTOR.own == {"predict_fn"} or PREDICTOR.own == {"predict_fn", "model_fn"}:
+        algorithm.check_rows(prediction, len(data))
+    reply = PREDICTOR.output_fn(prediction, media)
     return *algorithm.reply_body(reply, media), "-" if "input_fn" in PREDICTOR.own else len(data)
 
 
@@ -107,15 +110,15 @@ def rehearse() -> None:
     """One invocation with the algorithm's payload, where it has one: what is imported late is imported now.
 
     The workers, which give up root's rights, may not be able to read it. Ends the program where that fails, as each
-    request would; a payload that is refused (InputError) may be one for another model.
+    request would; a payload that is refused (InputError) may be one for another model: that is only said.
     """
     example = algorithm.payload()
     try:
         if example:
             invoke(*example, "*/*")
-    except InputError:
-        pass
-    except algorithm.NoBody as error:
+    except InputError as error:
+        print(f"serve: the algorithm's own payload is refused: {error}", file=sys.stderr)
+    except algorithm.BadAnswer as error:
         sys.exit(f"serve: predictor.py: {error}")
     except Exception as error:
         traceback.print_exc()
