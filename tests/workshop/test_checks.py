@@ -73,7 +73,7 @@ def shown(capsys):
     def run(lab: str, missing: int) -> str:
         capsys.readouterr()
         if missing:
-            with pytest.raises(CheckFailed, match=rf"{lab}: {missing} of its results are missing"):
+            with pytest.raises(CheckFailed, match=rf"{lab}: missing results: {missing}"):
                 check(lab)
         else:
             check(lab)

@@ -20,7 +20,7 @@ from workshop.errors import UnknownLab
 
 def test_a_check_fails_with_a_hint_where_nothing_was_done(target, capsys):
     for lab in ("00_setup", "03_push", "04_train", "05_deploy", "07_batch_transform"):
-        with pytest.raises(CheckFailed, match=f"{lab}: 1 of its results are missing"):
+        with pytest.raises(CheckFailed, match=f"{lab}: missing results: 1"):
             check(lab)
         shown = capsys.readouterr().out
         assert "[FAIL]" in shown and len(shown.splitlines()) == 2, shown

@@ -37,9 +37,7 @@ def check(lab: str) -> None:
         print(f"[OK]   {what}" if there else f"[FAIL] {what}\n{textwrap.indent(hint, ' ' * 7)}")
         missing += not there
     if missing:
-        raise CheckFailed(
-            f"{lab}: {missing} of its results are missing. The hints above say how to get them."
-        )
+        raise CheckFailed(f"{lab}: missing results: {missing}. The hints above say how to get them.")
 
 
 def passed(lab: str, target: Target) -> bool:
