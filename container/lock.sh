@@ -12,6 +12,7 @@ if [ $# -eq 0 ]; then
         if [ -f "$list" ] && [ "$list" != stack/requirements-train.txt ]; then set -- "$@" "${list%/*}"; fi
     done
 elif [ $# -gt 1 ] || [ "$1" = stack ] || [ ! -f "$1/requirements-train.txt" ] || [ ! -f "$1/requirements-serve.txt" ]; then
+    [ -d "$1" ] || echo "container/lock.sh: there is no container/$1" >&2
     echo "usage: container/lock.sh [ALGORITHM], a folder of container/ with requirements-train.txt and requirements-serve.txt" >&2
     exit 2
 fi

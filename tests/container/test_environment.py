@@ -130,6 +130,15 @@ def test_run_without_a_python_says_make_setup(tmp_path):
     assert done.returncode == 1 and "make setup" in done.stderr
 
 
+def test_run_names_the_word_that_is_wrong():
+    for words, said in (
+        (["knn", "trian"], "'trian' is neither train nor serve"),
+        (["nope", "train"], "there is no container/nope/"),
+    ):
+        done = subprocess.run([ROOT / "container/run", *words], capture_output=True, text=True)
+        assert done.returncode == 2 and said in done.stderr
+
+
 def test_uv_installs_what_is_not_there_compiled_and_with_its_programs(clone):
     entry = wheel(
         clone.wheels,
@@ -351,3 +360,4 @@ def test_lock_pins_the_stacks_packages_and_the_algorithms(tmp_path):
     for wrong in (["nothing"], ["stack"], ["a", "b"]):
         done = subprocess.run([container / "lock.sh", *wrong], env=env, capture_output=True, text=True)
         assert done.returncode == 2 and "usage: container/lock.sh [ALGORITHM]" in done.stderr
+        assert ("there is no container/nothing" in done.stderr) == ("nothing" in wrong)

@@ -44,7 +44,7 @@ def test_what_is_new_passes_its_own_test_at_once(clone, like):
 
 def test_what_is_new_is_formatted_whatever_its_name(clone):
     for i, like in enumerate(LIKE):
-        new.create("a_rather_long_name_for_an_algorithm_" + "i" * i, like)
+        new.create("a_rather_long_name_for_an_algorithm_i" + "i" * i, like)
     ruff = [sys.executable, "-m", "ruff"]
     for arguments in (["check"], ["format", "--check"]):
         ended = subprocess.run(
@@ -56,15 +56,17 @@ def test_what_is_new_is_formatted_whatever_its_name(clone):
 
 REFUSED = {
     "none": ("", "make new NAME=my_algorithm"),
-    "a dash": ("a-b", "letters, digits and _"),
-    "a path": ("../x", "letters, digits and _"),
+    "a dash": ("a-b", "small letters, digits and _"),
+    "a path": ("../x", "small letters, digits and _"),
     "a digit first": ("1st", "a letter first"),
-    "not ASCII": ("bäume", "letters, digits and _"),
+    "not ASCII": ("bäume", "small letters, digits and _"),
     "the stack": ("stack", "take another name"),
     "the templates": ("templates", "take another name"),
     "a program": ("install", "take another name"),
     "an algorithm": ("decision_trees", "take another name"),
-    "in other letters": ("KNN", "take another name"),
+    "in capitals, which no image's name has": ("MyAlgo", "an image gets this name"),
+    "_ at its end": ("mine_", "digits and _ between them"),
+    "what git ignores": ("build", "git ignores every folder build/"),
 }
 
 

@@ -13,6 +13,8 @@ from . import ROOT
 
 CONTAINER = ROOT / "container"
 PLACEHOLDER = "my_algorithm"
+#: What an image, a module and a folder may be called, all three.
+NAME = "[a-z][a-z0-9]*(__?[a-z0-9]+)*"
 #: What the contract's check must be told of a template's data, where they are no CSV of iris.
 CHECKED = {
     "tabular": "",
@@ -38,12 +40,17 @@ def create(name: str, like: str = "tabular") -> Path:
         raise NewError(f"LIKE={like}: there is no such template; there are {', '.join(templates())}")
     if not name:
         raise NewError(f"say how it is to be called: make new NAME={PLACEHOLDER}")
-    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
-        raise NewError(f"NAME={name}: a name is letters, digits and _, a letter first, as in {PLACEHOLDER}")
+    if not re.fullmatch(NAME, name):
+        raise NewError(
+            f"NAME={name}: an image gets this name, so it is small letters, digits and _ between them, "
+            f"a letter first, as in {PLACEHOLDER}"
+        )
     folder = CONTAINER / name
     taken = {path.name.lower() for path in CONTAINER.iterdir()}
-    if name.lower() in taken | {path.stem for path in CONTAINER.glob("*.*")}:
+    if name in taken | {path.stem for path in CONTAINER.glob("*.*")}:
         raise NewError(f"NAME={name}: container/{name} is there already; take another name")
+    if f"{name}/" in (ROOT / ".gitignore").read_text(encoding="utf-8").split():
+        raise NewError(f"NAME={name}: git ignores every folder {name}/ (.gitignore); take another name")
     source = CONTAINER / "templates" / like
     made = folder.with_name(f".{name}.new")  # whole or not at all
     shutil.rmtree(made, ignore_errors=True)
@@ -76,7 +83,7 @@ def main() -> int:
   .venv/bin/python -m pytest container/{name}     # trains it, serves it, asks it its payload
   container/lock.sh {name}                        # after a change of requirements-train.txt or -serve.txt
   make check-container ALGORITHM={name}{CHECKED[arguments.like].format(name=name)}
-  .venv/bin/python -m localaws build {name} -t {name.lower()}    # packs it into an image
+  .venv/bin/python -m localaws build {name} -t {name}    # packs it into an image
 
 container/README.md says what you may write.""")
     return 0
