@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,24 +20,31 @@ SECONDS = 60  # until a server answers
 
 
 class Algorithm:
-    """The algorithm whose folder the test is in; what it trains lies in a folder of the test's own."""
+    """The algorithm whose folder the test is in; what it trains lies in folders of the test's own."""
 
-    def __init__(self, folder: Path, base: Path):
-        self.folder, self.base = folder, base
+    def __init__(self, folder: Path, place: Path):
+        self.folder, self.place = folder, place
+        self.base = None  # SAGEMAKER_BASE_DIR of the last training: model/ and output/ are in it
         self.server = None
 
-    def train(self, data: str, **hyperparameters) -> dict[str, float]:
-        """Train on a file or folder of the clone as channel `training`; the metrics. Fails the test where train does."""
+    def train(self, data: str | dict[str, str], /, **hyperparameters) -> dict[str, float]:
+        """Train on a file or folder of the clone, or on {channel: file or folder}; the metrics. Fails where train does.
+
+        Each training has a folder of its own, and what is asked then is its model.
+        """
+        self.stop()
+        self.base = Path(tempfile.mkdtemp(prefix="ml-", dir=self.place))
         (self.base / "input/config").mkdir(parents=True)
-        (self.base / "input/config/hyperparameters.json").write_text(
-            json.dumps({name: str(value) for name, value in hyperparameters.items()})
-        )
-        source, channel = ROOT / data, self.base / "input/data/training"
-        if source.is_dir():
-            shutil.copytree(source, channel)
-        else:
-            channel.mkdir(parents=True)
-            shutil.copy(source, channel)
+        # Strings, as SageMaker sends them and its SDK writes them.
+        strings = {n: v if isinstance(v, str) else json.dumps(v) for n, v in hyperparameters.items()}
+        (self.base / "input/config/hyperparameters.json").write_text(json.dumps(strings))
+        for name, path in (data if isinstance(data, dict) else {"training": data}).items():
+            source, channel = ROOT / path, self.base / "input/data" / name
+            if source.is_dir():
+                shutil.copytree(source, channel)
+            else:
+                channel.mkdir(parents=True)
+                shutil.copy(source, channel)
         ended = subprocess.run(
             self._command("train"),
             env=self._env(),
@@ -46,11 +54,15 @@ class Algorithm:
         )
         print(ended.stdout)
         assert ended.returncode == 0, ended.stdout
-        lines = [line.partition("=") for line in ended.stdout.splitlines()]
-        return {name: float(value) for name, _, value in lines if value and name.isidentifier()}
+        metrics = {}
+        for name, _, value in (line.partition("=") for line in ended.stdout.splitlines()):
+            with contextlib.suppress(ValueError):  # whatever else it prints is no metric
+                metrics |= {name: float(value)} if name.isidentifier() else {}
+        return metrics
 
     def ask(self, payload: str, content_type: str, accept: str = "*/*") -> str:
         """The answer to a file of the algorithm's folder, from a server of what was trained. Fails where it is no 200."""
+        assert self.base, "nothing is trained yet that could be asked: call algorithm.train(data) first"
         if self.server is None:
             self._serve()
         body = (self.folder / payload).read_bytes()
@@ -67,6 +79,7 @@ class Algorithm:
         if self.server:
             self.server.terminate()
             self.server.wait(30)
+            self.server = None
 
     def _command(self, verb: str) -> list[str]:
         return [str(CONTAINER / "run"), self.folder.relative_to(CONTAINER).as_posix(), verb]
@@ -105,6 +118,6 @@ class Algorithm:
 @pytest.fixture
 def algorithm(request, tmp_path):
     """The algorithm in whose folder the test is."""
-    found = Algorithm(request.path.parent, tmp_path / "ml")
+    found = Algorithm(request.path.parent, tmp_path)
     yield found
     found.stop()

@@ -24,6 +24,13 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
+def own_test_passes(clone, name: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"container/{name}"]
+    ended = subprocess.run(command, cwd=clone, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    assert "1 passed" in ended.stdout
+
+
 def test_there_are_three_templates():
     assert LIKE == ["blank", "image", "tabular"]
 
@@ -36,10 +43,56 @@ def test_what_is_new_passes_its_own_test_at_once(clone, like):
     assert {"training.py", "predictor.py", "my_own_test.py", "requirements-train.lock"} <= texts.keys()
     assert not [name for name, text in texts.items() if new.PLACEHOLDER in text]
     assert all("TODO" in texts[name] for name in ("training.py", "predictor.py", "my_own_test.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "container/my_own"]
-    ended = subprocess.run(command, cwd=clone, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout[-3000:]
-    assert "1 passed" in ended.stdout
+    own_test_passes(clone, "my_own")
+
+
+TRAINING = """
+import json
+
+def train(hyperparameters, channels, model_dir):
+    print("epoch=1 loss=0.5")
+    (model_dir / "model.json").write_text(json.dumps([hyperparameters, sorted(channels)]))
+    return {"channels": len(channels)}
+"""
+PREDICTOR = """
+def model_fn(model_dir):
+    return (model_dir / "model.json").read_text()
+
+def input_fn(body, content_type):
+    return body
+
+def predict_fn(data, model):
+    return model
+
+def output_fn(prediction, accept):
+    return prediction
+"""
+ITS_TEST = """
+import json
+import pytest
+
+def test_the_fixture(algorithm):
+    with pytest.raises(AssertionError, match="nothing is trained yet"):
+        algorithm.ask("payload.txt", "text/plain")
+    assert algorithm.train("data/iris.csv") == {"channels": 1}
+    assert json.loads(algorithm.ask("payload.txt", "text/plain")) == [{}, ["training"]]
+    data = {"training": "data/iris.csv", "validation": "data/colours"}
+    assert algorithm.train(data, data="text", layers=[16, 8], fast=True, most=None, rate=0.5) == {"channels": 2}
+    strings = (algorithm.base / "input/config/hyperparameters.json").read_text()
+    assert json.loads(strings) == {
+        "data": "text", "layers": "[16, 8]", "fast": "true", "most": "null", "rate": "0.5"
+    }
+    decoded, channels = json.loads(algorithm.ask("payload.txt", "text/plain"))
+    assert decoded == {"data": "text", "layers": [16, 8], "fast": True, "most": None, "rate": 0.5}
+    assert channels == ["training", "validation"]
+"""
+
+
+def test_an_own_test_may_train_twice_on_several_channels_with_any_hyperparameter(clone):
+    folder = new.create("twice", "blank")
+    for name, text in {"training.py": TRAINING, "predictor.py": PREDICTOR, "twice_test.py": ITS_TEST}.items():
+        (folder / name).write_text(text)
+    own_test_passes(clone, "twice")
 
 
 def test_what_is_new_is_formatted_whatever_its_name(clone):
