@@ -34,18 +34,12 @@ bench: .venv/ready  ## measure against the sample, peers and the limit, some 25 
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 # Without TRAIN, SERVE or URL it is a folder of container/, off Docker.
-ifeq ($(TRAIN)$(SERVE)$(URL),)
-ALGORITHM ?= decision_trees
-TRAINING ?= data/iris.csv
-PAYLOAD ?= container/$(ALGORITHM)/payload.csv
-CONTENT_TYPE ?= text/csv
-check-container: TRAIN = '$(CURDIR)/container/run' $(ALGORITHM) train
-check-container: SERVE = '$(CURDIR)/container/run' $(ALGORITHM) serve
-endif
-check-container: .venv/ready  ## hold a container to SageMaker's contract: ALGORITHM=my_algorithm, or TRAIN= SERVE= and so on (README)
-	@$(BIN)/python -m workshop.contract $(if $(TRAIN),--train "$(TRAIN)") $(if $(SERVE),--serve "$(SERVE)") \
+check-container: .venv/ready  ## hold a container to SageMaker's contract: ALGORITHM=my_algorithm HYPERPARAMETERS="a=1 b=2", or TRAIN= SERVE= and so on (README)
+	@$(BIN)/python -m workshop.contract $(if $(TRAIN)$(SERVE)$(URL),,--algorithm "$(or $(ALGORITHM),decision_trees)") \
+		$(if $(TRAIN),--train "$(TRAIN)") $(if $(SERVE),--serve "$(SERVE)") \
 		$(if $(URL),--url "$(URL)") $(if $(TRAINING),--training "$(TRAINING)") $(if $(MODEL),--model "$(MODEL)") \
-		$(if $(PAYLOAD),--payload "$(PAYLOAD)") $(if $(CONTENT_TYPE),--content-type "$(CONTENT_TYPE)") $(ARGS)
+		$(if $(PAYLOAD),--payload "$(PAYLOAD)") $(if $(CONTENT_TYPE),--content-type "$(CONTENT_TYPE)") \
+		$(if $(HYPERPARAMETERS),--hyperparameter $(foreach pair,$(HYPERPARAMETERS),'$(pair)')) $(ARGS)
 
 check-strict: .venv/ready  ## hold a container that learns iris as a tree does to our stack's own promises: TRAIN= SERVE=, or URL=
 	@$(BIN)/python -m pytest -q --tb=no -rfE $(if $(URL),--base-url "$(URL)") $(if $(TRAIN),--train-command "$(TRAIN)") \

@@ -288,6 +288,26 @@ def test_only_a_broken_must_is_a_failure(files, fault, code):
     assert "1 broken" in output
 
 
+def test_a_folder_of_container_is_checked_with_what_it_says_and_what_is_told(tmp_path):
+    """Its labs.json names the data and hyperparameters; a broken training is one line, and what hangs on it another."""
+    words = [
+        "make",
+        "check-container",
+        "ALGORITHM=random_forest_regressor",
+        "HYPERPARAMETERS=trees=3 max_depth=2",
+    ]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    used = dict(re.split("  +", line, maxsplit=1) for line in done.stdout.partition("\n\n")[0].splitlines())
+    assert shlex.split(used["serve"]) == [str(ROOT / "container/run"), "random_forest_regressor", "serve"]
+    assert used["training"] == f"training={ROOT / 'data/diabetes.csv'}"
+    assert used["hyperparameters"] == "trees=3 max_depth=2" and used["content type"] == "text/csv"
+    assert used["payload"] == str(ROOT / "container/random_forest_regressor/payload.csv")
+    broken, left_out = done.stdout.partition("\n\n")[2].partition("\n\n")[0].splitlines()
+    assert broken.startswith("broken") and "'trees'" in broken
+    assert re.match(r"left out +36 promises  “train ends with exit code 0 .*” is broken$", left_out)
+
+
 WRONG = {
     "nothing": ([], "what shall be checked"),
     "no data": (["--train", "true"], "train needs something to learn from"),
@@ -299,6 +319,10 @@ WRONG = {
     "no server": (
         ["--url", "http://127.0.0.1:1", "--payload", __file__, "--content-type", "x"],
         "start the container first",
+    ),
+    "no such folder": (
+        ["--algorithm", "nope"],
+        "there is no container/nope with a training.py; there are: dec",
     ),
     "hyperparameter": (["--train", "true", "--hyperparameter", "x"], "expected NAME=VALUE"),
 }

@@ -146,6 +146,7 @@ def test_make_new_says_what_comes_next(clone, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["new", "mine"])
     assert new.main() == 0
     said = capsys.readouterr().out
+    assert "\n  make check-container ALGORITHM=mine\n" in said
     for command in ("pytest container/mine ", "container/lock.sh mine ", "localaws build mine -t mine "):
         assert command in said
     assert "TODO: mine_test.py, predictor.py, training.py." in said

@@ -15,12 +15,6 @@ CONTAINER = ROOT / "container"
 PLACEHOLDER = "my_algorithm"
 #: What an image, a module and a folder may be called, all three.
 NAME = "[a-z][a-z0-9]*(__?[a-z0-9]+)*"
-#: What the contract's check must be told of a template's data, where they are no CSV of iris.
-CHECKED = {
-    "tabular": "",
-    "image": " TRAINING=data/colours PAYLOAD=container/{name}/payload.png CONTENT_TYPE=image/png",
-    "blank": " PAYLOAD=container/{name}/payload.txt CONTENT_TYPE=text/plain",
-}
 
 
 class NewError(ValueError):
@@ -82,7 +76,7 @@ def main() -> int:
 
   .venv/bin/python -m pytest container/{name}     # trains it, serves it, asks it its payload
   container/lock.sh {name}                        # after a change of requirements-train.txt or -serve.txt
-  make check-container ALGORITHM={name}{CHECKED[arguments.like].format(name=name)}
+  make check-container ALGORITHM={name}
   .venv/bin/python -m localaws build {name} -t {name}    # packs it into an image
 
 container/README.md says what you may write.""")

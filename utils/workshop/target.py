@@ -1,6 +1,7 @@
 """Where the labs run: localaws on this machine, or AWS where the learner asked for it."""
 
 import json
+import mimetypes
 import os
 import re
 import sys
@@ -76,26 +77,18 @@ class Target:
     @property
     def hyperparameters(self) -> dict:
         """What the labs train the algorithm with."""
-        return self._said("hyperparameters")
+        return said(self.source, "hyperparameters")
 
     @property
     def searched(self) -> dict[str, tuple[int, int]]:
         """Where 08_tune searches, by hyperparameter. Raises TargetError where nobody has said it."""
-        ranges = self._said("search")
+        ranges = said(self.source, "search")
         if not ranges:
             raise TargetError(
                 f"Where should a search look for hyperparameters of {self.algorithm}? Say it in container/"
                 f'{self.algorithm}/labs.json, as in {{"search": {{"max_depth": [1, 10]}}}}, then restart the kernel.'
             )
         return {name: tuple(bounds) for name, bounds in ranges.items()}
-
-    def _said(self, what: str) -> dict:
-        """What the algorithm's labs.json says; nothing where it has none. Raises TargetError for one that is no JSON."""
-        file = self.source / "labs.json"
-        try:
-            return json.loads(file.read_text(encoding="utf-8")).get(what, {}) if file.exists() else {}
-        except (ValueError, AttributeError) as error:
-            raise TargetError(f"container/{self.algorithm}/labs.json is not a JSON object: {error}") from None
 
     @property
     def local(self) -> bool:
@@ -125,6 +118,21 @@ class Target:
             else "built by localaws: no Docker engine answers here",
         }
         return "\n".join(f"{label:<9} {value}" for label, value in rows.items())
+
+
+def said(source: Path, what: str) -> dict | str:
+    """What an algorithm's labs.json says; {} where it says nothing. Raises TargetError for one that is no JSON object."""
+    file = source / "labs.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get(what, {}) if file.exists() else {}
+    except (ValueError, AttributeError) as error:
+        raise TargetError(f"container/{source.name}/labs.json is not a JSON object: {error}") from None
+
+
+def sample(source: Path) -> tuple[str, Path | None, str | None]:
+    """What an algorithm can be tried with: data, from ROOT on (its labs.json's `training`), its payload, of which type."""
+    payload = next(iter(sorted(source.glob("payload.*"))), None)
+    return said(source, "training") or "data/iris.csv", payload, mimetypes.guess_type(payload or "")[0]
 
 
 def connect(quiet: bool = False) -> Target:
@@ -165,11 +173,15 @@ def _own_commands_first() -> None:
     os.environ["PATH"] = os.pathsep.join([here, *(folder for folder in path if folder != here)])
 
 
+def algorithms() -> list[str]:
+    """The folders of container/ that can be trained."""
+    return sorted(file.parent.name for file in (ROOT / "container").glob("*/training.py"))
+
+
 def _algorithm() -> str:
     """WORKSHOP_ALGORITHM, a folder of container/. Raises TargetError, with those that there are, for another name."""
     algorithm = os.environ.get("WORKSHOP_ALGORITHM", "").strip() or "decision_trees"
-    there = sorted(file.parent.name for file in (ROOT / "container").glob("*/training.py"))
-    if algorithm not in there:
+    if algorithm not in (there := algorithms()):
         raise TargetError(
             f"WORKSHOP_ALGORITHM is {algorithm!r}, and container/{algorithm} has no training.py. There are: "
             f"{', '.join(there)}; `make new NAME={algorithm}` makes another."

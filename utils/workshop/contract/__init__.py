@@ -2,12 +2,16 @@
 
     python -m workshop.contract --train "PROGRAM train" --serve "PROGRAM serve" \\
         --training FOLDER --payload FILE --content-type text/csv
+    python -m workshop.contract --algorithm NAME --hyperparameter alpha=0.1 beta=2
     python -m workshop.contract --url http://localhost:8080 --payload FILE --content-type text/csv
 
 PROGRAM finds in its environment SAGEMAKER_BASE_DIR, the folder to use in place of /opt/ml, and SAGEMAKER_BIND_TO_PORT,
 the port to listen on in place of 8080. What reads /opt/ml whatever it is told is an image's: it is run as
 `tests/docker/in_image IMAGE train`, which makes the folder the image's /opt/ml. What listens on 8080 whatever it is
 told, as AWS's samples do, needs `--port 8080`.
+
+NAME is a folder of this clone's container/: its programs off Docker, its payload, and the data and hyperparameters that
+its labs.json names ({"training": "data/iris.csv", "hyperparameters": {}}), where the command does not name others.
 
 A line each promise: `ok`, `broken` or `left out`; `must` is what SageMaker breaks without, `should` what a good
 container does. Exit code 1 where a must is broken, 2 where there was nothing to check, 130 when interrupted.
@@ -26,7 +30,7 @@ from urllib.parse import urlsplit
 
 from . import serving
 from .program import Program, changes, free_port, read_only, snapshot
-from .promises import ContractError, Finding, Promise
+from .promises import ContractError, Finding, Promise, folded
 from .serving import Question, Server, Stop
 from .training import PROMISES, Training
 
@@ -49,6 +53,8 @@ def check(
     say: Callable[[object], object] = print,
 ) -> list[Finding]:
     """Hold a container to SageMaker's contract, `say` each finding as it comes, and return them all.
+
+    What is left out for one and the same reason, in a row, is said as one.
 
     `train` and `serve` are commands, `url` a server that runs already; `payload` is a file, the body of a request of
     `content_type` that must be answered, by an answer of the type `accept` where that is given. `training` is a file
@@ -91,10 +97,11 @@ def check(
             if each.vital and not finding.ok:
                 because = because or f"“{finding.name}” is broken"
             findings.append(finding)
-            say(finding)
+            hear(finding)
         return because
 
-    with tempfile.TemporaryDirectory(prefix="contract-", ignore_cleanup_errors=True) as name:
+    temporary = tempfile.TemporaryDirectory(prefix="contract-", ignore_cleanup_errors=True)
+    with folded(say) as hear, temporary as name:
         folder = Path(name)
         folder.chmod(0o755)  # a server may read its model as another user
         because = None

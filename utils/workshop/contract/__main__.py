@@ -2,10 +2,31 @@
 
 import argparse
 import functools
+import shlex
 import signal
 import sys
 
+from .. import ROOT
+from ..errors import WorkshopError
+from ..target import algorithms, said, sample
 from . import ContractError, __doc__, check
+
+
+def fill_in(given: argparse.Namespace) -> None:
+    """What the command does not name, from the folder container/ALGORITHM. Raises WorkshopError where there is none."""
+    folder = ROOT / "container" / given.algorithm
+    if not (folder / "training.py").exists():
+        raise ContractError(
+            f"there is no container/{given.algorithm} with a training.py; there are: {', '.join(algorithms())}"
+        )
+    for verb in ("train", "serve"):
+        command = shlex.join([str(ROOT / "container/run"), given.algorithm, verb])
+        setattr(given, verb, getattr(given, verb) or command)
+    data, payload, content_type = sample(folder)
+    given.training = given.training or [str(ROOT / data)]
+    given.hyperparameters = said(folder, "hyperparameters") | given.hyperparameters
+    given.content_type = given.content_type or (None if given.payload else content_type)
+    given.payload = given.payload or payload
 
 
 def main() -> int:
@@ -14,6 +35,9 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--algorithm", metavar="NAME", help="a folder of container/, in place of the commands"
+    )
     parser.add_argument("--train", metavar="COMMAND", help="the command that trains")
     parser.add_argument("--serve", metavar="COMMAND", help="the command that serves")
     parser.add_argument("--url", help="a server that runs already, in place of the commands")
@@ -21,11 +45,17 @@ def main() -> int:
         "--training",
         metavar="[CHANNEL=]PATH",
         nargs="+",
+        action="extend",
         default=[],
         help="what a channel holds (default: training)",
     )
     parser.add_argument(
-        "--hyperparameter", metavar="NAME=VALUE", nargs="+", default=[], help="for the training"
+        "--hyperparameter",
+        metavar="NAME=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="for the training",
     )
     parser.add_argument("--model", metavar="FOLDER", help="a model to serve, where nothing is trained")
     parser.add_argument("--payload", metavar="FILE", help="the body of a request that must be answered")
@@ -39,9 +69,23 @@ def main() -> int:
     for pair in given.hyperparameter:
         if "=" not in pair:
             parser.error(f"--hyperparameter {pair}: expected NAME=VALUE")
+    given.hyperparameters = dict(pair.split("=", 1) for pair in given.hyperparameter)
+    try:
+        if given.algorithm is not None:
+            fill_in(given)
+    except WorkshopError as error:
+        print(f"contract: {error}", file=sys.stderr)
+        return 2
     channels = [pair.partition("=") if "=" in pair else ("training", "=", pair) for pair in given.training]
     words = vars(given) | {"training": {name: path for name, _, path in channels}}
-    words["hyperparameters"] = dict(pair.split("=", 1) for pair in words.pop("hyperparameter"))
+    del words["algorithm"], words["hyperparameter"]
+    used = words | {
+        name: " ".join(f"{n}={v}" for n, v in words[name].items()) for name in ("training", "hyperparameters")
+    }
+    for name in ("train", "serve", "url", "training", "hyperparameters", "model", "payload", "content_type"):
+        if used[name]:
+            print(f"{name.replace('_', ' '):<16}  {used[name]}", flush=True)
+    print(flush=True)
 
     def interrupted(*_):
         for number in endings:

@@ -1,8 +1,9 @@
 """What a promise is, and what is found of it: rows of tables, which the functions below `@must` and `@should` are."""
 
+import contextlib
 import http.client
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..errors import WorkshopError
@@ -40,6 +41,30 @@ class Finding(NamedTuple):
             if self.ok is not False
             else f"expected {self.expected}, found {self.found}: {self.mend}"
         )
+
+
+@contextlib.contextmanager
+def folded(say: Callable[[Finding], object]) -> Iterator[Callable[[Finding], None]]:
+    """`say`, for which promises in a row that are left out for one reason are one line: else the reason hides the rest."""
+    row: list[Finding] = []
+
+    def end_row() -> None:
+        if row:
+            say(row[0] if len(row) == 1 else row[0]._replace(level="", name=f"{len(row)} promises"))
+            row.clear()
+
+    def hear(finding: Finding) -> None:
+        if row and (finding.ok, finding.found) != (None, row[0].found):
+            end_row()
+        if finding.ok is None:
+            row.append(finding)
+        else:
+            say(finding)
+
+    try:
+        yield hear
+    finally:
+        end_row()
 
 
 class Promise(NamedTuple):

@@ -104,7 +104,10 @@ def lay_out(base: Path, channels: Mapping[str, Path | None], hyperparameters: Ma
             shutil.copy(source, base / "input/data" / channel)
     one = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
     for name, document in {
-        "hyperparameters": {name: str(value) for name, value in hyperparameters.items()},
+        "hyperparameters": {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in hyperparameters.items()
+        },
         "inputdataconfig": dict.fromkeys(channels, one),
         "resourceconfig": {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"},
     }.items():
