@@ -1,5 +1,6 @@
 """make new: an algorithm of one's own from a template, or a word on why not."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from workshop import ROOT, new
+from workshop.contract.program import free_port
 
 LIKE = new.templates()
 
@@ -142,11 +144,19 @@ def test_make_new_says_what_is_wrong():
     assert "new: NAME=decision_trees: container/decision_trees is there already" in ended.stderr
 
 
-def test_make_new_says_what_comes_next(clone, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["new", "mine"])
+@pytest.mark.parametrize(("like", "answer"), [("tabular", "setosa\nsetosa\n"), ("image", '"label": "red"')])
+def test_make_new_says_what_comes_next(clone, capsys, monkeypatch, like, answer):
+    monkeypatch.setattr(sys, "argv", ["new", "mine", "--like", like])
     assert new.main() == 0
     said = capsys.readouterr().out
     assert "\n  make check-container ALGORITHM=mine\n" in said
     for command in ("pytest container/mine ", "container/lock.sh mine ", "localaws build mine -t mine "):
         assert command in said
     assert "TODO: mine_test.py, predictor.py, training.py." in said
+    # What it prints to be pasted works when it is pasted.
+    port = str(free_port())
+    pasted = said.partition("/opt/ml:\n")[2].partition("\ncontainer/README")[0].replace("8080", port)
+    script = f"trap 'kill $!; wait' EXIT\n{pasted}"
+    env = os.environ | {"SAGEMAKER_BIND_TO_PORT": port}
+    ended = subprocess.run(["bash", "-ec", script], cwd=clone, env=env, capture_output=True, text=True)
+    assert ended.returncode == 0 and answer in ended.stdout, ended.stdout + ended.stderr

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from . import ROOT
+from .target import sample
 
 CONTAINER = ROOT / "container"
 PLACEHOLDER = "my_algorithm"
@@ -72,12 +73,21 @@ def main() -> int:
         return 2
     name = folder.name
     files = sorted(path.name for path in folder.iterdir() if "TODO" in path.read_text(errors="replace"))
+    data, payload, content_type = sample(folder)
+    base = f"build/ml/{name}"
     print(f"""container/{name} trains and serves as it is. Your lines go where it says TODO: {", ".join(files)}.
 
   .venv/bin/python -m pytest container/{name}     # trains it, serves it, asks it its payload
   container/lock.sh {name}                        # after a change of requirements-train.txt or -serve.txt
   make check-container ALGORITHM={name}
   .venv/bin/python -m localaws build {name} -t {name}    # packs it into an image
+
+Or by hand, off Docker, with {base} for /opt/ml:
+
+  mkdir -p {base}/input/data/training && cp -R {data} {base}/input/data/training
+  SAGEMAKER_BASE_DIR={base} container/run {name} train
+  SAGEMAKER_BASE_DIR={base} container/run {name} serve &    # kill $! ends it
+  curl -sS --retry 9 --retry-connrefused --data-binary @container/{name}/{payload.name} -H 'Content-Type: {content_type}' localhost:8080/invocations
 
 container/README.md says what you may write.""")
     return 0
