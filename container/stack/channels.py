@@ -25,7 +25,12 @@ class Channel(NamedTuple):
             with open(self.path, "rb") as stream:
                 yield f"channel {self.name}", stream
             return
-        for folder, folders, names in os.walk(self.path):
+        been = set()
+        for folder, folders, names in os.walk(self.path, followlinks=True):
+            if (real := os.path.realpath(folder)) in been:  # links that lead in a circle
+                folders.clear()
+                continue
+            been.add(real)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 if name != "_SUCCESS" and not name.startswith("."):

@@ -30,7 +30,11 @@ def application(environ, start_response):
         else:
             start_response("200 OK", headers)
             return [reply]
-    return app(environ, start_response)
+    try:
+        return app(environ, start_response)
+    finally:
+        # It holds this frame and so the body, and would until the next collection of cycles.
+        environ.pop("invocation.error", None)
 
 
 def warm_up() -> None:

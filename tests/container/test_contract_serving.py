@@ -190,6 +190,12 @@ def test_a_bad_value_is_named_by_row_column_and_value(server, body, row, column,
     assert f"row {row}, column {column}" in error["message"]
 
 
+def test_the_label_that_was_left_in_is_asked_for(server):
+    error = server.predict(f"setosa,{ROW}\n").error
+    assert "row 1, column 1: 'setosa' is not a number" in error["message"]
+    assert "there are 5 columns where 4 were expected: is the first one the label?" in error["message"]
+
+
 def test_a_wrong_column_count_says_both_counts(server):
     message = server.predict("1,2,3\n").error["message"]
     assert "3" in message
@@ -278,6 +284,7 @@ BAD_BODIES = {
     "one key more": ("application/json", '{"instances": [[5.1, 3.5, 1.4, 0.2]], "signature": "x"}'),
     "no rows": ("application/json", '{"instances": []}'),
     "empty row": ("application/json", '{"instances": [[]]}'),
+    "half a surrogate pair": ("application/json", r'{"instances": [["\ud800", 3.5, 1.4, 0.2]]}'),
     "row is a number": ("application/json", '{"instances": [5.1, 3.5, 1.4, 0.2]}'),
     "row is a string": ("application/json", '{"instances": ["5.1,3.5,1.4,0.2"]}'),
     "row is null": ("application/json", '{"instances": [null]}'),
@@ -310,6 +317,10 @@ BAD_BODIES = {
     "npy: one dimension": ("application/x-npy", npy(np.array(FEATURES[0]))),
     "npy: three dimensions": ("application/x-npy", npy(np.zeros((1, 1, 4)))),
     "npy: no rows": ("application/x-npy", npy(np.zeros((0, 4)))),
+    "npy: rows below none": (
+        "application/x-npy",
+        npy(np.zeros((2, 4))).replace(b"(2, 4), }" + b" " * 2, b"(-2, -4), }"),
+    ),
     "npy: text": ("application/x-npy", npy(np.array([["5.1", "3.5", "1.4", "0.2"]]))),
     "npy: booleans": ("application/x-npy", npy(np.ones((1, 4), bool))),
     "npy: complex": ("application/x-npy", npy(np.ones((1, 4), complex))),
@@ -418,6 +429,11 @@ def test_gzip_is_inflated(server):
     assert server.predict(gzip.compress(TWO.encode()), Content_Encoding="gzip").body == two.body
     two_members = gzip.compress(f"{ROWS[0]}\n".encode()) + gzip.compress(f"{ROWS[149]}\n".encode())
     assert server.predict(two_members, Content_Encoding="GZIP").body == two.body
+
+
+def test_gzip_of_very_many_members_is_inflated(server):
+    many = gzip.compress(b"") * 100_000 + gzip.compress(TWO.encode())
+    assert server.predict(many, Content_Encoding="gzip").species == ["setosa", "virginica"]
 
 
 def test_bad_gzip_is_400(server):

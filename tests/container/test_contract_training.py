@@ -60,6 +60,17 @@ GOOD = {
 
 
 @trees
+def test_a_linked_folder_is_read_and_a_circle_once(run_train, tmp_path):
+    base = lay_out(tmp_path / "ml", {"training": {"d.csv": SMALL, "x/e.csv": SMALL}})
+    (base / "input/data/training/x").rename(base / "elsewhere")
+    (base / "input/data/training/link").symlink_to("../../../elsewhere")
+    (base / "elsewhere/circle").symlink_to("../input/data/training")
+    ended = run_train(base)
+    assert ended.code == 0
+    assert "training_rows=8" in ended.output
+
+
+@trees
 def test_good_channels_are_read(train):
     ended = train(GOOD)
     assert ended.code == 0
@@ -110,6 +121,15 @@ BAD = {
     "one class": ({"d.csv": "a,1,2\na,3,4\n"}, ["1 different label", "at least 2"]),
     "continuous label": ({"d.csv": "1.5,1,2\n2.25,3,4\n3,1,1\n"}, ["continuous", "1.5"]),
     "continuous integers": ({"d.csv": "".join(f"{i},1,2\n" for i in range(100))}, ["continuous"]),
+    "names for labels": (
+        {"d.csv": "".join(f"id-{i},1,2\n" for i in range(100))},
+        ["100 different labels", "'id-0'"],
+    ),
+    "a line without an end": ({"d.csv": "a,1,2\r" * 3_000_000}, ["d.csv", "longer than 16 MB", "CR alone"]),
+    "a name that is no UTF-8": (
+        {os.fsdecode(b"\xe9.csv"): "a,x,2\n"},
+        [r"\udce9.csv", "row 1, column 2: 'x'"],
+    ),
     "no files": ({}, ["training", "no data"]),
     "only files to be skipped": ({"_SUCCESS": "", ".x": "a,1,2\n"}, ["training", "no data"]),
 }
@@ -177,8 +197,9 @@ def test_hyperparameters_come_plain_or_as_json(train):
         "class_weight": "balanced",
         "max_features": "null",
         "monotonic_cst": "None",
+        "max_leaf_nodes": "1e1",
     }
-    numbers = {"ccp_alpha": 0.001, "max_depth": "2", "max_leaf_nodes": '"9"', "min_impurity_decrease": "1e-4"}
+    numbers = {"ccp_alpha": 0.001, "max_depth": '"2"', "min_impurity_decrease": "1e-4"}
     numbers |= {"min_samples_leaf": 2, "min_samples_split": "0.02", "min_weight_fraction_leaf": "0.01"}
     job = {"TRAINING_JOB_NAME": "job", "TRAINING_JOB_ARN": "arn:aws:sagemaker:eu-west-1:1:training-job/job"}
     ended = train(IRIS, words | numbers | {"random_state": "7", "_tuning_objective_metric": "x"}, **job)

@@ -1,6 +1,8 @@
 """The flask application: /ping, /invocations, /execution-parameters, and every error as one JSON object."""
 
 import functools
+import gzip
+import io
 import json
 import sys
 import traceback
@@ -74,12 +76,24 @@ def negotiate(accept: str, impossible: str = "") -> str:
 
 def answer(body: bytes, content_type: str, media: str) -> tuple[bytes, str, int | str]:
     """The reply to a body, its media type, and how many rows it has. Raises InputError."""
-    data = PREDICTOR.input_fn(body, content_type)
+    try:
+        data = PREDICTOR.input_fn(body, content_type)
+    except InputError as error:
+        raise with_label(error, body) from None
     prediction = PREDICTOR.predict_fn(data, MODEL)
     if PREDICTOR.own == {"predict_fn"} or PREDICTOR.own == {"predict_fn", "model_fn"}:
         algorithm.check_rows(prediction, len(data))
     reply = PREDICTOR.output_fn(prediction, media)
     return *algorithm.reply_body(reply, media), "-" if "input_fn" in PREDICTOR.own else len(data)
+
+
+def with_label(error: InputError, body: bytes) -> InputError:
+    """The error, with a question where its CSV row seems to begin with the label that the model is to predict."""
+    columns, features = body.partition(b"\n")[0].count(b",") + 1, getattr(MODEL, "features", None)
+    if error.code == "bad_value" and error.details.get("column") == 1 and columns - 1 == features:
+        ask = f"there are {columns} columns where {features} were expected: is the first one the label? Leave it out"
+        error.args = (f"{error}; {ask}",)
+    return error
 
 
 def side_by_side(body: bytes, content_type: str, media: str) -> tuple[bytes, str, int] | None:
@@ -157,22 +171,16 @@ def _decoded(body: bytes, encoding: str) -> bytes:
         raise InputError(
             "this Content-Encoding is not supported; send gzip or none", "unsupported_encoding", 415
         )
-    inflated = []
-    room = SETTINGS.max_body
-    while body:
-        stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        try:
-            inflated.append(stream.decompress(body, room + 1))
-        except zlib.error:
-            raise InputError("the body is not gzip, as Content-Encoding says", "bad_gzip") from None
-        room -= len(inflated[-1])
-        if room < 0:
-            limit = SETTINGS.max_body >> 20
-            raise InputError(f"the inflated body is larger than {limit} MB", "payload_too_large", 413)
-        if not stream.eof:
-            raise InputError("the gzip body is cut off", "bad_gzip")
-        body = stream.unused_data
-    return b"".join(inflated)
+    try:
+        inflated = gzip.GzipFile(fileobj=io.BytesIO(body)).read(SETTINGS.max_body + 1)
+    except EOFError:
+        raise InputError("the gzip body is cut off", "bad_gzip") from None
+    except (OSError, zlib.error):
+        raise InputError("the body is not gzip, as Content-Encoding says", "bad_gzip") from None
+    if len(inflated) > SETTINGS.max_body:
+        limit = SETTINGS.max_body >> 20
+        raise InputError(f"the inflated body is larger than {limit} MB", "payload_too_large", 413)
+    return inflated
 
 
 @app.errorhandler(InputError)
@@ -209,4 +217,5 @@ def crashed(error: Exception) -> Response:
 
 def _problem(status: int, code: str, message: str, **details) -> Response:
     text = json.dumps({"error": {"code": code, "message": message, **details}}, ensure_ascii=False)
-    return Response(text, status, mimetype="application/json")
+    # Half a surrogate pair, which JSON can say and UTF-8 cannot, goes back as it came.
+    return Response(text.encode(errors="backslashreplace"), status, mimetype="application/json")

@@ -13,6 +13,7 @@ from stack.tables import fast, numeric
 
 # Bytes read at a time: what is made of them must fit into the processor's cache.
 PIECE = 1 << 20
+LONGEST = 16 << 20  # bytes of a line
 # What stands before the features of a row: a label, quoted or not, and a comma.
 LABEL = re.compile(rb'(?:([^",]*)|[ \t]*"((?:[^"]|"")*)"[ \t]*),')
 
@@ -150,6 +151,10 @@ def pieces(stream: BinaryIO) -> Iterator[bytes]:
     while True:
         more = stream.read(PIECE)
         lines, newline, rest = data.rpartition(b"\n") if more else (data, b"", b"")
+        if len(rest) > LONGEST:
+            raise InputError(
+                f"a line is longer than {LONGEST >> 20} MB; if lines end in CR alone, write the file with LF"
+            )
         kept = lines.rstrip(b" \t\r\n")
         if kept:
             yield kept.replace(b"\r\n", b"\n") if b"\r" in kept else kept
@@ -200,12 +205,18 @@ def check_labels(labels: Labels, codes: np.ndarray) -> list[str]:
             f"the training data has {len(codes)} rows and {len(classes)} different labels "
             f"({', '.join(map(shown, classes))}); expected at least 2 of each"
         )
+    many = len(classes) > max(20, len(codes) / 2)
     try:
         numbers = [float(label) for label in classes]
     except ValueError:
-        return classes
+        if not many:
+            return classes
+        raise InputError(
+            f"the label column has {len(classes)} different labels, such as {shown(classes[0])!r}, in {len(codes)} rows: "
+            "names or numbers of rows, it seems; a classifier needs classes. The label is the first column"
+        ) from None
     fraction = next((c for c, n in zip(classes, numbers, strict=True) if n != n or n % 1), None)
-    if fraction is not None or len(classes) > max(20, len(codes) / 2):
+    if fraction is not None or many:
         raise InputError(
             f"the label column is continuous ({len(classes)} different numbers such as {fraction or classes[0]} "
             f"in {len(codes)} rows); a classification tree needs classes. The label is the first column"

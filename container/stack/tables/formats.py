@@ -159,7 +159,7 @@ def _from_npy(body: bytes) -> np.ndarray:
         shape, fortran, dtype = read(stream)
     except Exception as error:  # numpy evaluates the header as a literal: every way to fail is the client's
         raise InputError("the body is not an npy file of version 1 or 2", "bad_npy") from error
-    if dtype.kind not in "fiu" or dtype.itemsize > 8 or len(shape) != 2 or 0 in shape:
+    if dtype.kind not in "fiu" or dtype.itemsize > 8 or len(shape) != 2 or min(shape) < 1:
         text = f"expected an array of numbers with shape (rows, columns); got {shown(str(dtype))} of {shown(str(shape))}"
         raise InputError(text, "bad_npy")
     data = body[stream.tell() :]
