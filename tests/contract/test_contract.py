@@ -292,6 +292,7 @@ def test_a_folder_of_container_is_checked_with_what_it_says_and_what_is_told(tmp
     """Its labs.json names the data and hyperparameters; a broken training is one line, and what hangs on it another."""
     words = [
         "make",
+        "--old-file=.venv/ready",
         "check-container",
         "ALGORITHM=random_forest_regressor",
         "HYPERPARAMETERS=trees=3 max_depth=2",
