@@ -8,7 +8,7 @@ import pytest
 # onnxruntime reports its use to its makers, over the network, unless this is set before it is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # What `make test ARGS=…` tells a make that it starts is none of a test's own.
-for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(name, None)
 
 
