@@ -33,10 +33,8 @@ IN_PLACE = {"Binarizer", "Cast", "Identity", "Imputer", "Normalizer", "Scaler"}
 MODEL = {7: "graph"}, {1, 2, 3, 4, 5, 6, 8, 14}  # versions, producer, documentation, opsets, metadata
 GRAPH = {1: "node", 5: "tensor"}, {2, 10, 11, 12, 13}  # name, documentation, inputs, outputs, types
 NODE = {1: "input", 2: "output", 4: "operator", 5: "attribute"}, {3, 6, 7}  # name, documentation, domain
-TENSOR = (
-    {},
-    {1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12},
-)  # shape, type, data of each kind, name: no data in other files
+# shape, type, data of each kind, name: no data in other files
+TENSOR = {}, {1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12}
 ATTRIBUTE = {1: "name", 5: "tensor", 9: "string"}, {2, 3, 4, 7, 8, 13, 20}  # numbers, texts, type: no graph
 
 # Lists of numbers and of a tree's words, in pieces, so that decoding takes little memory. Before each stands its tag,

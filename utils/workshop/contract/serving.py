@@ -81,9 +81,8 @@ class Server:
             connection.connect()
             connected = time.monotonic()
             chunked = isinstance(body, Iterator)
-            with contextlib.suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # it may refuse before it has all
+            # It may refuse before it has all.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, path, body, headers or {}, encode_chunked=chunked)
             answer = connection.getresponse()
             content, kind = answer.read(), answer.headers.get("Content-Type", "")
