@@ -50,7 +50,9 @@ def read(channels: dict, target: str = "class") -> tuple[Table, Table | None]:
     return training, validation[0] if validation else None
 
 
-input_fn = formats.decode
+def input_fn(body: bytes, content_type: str) -> np.ndarray:
+    """A request as float32 (rows, columns). Raises InputError that names row, column and value."""
+    return formats.decode(body, content_type)
 
 
 def output_fn(prediction, accept: str) -> bytes | tuple[bytes, str]:
