@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import STACK, lay_out, run_training
+from conftest import STACK, lay_out, run_training, until
 from stack import algorithm
 from stack.errors import InputError
 
@@ -298,7 +298,7 @@ def test_an_answer_without_a_value_for_each_row_ends_serve_before_the_first_requ
 def test_a_payload_that_is_refused_is_said(mine_server):
     server = mine_server({"predictor": MEAN, "payload.csv": "a,b\n"})
     assert "serve: the algorithm's own payload is refused: row 1, column 1: 'a' is not a number" in server.log
-    assert f"serve: ready on port {server.port}" in server.log
+    until(lambda: f"serve: ready on port {server.port}" in server.log, 5, "a word that it is ready")
 
 
 MEAN = """
