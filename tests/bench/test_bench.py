@@ -129,3 +129,8 @@ def test_the_load_generator_that_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchError, match="wrk, the load generator, is needed: apt-get install wrk"):
         load.wrk(None, b"", 1, 1)
+
+
+@pytest.mark.parametrize("part", contenders.PARTS, ids=lambda part: part.name)
+def test_what_the_bench_takes_away_is_there(part):
+    assert part.command(Path("python"), 8080)  # BenchError: the stack has changed there

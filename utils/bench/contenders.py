@@ -233,7 +233,11 @@ CONSTANT_FLASK = Contender("constant_flask", "limit: constant flask app", stack_
 # What each part of the container gives is seen where it is missing.
 PARTS = [
     without(
-        "sync", "gunicorn's own sync worker", "serve", ', "--worker-class", "stack.server.worker.Worker"'
+        "sync",
+        "gunicorn's own sync worker",
+        "serve",
+        'command += ["--worker-class", "stack.server.worker.Worker"]',
+        "pass",
     ),
     without(
         "shortcut",
