@@ -81,7 +81,7 @@ def answer(body: bytes, content_type: str, media: str) -> tuple[bytes, str, int 
     except InputError as error:
         raise with_label(error, body) from None
     prediction = PREDICTOR.predict_fn(data, MODEL)
-    if PREDICTOR.own == {"predict_fn"} or PREDICTOR.own == {"predict_fn", "model_fn"}:
+    if "predict_fn" in PREDICTOR.own and not PREDICTOR.own & {"input_fn", "output_fn"}:
         algorithm.check_rows(prediction, len(data))
     reply = PREDICTOR.output_fn(prediction, media)
     return *algorithm.reply_body(reply, media), "-" if "input_fn" in PREDICTOR.own else len(data)
