@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError, WaiterError
 from docker_tools import BOTH, ROOT, LocalAws, until
 from sklearn.tree import DecisionTreeClassifier
 
-from localaws import docker_engine
+from localaws.engines import docker
 
 IRIS = (ROOT / "data/iris.csv").read_text()
 ROWS = [line.partition(",")[2] for line in IRIS.splitlines()]
@@ -302,7 +302,7 @@ def test_a_transform_s_container_has_the_limits_of_its_instance(account, localaw
         [container] = until(localaws.containers, 30, "its container")
         [state] = json.loads(engine("inspect", container).stdout)
         assert transform.result()["TransformJobStatus"] == "Completed"
-    limits = docker_engine._limits("ml.m5.large")
+    limits = docker._limits("ml.m5.large")
     host = state["HostConfig"]
     assert limits[:2] == [f"--cpus={host['NanoCpus'] / 1e9:.0f}", f"--memory={host['Memory']}"]
 
@@ -430,13 +430,13 @@ def test_network_isolation_of_models(account, localaws, job, engine, scikit_lear
 )
 def test_limits_follow_the_instance_type_within_the_machine(monkeypatch, instance_type, cpus, gib):
     machine = {"cpus": 1000, "memory": 1 << 50}
-    monkeypatch.setattr(docker_engine.psutil, "cpu_count", lambda: machine["cpus"])
+    monkeypatch.setattr(docker.psutil, "cpu_count", lambda: machine["cpus"])
     memory = SimpleNamespace(total=machine["memory"])
-    monkeypatch.setattr(docker_engine.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(docker.psutil, "virtual_memory", lambda: memory)
     words = [f"--cpus={cpus}", f"--memory={gib << 30}", f"--memory-swap={gib << 30}"]
-    assert docker_engine._limits(instance_type) == words
+    assert docker._limits(instance_type) == words
     machine["cpus"], memory.total = 1, 1 << 30
-    assert docker_engine._limits(instance_type) == [
+    assert docker._limits(instance_type) == [
         "--cpus=1",
         f"--memory={1 << 30}",
         f"--memory-swap={1 << 30}",

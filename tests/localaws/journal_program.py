@@ -17,7 +17,7 @@ from botocore.awsrequest import AWSResponse
 from werkzeug import Request
 from werkzeug.test import EnvironBuilder
 
-from localaws import backend
+from localaws.moto import backend
 
 s3_backends = backend.moto.s3.models.s3_backends
 BODIES = {"small": b"1", "large": b"2" * 9000, "other": b"3"}

@@ -54,7 +54,7 @@ def test_several_ups_at_once_give_one_server(fresh):
     homes = [
         p
         for p in psutil.process_iter(["cmdline", "environ"])
-        if "localaws.server" in (p.info["cmdline"] or [])
+        if "localaws.door.server" in (p.info["cmdline"] or [])
         and (p.info["environ"] or {}).get("LOCALAWS_HOME") == str(fresh.home)
     ]
     assert homes == [server_of(fresh)]
@@ -201,11 +201,11 @@ def test_down_ends_jobs_of_a_killed_server_and_nobody_elses(fresh):
 def test_up_while_a_killed_server_is_not_gone_yet(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCALAWS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("LOCALAWS_PORT", "0")
-    running, ended = localaws._running, subprocess.Popen(["true"])
+    running, ended = localaws.locate.running, subprocess.Popen(["true"])
     ended.wait()
     killed = localaws.Status("http://127.0.0.1:1", ended.pid, 0, str(tmp_path / "home"))
     answers = iter([killed])
-    monkeypatch.setattr(localaws, "_running", lambda: next(answers, None) or running())
+    monkeypatch.setattr(localaws.locate, "running", lambda: next(answers, None) or running())
     try:
         assert localaws.start().pid != ended.pid
     finally:

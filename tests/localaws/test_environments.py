@@ -10,7 +10,7 @@ import pytest
 
 import localaws as package
 from localaws import images
-from localaws.engine import ProcessEngine, Spec, StartError, Unpacked
+from localaws.engines.process import ProcessEngine, Spec, StartError, Unpacked
 
 TELL = """#!/usr/bin/env python3
 import json, os, sys

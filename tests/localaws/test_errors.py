@@ -14,8 +14,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from tiny import channel, wait_until
 
-from localaws.sagemaker import SERVED
-from localaws.validation import service_model
+from localaws.sagemaker.control_plane import SERVED
+from localaws.sagemaker.validation import service_model
 
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/CommonErrors.html, and of JSON protocols SerializationException
 COMMON = {"ValidationException": 400, "ThrottlingException": 400, "SerializationException": 400}

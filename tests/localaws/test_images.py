@@ -9,7 +9,7 @@ import pytest
 
 import localaws as package
 from localaws import images
-from localaws.registry import Registry
+from localaws.images.registry import Registry
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_image_is_a_well_formed_oci_image_of_one_layer(sources, tmp_path):
 def test_builds_of_the_same_files_at_once(sources, tmp_path):
     """As learners who share a localaws do: the blobs have the same names."""
     program = (
-        "import pathlib, sys, localaws; from localaws import images; localaws.ROOT = pathlib.Path(sys.argv[1])\n"
+        "import pathlib, sys, localaws; from localaws import images; localaws.state.locate.ROOT = pathlib.Path(sys.argv[1])\n"
         "for number in range(40): images.build('trees', f'trees-{sys.argv[2]}:v{number}')"
     )
     builders = [

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from localaws import images
-from localaws.registry import Registry
+from localaws.images.registry import Registry
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -97,7 +97,7 @@ def test_a_wrong_password_is_refused(repository, password):
 
 def test_a_password_ends(localaws, repository, monkeypatch):
     registry = Registry(localaws.home)
-    monkeypatch.setattr("localaws.registry.TOKEN_SECONDS", -1)
+    monkeypatch.setattr("localaws.images.registry.TOKEN_SECONDS", -1)
     login = {"Authorization": "Basic " + b64encode(f"AWS:{registry.password()[0]}".encode()).decode()}
     assert repository.refused("GET", "tags/list", headers=login) == (403, "DENIED")
 
@@ -105,7 +105,7 @@ def test_a_password_ends(localaws, repository, monkeypatch):
 def test_passwords_that_programs_ask_for_at_once_all_hold(tmp_path):
     """As in a class on one machine, where the first pushes of all learners run side by side."""
     program = (
-        "import sys; from pathlib import Path; from localaws.registry import Registry;"
+        "import sys; from pathlib import Path; from localaws.images.registry import Registry;"
         "registry = Registry(Path(sys.argv[1])); print('ready', flush=True); input(); print(registry.password()[0])"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -9,9 +9,9 @@ import tiny
 from botocore.exceptions import ClientError
 
 from localaws.errors import AwsError
-from localaws.sagemaker import SERVED, _page
-from localaws.store import Store
-from localaws.validation import prune, refuse_unserved, service_model, validate
+from localaws.sagemaker.control_plane import SERVED, _page
+from localaws.sagemaker.validation import prune, refuse_unserved, service_model, validate
+from localaws.state.store import Store
 
 
 @pytest.fixture(scope="module")

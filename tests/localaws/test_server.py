@@ -166,7 +166,9 @@ def test_a_bound_on_calls_and_objects():
 def in_process(code, **arguments):
     """Run code against the front in a Python of its own (moto is one for each process); return what it printed."""
     with tempfile.TemporaryDirectory() as folder:
-        prelude = "import json, sys, pathlib\nfrom localaws import server\nhome = pathlib.Path(sys.argv[1])\n"
+        prelude = (
+            "import json, sys, pathlib\nfrom localaws.door import server\nhome = pathlib.Path(sys.argv[1])\n"
+        )
         command = [sys.executable, "-c", prelude + textwrap.dedent(code), folder]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 import tiny
 
-from localaws import storage
+from localaws.sagemaker import storage
 
 
 @pytest.fixture(scope="module")

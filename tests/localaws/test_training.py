@@ -18,7 +18,7 @@ import tiny
 from botocore.exceptions import BotoCoreError, ClientError
 from tiny import channel, wait_until
 
-from localaws import processes
+from localaws.state import processes
 
 GROUP = "/aws/sagemaker/TrainingJobs"
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import wait_until
 
-from localaws.records import Filter, RecordError, decode, encode, join
-from localaws.transform import _Job
+from localaws.sagemaker.jobs.records import Filter, RecordError, decode, encode, join
+from localaws.sagemaker.jobs.transform import _Job
 
 GROUP = "/aws/sagemaker/TransformJobs"
 

@@ -11,7 +11,7 @@ import tiny
 from botocore.exceptions import ClientError
 from tiny import wait_until
 
-from localaws.tuning import _Search
+from localaws.sagemaker.jobs.tuning import _Search
 
 # `x` is best at 0.3; `say` lists what is printed before that; a job may be asked to sleep or to fail.
 TRAIN = """#!/usr/bin/env -S python3 -S

@@ -168,7 +168,7 @@ class Account:
         except ecr.exceptions.RepositoryAlreadyExistsException:
             uri = ecr.describe_repositories(repositoryNames=[name])["repositories"][0]["repositoryUri"]
         with (
-            patch.object(localaws, "ROOT", stack.parents[1]),
+            patch.object(localaws.state.locate, "ROOT", stack.parents[1]),
             patch.dict(os.environ, LOCALAWS_HOME=str(self.aws.home)),
         ):
             images.build(name, f"{name}:latest")

@@ -98,7 +98,7 @@ def build(target, folder, train: str = TRAIN, serve: str = SERVE, name: str = ""
     (container / "stack" / "train").write_text(train)
     (container / "stack" / "serve").write_text(serve)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(localaws, "ROOT", container.parent)
+        patch.setattr(localaws.state.locate, "ROOT", container.parent)
         images.build("tiny", name or target.name)
 
 
@@ -313,7 +313,7 @@ def test_what_is_older_than_what_it_was_made_of(target, pushed, shown, tmp_path,
         (container / "stack").mkdir(parents=True, exist_ok=True)
         (container / "stack" / program).write_text(text)
     (container / "tiny").mkdir()
-    monkeypatch.setattr(localaws, "ROOT", container.parent)
+    monkeypatch.setattr(localaws.state.locate, "ROOT", container.parent)
     shown("01_build", missing=0)
     (container / "stack" / "train").touch()
     shown("01_build", missing=0)

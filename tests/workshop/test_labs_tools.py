@@ -48,7 +48,7 @@ def test_catching_up_builds_and_pushes_again_what_has_changed(target, tmp_path, 
     training = tmp_path / "container/decision_trees/training.py"
     training.write_text(training.read_text() + "# before\n")
     with monkeypatch.context() as patch:
-        patch.setattr(localaws, "ROOT", tmp_path)
+        patch.setattr(localaws.state.locate, "ROOT", tmp_path)
         images.build("decision_trees", target.name)
     uri = boto3.client("ecr").describe_repositories(repositoryNames=[target.name])["repositories"][0]
     images.push(target.name, uri["repositoryUri"])

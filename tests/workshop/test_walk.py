@@ -53,7 +53,7 @@ def test_what_was_pushed_is_what_runs(target, tmp_path, monkeypatch):
     predictor.write_text(f"{begins}{predictor.read_text()}{loud}")
     assert ask(target, ROW) == ["setosa"], "an edited file changes nothing"
 
-    monkeypatch.setattr(localaws, "ROOT", tmp_path)
+    monkeypatch.setattr(localaws.state.locate, "ROOT", tmp_path)
     built = images.build("decision_trees", target.name)
     assert ask(target, ROW) == ["setosa"], "a build changes nothing"
 

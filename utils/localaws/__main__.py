@@ -57,7 +57,7 @@ def logs(arguments) -> int:
 
 
 def build(arguments) -> int:
-    from . import images
+    from localaws import images
 
     name = arguments.tag or arguments.algorithm.replace("_", "-")
     image = images.build(arguments.algorithm, name, progress=lambda line: print(line, flush=True))
@@ -68,7 +68,7 @@ def build(arguments) -> int:
 
 
 def push(arguments) -> int:
-    from . import images
+    from localaws import images
 
     digest = images.push(arguments.image, arguments.uri, progress=print)
     print(f"pushed {arguments.uri}@{digest}")
@@ -76,7 +76,7 @@ def push(arguments) -> int:
 
 
 def images_(_) -> int:
-    from . import images
+    from localaws import images
 
     print(f"{'IMAGE':40} {'DIGEST':20} {'BYTES':>10}")
     for image in images.listed():
@@ -85,7 +85,7 @@ def images_(_) -> int:
 
 
 def fidelity(_) -> int:
-    from . import fidelity
+    from localaws import fidelity
 
     fidelity.FILE.write_text(fidelity.table(), "utf-8")
     print(f"wrote {fidelity.FILE}")

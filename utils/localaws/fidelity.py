@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from . import backend, gaps, server
-from .sagemaker import SERVED
-from .validation import service_model
+from localaws.door import server
+from localaws.moto import backend, gaps
+from localaws.sagemaker.control_plane import SERVED
+from localaws.sagemaker.validation import service_model
 
 FILE = Path(__file__).with_name("FIDELITY.md")
 HEAD = """\

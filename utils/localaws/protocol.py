@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from werkzeug import Request, Response
 
-from .errors import AwsError
+from localaws.errors import AwsError
 
 
 def parse(request: Request) -> dict:

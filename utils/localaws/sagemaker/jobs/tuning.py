@@ -8,8 +8,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from .context import ENDED, Context
-from .errors import AwsError
+from localaws.errors import AwsError
+from localaws.sagemaker.context import ENDED, Context
+
 from .jobs import Job, JobError, Jobs
 from .training import Training
 

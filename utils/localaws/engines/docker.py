@@ -26,15 +26,14 @@ from urllib.parse import urlsplit
 
 import psutil
 
-import localaws
+from localaws.images.registry import INDEXES, URI
+from localaws.state import locate, processes
+from localaws.state.processes import write_json
 
-from . import processes
-from .engine import Container, ProcessEngine, Spec, StartError, Unpacked
-from .processes import write_json
-from .registry import INDEXES, URI
+from .process import Container, ProcessEngine, Spec, StartError, Unpacked
 
 LABEL = "localaws.home"
-BUILDER = "localaws build"  # in the history of what images.py builds
+BUILDER = "localaws build"  # in the history of what images/builder.py builds
 PORT = 8080  # SageMaker's, inside a container
 ENGINES = ("docker", "process")
 PATIENCE = 30  # seconds for what the engine answers at once; a pull may take minutes
@@ -52,7 +51,7 @@ def choose(home: Path, endpoint_url: str) -> ProcessEngine:
     if wanted not in (None, *ENGINES):
         raise ValueError(f"LOCALAWS_ENGINE={wanted} is none of {', '.join(ENGINES)}: mend it, or unset it")
     # What a program may use to call AWS: this server, with keys that are obviously fake.
-    environment = localaws.environment(endpoint_url)
+    environment = locate.environment(endpoint_url)
     if wanted == "process":
         return ProcessEngine(home, environment)
     problem = _problem()
@@ -206,8 +205,8 @@ class DockerEngine(ProcessEngine):
         command += [f"localaws.what={spec.what}", "--log-driver=none"]
         command += _serverless(spec.serverless_mb) if spec.serverless_mb else _limits(spec.instance_type)
         environment = {
-            "AWS_REGION": localaws.REGION,
-            "AWS_DEFAULT_REGION": localaws.REGION,
+            "AWS_REGION": locate.REGION,
+            "AWS_DEFAULT_REGION": locate.REGION,
         } | spec.environment
         network, serves = "", spec.command == "serve"
         if serves:

@@ -7,9 +7,9 @@ import threading
 import time
 import traceback
 
-from .context import Context
-from .errors import AwsError
-from .storage import DataError
+from localaws.errors import AwsError
+from localaws.sagemaker.context import Context
+from localaws.sagemaker.storage import DataError
 
 FAILURE_CHARACTERS = 1024
 LOST = "InternalServerError: localaws was stopped while this job ran. Create it again."

@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import localaws
+from localaws.state import locate
 
-PROGRAM = localaws.ROOT / "container/environment"
+PROGRAM = locate.ROOT / "container/environment"
 MODULES = ("training", "predictor")  # what `train` and `serve` import of an algorithm
 IMPORT_SECONDS = 60
 # Imports modules, and has the stack look at what they hold; the last line of what it prints says of the first that
@@ -135,4 +135,4 @@ def check_imports(python: Path, sources: dict[str, Path], algorithm: str) -> Non
 
 
 def _named(file: Path) -> Path:
-    return file.relative_to(localaws.ROOT) if file.is_relative_to(localaws.ROOT) else file
+    return file.relative_to(locate.ROOT) if file.is_relative_to(locate.ROOT) else file

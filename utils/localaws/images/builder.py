@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-import localaws
+from localaws.state import locate
+from localaws.state.processes import write_json, write_whole
 
 from . import environments
-from .processes import write_json, write_whole
 from .registry import NAME, OURS, TAG, URI, Registry
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -128,7 +128,7 @@ def changed(name: str) -> list[str]:
         }
     now = {path: file.read_bytes() for path, file in program.items()}
     paths = sorted(path for path in built.keys() | now.keys() if built.get(path) != now.get(path))
-    return [str(program[path].relative_to(localaws.ROOT)) if path in program else path for path in paths]
+    return [str(program[path].relative_to(locate.ROOT)) if path in program else path for path in paths]
 
 
 def listed() -> list[Image]:
@@ -170,7 +170,7 @@ class _Client:
     def __init__(self, host: str, repository: str):
         self.base = f"/v2/{repository}/"
         self.host, self.repository = host, repository
-        password, _ = Registry(localaws.home()).password()
+        password, _ = Registry(locate.home()).password()
         self.login = {"Authorization": "Basic " + b64encode(f"AWS:{password}".encode()).decode()}
         self.connection = http.client.HTTPConnection(host, timeout=60)
 
@@ -223,7 +223,7 @@ def sources(algorithm: str) -> dict[str, Path]:
 
     Raises ValueError where it cannot be built, as `build` says.
     """
-    container = localaws.ROOT / "container"
+    container = locate.ROOT / "container"
     folders = [container / "stack", container / algorithm]
     if Path(algorithm).name != algorithm or algorithm == "stack" or not folders[1].is_dir():
         known = sorted(
@@ -292,7 +292,7 @@ def _tagged(name: str) -> str:
 
 
 def _folder() -> Path:
-    return localaws.home() / "images"
+    return locate.home() / "images"
 
 
 def blob(digest: str) -> Path:

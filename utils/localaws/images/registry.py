@@ -1,6 +1,6 @@
 """The image registry: the OCI distribution protocol over a folder of blobs.
 
-Spoken by `docker push` and `pull`, skopeo and `images.py`. Under ``HOME/registry``::
+Spoken by `docker push` and `pull`, skopeo and `builder.py`. Under ``HOME/registry``::
 
     blobs/HEX                          every blob and manifest, named by its SHA-256
     repositories/NAME/_blobs/HEX       empty: this repository may serve that blob
@@ -35,8 +35,9 @@ from werkzeug import Request, Response
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.utils import send_file
 
+from localaws.state.processes import write_whole
+
 from . import archive
-from .processes import write_whole
 
 NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
 TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"

@@ -24,13 +24,13 @@ import botocore.session
 from botocore import xform_name
 from werkzeug import Request, Response
 
-import localaws
+from localaws import protocol
+from localaws.errors import AwsError
+from localaws.state import locate
 
-from . import protocol
-from .errors import AwsError
 from .journal import Journal
 
-os.environ["MOTO_ACCOUNT_ID"] = localaws.ACCOUNT
+os.environ["MOTO_ACCOUNT_ID"] = locate.ACCOUNT
 os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"  # so that AmazonSageMakerFullAccess can be attached
 
 import moto.core.utils
@@ -51,7 +51,7 @@ class _Clock(datetime.datetime):
 # Before the services' modules are imported, because they import the function by name.
 if "moto.s3.models" in sys.modules:
     raise ImportError(
-        "Import localaws.backend before any of moto's services: it sets the clock that they import"
+        "Import localaws.moto.backend before any of moto's services: it sets the clock that they import"
     )
 moto.core.utils.utcnow = lambda: _Clock.now(datetime.UTC).replace(tzinfo=None)
 
@@ -131,9 +131,7 @@ class Backend:
                     bucket,
                     [key.size for key in bucket.keys.values() if hasattr(key, "size")],
                 )  # no delete marker
-                for bucket in moto.s3.models.s3_backends[localaws.ACCOUNT]["aws"].list_buckets(
-                    None, None, None
-                )
+                for bucket in moto.s3.models.s3_backends[locate.ACCOUNT]["aws"].list_buckets(None, None, None)
             ]
         return [
             {

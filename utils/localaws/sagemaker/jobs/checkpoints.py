@@ -6,7 +6,7 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from . import storage
+from localaws.sagemaker import storage
 
 SYNC_SECONDS = 1
 

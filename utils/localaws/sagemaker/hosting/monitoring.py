@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from . import storage
-from .context import Context
+from localaws.sagemaker import storage
+from localaws.sagemaker.context import Context
 
 FLUSH_SECONDS = 1  # AWS publishes each minute
 VALUES = 150  # distinct values that one datum may hold

@@ -9,7 +9,7 @@ import re
 
 import botocore.session
 
-from .errors import AwsError
+from localaws.errors import AwsError
 
 
 @functools.cache

@@ -15,14 +15,15 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from . import storage
+from localaws.engines.logs import LogStream
+from localaws.engines.process import Container, Spec, StartError, Unpacked
+from localaws.errors import AwsError
+from localaws.sagemaker import storage
+from localaws.sagemaker.context import Context
+from localaws.state.processes import write_json
+
 from .checkpoints import Checkpoints
-from .context import Context
-from .engine import Container, Spec, StartError, Unpacked
-from .errors import AwsError
 from .jobs import FAILURE_CHARACTERS, Job, JobError, Jobs
-from .logs import LogStream
-from .processes import write_json
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 OUT_OF_MEMORY = (

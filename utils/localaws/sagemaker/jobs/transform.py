@@ -14,13 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import urllib3
 from botocore.exceptions import BotoCoreError
 
-from . import storage
-from .context import Context
-from .errors import AwsError
+from localaws.engines.logs import LogStream
+from localaws.errors import AwsError
+from localaws.sagemaker import storage
+from localaws.sagemaker.context import Context
+from localaws.sagemaker.hosting.instances import Instance, ServeError, container_definition
+
 from .jobs import Job, JobError, Jobs
-from .logs import LogStream
 from .records import Filter, RecordError, decode, encode, join, record_format
-from .serving import Instance, ServeError, container_definition
 
 LOG_GROUP = "/aws/sagemaker/TransformJobs"
 START_SECONDS = 240

@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import urllib3
 
+from localaws.errors import AwsError
+from localaws.sagemaker.context import Context
+from localaws.sagemaker.validation import validate
+
 from . import asynchronous
-from .context import Context
-from .errors import AwsError
+from .instances import Instance, ServeError, container_definition
 from .monitoring import Monitoring
-from .serving import Instance, ServeError, container_definition
-from .validation import validate
 
 LOG_GROUP = "/aws/sagemaker/Endpoints/{}"
 START_SECONDS = 240  # to the first 200 of /ping, unless ContainerStartupHealthCheckTimeoutInSeconds says else

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import urllib3
 
-from . import storage
-from .context import Context
-from .engine import Container, Spec, StartError, Unpacked
-from .logs import LogStream
+from localaws.engines.logs import LogStream
+from localaws.engines.process import Container, Spec, StartError, Unpacked
+from localaws.sagemaker import storage
+from localaws.sagemaker.context import Context
 
 PING_SECONDS = 2  # how long a container may take to answer /ping
 PING_INTERVAL = 5

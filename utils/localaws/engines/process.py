@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from . import environments, processes
+from localaws.images import environments
+from localaws.state import processes
 
 ISOLATION_NOTICE = (
     "[localaws] engine: process. The program runs as an ordinary process of this machine, with your rights: nothing is "

@@ -17,9 +17,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from werkzeug import Request, Response
 
-from . import protocol
-from .errors import AwsError
-from .registry import Registry, RegistryError
+from localaws import protocol
+from localaws.errors import AwsError
+from localaws.images.registry import Registry, RegistryError
 
 ECR = "AmazonEC2ContainerRegistry_V20150921"
 ECR_HOST = re.compile(rb"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com")

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 from xml.etree import ElementTree
 
-from .processes import write_whole
+from localaws.state.processes import write_whole
 
 log = logging.getLogger("localaws")
 

@@ -18,9 +18,11 @@ from pathlib import Path
 import boto3
 from werkzeug import Request, Response
 
-from . import hosting, protocol, training, transform
-from .errors import AwsError
-from .sagemaker import SERVED
+from localaws import protocol
+from localaws.errors import AwsError
+from localaws.sagemaker.control_plane import SERVED
+from localaws.sagemaker.hosting import endpoints
+from localaws.sagemaker.jobs import training, transform
 
 PATH = "/_localaws/"
 # On-demand list prices in us-west-2, US dollars for an hour of one instance: the same for training, endpoints and
@@ -41,7 +43,7 @@ LINES = 200  # of a log, the last
 LOGS = {
     "TrainingJob": (training.LOG_GROUP, "{}/"),
     "TransformJob": (transform.LOG_GROUP, "{}/"),
-    "Endpoint": (hosting.LOG_GROUP, ""),
+    "Endpoint": (endpoints.LOG_GROUP, ""),
 }
 HTML = Path(__file__).with_name("page.html").read_text("utf-8")
 

@@ -8,13 +8,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from localaws.errors import AwsError
+from localaws.sagemaker.hosting.endpoints import Hosting
+from localaws.sagemaker.hosting.instances import container_definition
+from localaws.sagemaker.jobs.training import Training
+from localaws.sagemaker.jobs.transform import Transform
+from localaws.sagemaker.jobs.tuning import Tuning
+
 from .context import ARN_PARTS, Context
-from .errors import AwsError
-from .hosting import Hosting
-from .serving import container_definition
-from .training import Training
-from .transform import Transform
-from .tuning import Tuning
 from .validation import parse_served, prune, refuse_unserved, service_model, validate
 
 _CONTAINER = """{0}.Image {0}.ModelDataUrl {0}.Environment {0}.ContainerHostname {0}.Mode=SingleModel
@@ -118,7 +119,7 @@ class ControlPlane:
 
     home:         folder of all state
     endpoint_url: where S3, IAM, Logs and CloudWatch answer (localaws itself, over loopback)
-    registry:     the images: see engine.py's and docker_engine.py's `fetch`
+    registry:     the images: see `fetch` of engines/process.py and engines/docker.py
     """
 
     def __init__(self, home: Path, endpoint_url: str, registry, region: str, account: str):

@@ -1,14 +1,14 @@
 """The front: one WSGI app on 127.0.0.1 that sends each request to who can answer it.
 
     /_localaws/health                   ready or not
-    /_localaws/..., / in a browser      a page for people                               page.py
-    /v2/...                             the image registry                              registry.py
-    X-Amz-Target: SageMaker.OPERATION   our executing control plane                     sagemaker.py
+    /_localaws/..., / in a browser      a page for people                               door/page.py
+    /v2/...                             the image registry                              images/registry.py
+    X-Amz-Target: SageMaker.OPERATION   our executing control plane                     sagemaker/control_plane.py
     /endpoints/NAME/invocations         the same
-    ECR's images and login; IAM's SimulatePrincipalPolicy: what moto lacks              gaps.py
-    the rest                            moto: S3, STS, IAM, ECR, CloudWatch, Logs       backend.py
+    ECR's images and login; IAM's SimulatePrincipalPolicy: what moto lacks              moto/gaps.py
+    the rest                            moto: S3, STS, IAM, ECR, CloudWatch, Logs       moto/backend.py
 
-Started by `python -m localaws up` as `python -m localaws.server`.
+Started by `python -m localaws up` as `python -m localaws.door.server`.
 """
 
 import fcntl
@@ -29,15 +29,15 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from werkzeug import Request, Response
 
-import localaws
+from localaws import protocol
+from localaws.errors import AwsError
+from localaws.images.registry import Registry
+from localaws.moto.backend import Backend
+from localaws.moto.gaps import Gaps
+from localaws.sagemaker.control_plane import ControlPlane
+from localaws.state import locate
 
-from . import protocol
-from .backend import Backend
-from .errors import AwsError
-from .gaps import Gaps
 from .page import PATH, Page, is_wanted
-from .registry import Registry
-from .sagemaker import ControlPlane
 
 log = logging.getLogger("localaws")
 
@@ -70,10 +70,10 @@ class Front:
         self.url = f"http://127.0.0.1:{port}"
         self.ready = False
         self.backend = Backend(home)
-        self.registry = Registry(home, lambda name: self.gaps.describe_repository(name), localaws.ACCOUNT)
-        self.gaps = Gaps(self.registry, self.backend, self.url, localaws.REGION, localaws.ACCOUNT)
-        self.control = ControlPlane(home, self.url, self.registry, localaws.REGION, localaws.ACCOUNT)
-        about = {"region": localaws.REGION, "account": localaws.ACCOUNT, "engine": self.control.engine}
+        self.registry = Registry(home, lambda name: self.gaps.describe_repository(name), locate.ACCOUNT)
+        self.gaps = Gaps(self.registry, self.backend, self.url, locate.REGION, locate.ACCOUNT)
+        self.control = ControlPlane(home, self.url, self.registry, locate.REGION, locate.ACCOUNT)
+        about = {"region": locate.REGION, "account": locate.ACCOUNT, "engine": self.control.engine}
         self.page = Page(self.control, self.registry, self.backend, self.url, about)
 
     def __call__(self, environ, start_response):
@@ -171,7 +171,7 @@ class _PlainHttp(HTTPChannel):
 
 def _listen(home: Path) -> tuple[socket.socket, str]:
     """Bind LOCALAWS_PORT (4571), else the port used last time, else a free one; return the socket and a note."""
-    wanted = localaws.port()
+    wanted = locate.port()
     memory = home / "port"
     last = [int(memory.read_text())] if memory.exists() else []
     # The last one again where any will do: what clients were told before a crash then still holds.
@@ -188,9 +188,7 @@ def _listen(home: Path) -> tuple[socket.socket, str]:
         memory.write_text(str(got))
         if wanted in (0, got):
             return listener, ""
-        who = (
-            "another localaws" if localaws.answers(f"127.0.0.1:{wanted}", seconds=0.5) else "another program"
-        )
+        who = "another localaws" if locate.answers(f"127.0.0.1:{wanted}", seconds=0.5) else "another program"
         return listener, f"port {wanted} is taken by {who}, so this one listens on {got}"
     raise RuntimeError("No free port on 127.0.0.1")
 
@@ -200,7 +198,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty, level in (("botocore", logging.WARNING), ("waitress.queue", logging.ERROR)):
         logging.getLogger(chatty).setLevel(level)
-    home = localaws.home()
+    home = locate.home()
     lock = (home / "server.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -214,7 +212,7 @@ def main() -> None:
     listener, note = _listen(home)
     port = listener.getsockname()[1]
     # What this process asks of AWS goes to itself, whatever the learner's own profile says.
-    os.environ.update(localaws.environment(f"http://127.0.0.1:{port}"))
+    os.environ.update(locate.environment(f"http://127.0.0.1:{port}"))
     front = Front(home, port)
     server = waitress.create_server(
         front,
@@ -229,8 +227,8 @@ def main() -> None:
     )
     me = psutil.Process()
     server.channel_class = _PlainHttp
-    running = localaws.Status(front.url, me.pid, me.create_time(), str(home), front.control.engine, note=note)
-    localaws.announce(home, running)
+    running = locate.Status(front.url, me.pid, me.create_time(), str(home), front.control.engine, note=note)
+    locate.announce(home, running)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     code = 1
     try:

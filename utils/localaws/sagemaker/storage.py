@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from . import archive
+from localaws.images import archive
 
 PARALLEL = 8
 

@@ -9,10 +9,10 @@ from queue import SimpleQueue
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from . import storage
-from .context import Context
-from .errors import AwsError
-from .logs import LogStream
+from localaws.engines.logs import LogStream
+from localaws.errors import AwsError
+from localaws.sagemaker import storage
+from localaws.sagemaker.context import Context
 
 KIND = "AsyncRequest"  # in the store: a request is on disk before it is acknowledged
 CONCURRENT = 4  # requests to an instance at once, unless MaxConcurrentInvocationsPerInstance says else

@@ -11,11 +11,12 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from . import docker_engine
-from .engine import Unpacked
-from .errors import AwsError
+from localaws.engines import docker
+from localaws.engines.process import Unpacked
+from localaws.errors import AwsError
+from localaws.state.store import Store
+
 from .storage import DataError, list_keys, parse_uri
-from .store import Store
 
 MAX_INSTANCES = 20
 ENDED = ("Completed", "Failed", "Stopped")  # a job, or an endpoint, that holds no instance any more
@@ -48,7 +49,7 @@ class Context:
             return session.client(service, endpoint_url=endpoint_url, config=config)
 
         self.s3, self.iam, self.logs, self.cloudwatch = map(client, ("s3", "iam", "logs", "cloudwatch"))
-        self.engine = docker_engine.choose(home, endpoint_url)
+        self.engine = docker.choose(home, endpoint_url)
         self.placing = (
             threading.RLock()
         )  # held from the check of a limit until what it allows is in the store

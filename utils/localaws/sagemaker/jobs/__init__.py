@@ -1,0 +1,1 @@
+"""What ends by itself: training, batch transform and tuning jobs."""

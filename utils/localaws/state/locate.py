@@ -1,0 +1,129 @@
+"""Where localaws keeps what it knows, which process serves it, and the variables that lead clients there."""
+
+import http.client
+import json
+import os
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import processes
+
+ROOT = Path(__file__).resolve().parents[3]
+REGION = "us-west-2"
+ACCOUNT = "000000000000"
+PORT = 4571
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class Status:
+    """A running localaws: where it listens, its process, its folder, how it runs containers, and what people should know."""
+
+    endpoint_url: str
+    pid: int
+    create_time: float
+    home: str
+    engine: str = "process"
+    region: str = REGION
+    account: str = ACCOUNT
+    note: str = ""
+
+    @property
+    def address(self) -> str:
+        return self.endpoint_url.removeprefix("http://")
+
+
+def home() -> Path:
+    """Return the folder that holds all state: LOCALAWS_HOME, else `.localaws` in the repository."""
+    return Path(os.environ.get("LOCALAWS_HOME") or ROOT / ".localaws").resolve()
+
+
+def port() -> int:
+    """Return the port to listen on: LOCALAWS_PORT, else 4571; 0 is any free one. Raises ValueError."""
+    text = os.environ.get("LOCALAWS_PORT") or str(PORT)
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(
+            f"LOCALAWS_PORT={text} is not a port: give a number from 1 to 65535, or unset it for {PORT}"
+        )
+    return int(text)
+
+
+def environment(endpoint_url: str | None = None) -> dict[str, str]:
+    """Return the environment variables that point boto3, the SDK and the `aws` command at localaws.
+
+    The keys are obviously fake and the profile files empty, so that a learner's real account can never be
+    used by mistake. Raises RuntimeError when localaws is not running (unless `endpoint_url` is given).
+    """
+    folder = home()
+    if endpoint_url is None:
+        found = running()
+        if found is None:
+            raise RuntimeError(
+                f"localaws is not running. Start it: {Path(sys.executable).name} -m localaws up"
+            )
+        endpoint_url, folder = found.endpoint_url, Path(found.home)
+    config = _client_files(folder)
+    others = [host for host in os.environ.get("NO_PROXY", "").split(",") if host not in ("", *LOOPBACK)]
+    no_proxy = ",".join([*others, *LOOPBACK])
+    # A service's own variable (AWS_ENDPOINT_URL_S3, …) would win over AWS_ENDPOINT_URL.
+    services = {name: endpoint_url for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")}
+    return {
+        **services,
+        "AWS_ENDPOINT_URL": endpoint_url,
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
+        "AWS_ACCESS_KEY_ID": "localaws-not-a-key",
+        "AWS_SECRET_ACCESS_KEY": "localaws-not-a-secret",
+        "AWS_SESSION_TOKEN": "",
+        "AWS_SECURITY_TOKEN": "",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_PROFILE": "default",
+        "AWS_DEFAULT_PROFILE": "default",
+        "AWS_CONFIG_FILE": str(config / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(config / "credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_PAGER": "",
+        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config / "sagemaker.yaml"),
+        "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(config / "sagemaker.yaml"),
+        "LOCALAWS_HOME": str(folder),
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+    }
+
+
+def announce(folder: Path, server: Status) -> None:
+    """Write down, for `status` and `stop`, which process serves this folder."""
+    processes.write_json(folder / "server.json", asdict(server))
+
+
+def _client_files(folder: Path) -> Path:
+    config = folder / "aws"
+    # Without it the SDK sends usage data to a bucket of AWS's.
+    telemetry = "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n"
+    for name, text in (("config", "[default]\n"), ("credentials", ""), ("sagemaker.yaml", telemetry)):
+        processes.write_whole(config / name, text.encode())  # another program may read it at this moment
+    return config
+
+
+def running() -> Status | None:
+    """Return what `announce` wrote of the process that serves this home, or None where it has ended."""
+    # ValueError, TypeError: damaged, or another version's. Nothing that we know how to talk to runs, then.
+    with suppress(FileNotFoundError, ValueError, TypeError):
+        found = Status(**json.loads((home() / "server.json").read_text()))
+        if processes.find(found.pid, found.create_time):
+            return found
+    return None
+
+
+def answers(address: str, seconds: float = 5) -> bool:
+    """Tell whether a localaws that is ready answers at an address of the form HOST:PORT."""
+    connection = http.client.HTTPConnection(address, timeout=seconds)
+    try:
+        connection.request("GET", "/_localaws/health")
+        return b'"ready": true' in connection.getresponse().read(64)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
