@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,11 +27,13 @@ __all__ = ["ACCOUNT", "REGION", "Status", "environment", "home", "port", "start"
 STOP_SECONDS = 20
 
 
-def start(timeout: float = 30) -> Status:
+def start(timeout: float = 30, tell: Callable[[str], None] = lambda line: None) -> Status:
     """Start localaws unless it runs, wait until it is ready, and return where it listens.
 
+    While it brings back what is on disk it has all the time that it makes use of; `tell` gets how far it is.
+
     The server outlives the caller. Two calls at once give one server. Raises RuntimeError, with the end of the
-    server's log, when it does not come up within `timeout` seconds (it is then stopped), and where its folder cannot
+    server's log, when it makes no progress within `timeout` seconds (it is then stopped), and where its folder cannot
     be written to; ValueError when LOCALAWS_PORT is no port.
     """
     folder = home()
@@ -39,13 +41,17 @@ def start(timeout: float = 30) -> Status:
     deadline = time.monotonic() + timeout
     with _locked(folder / "start.lock", deadline):
         found = locate.running()
-        pid = found.pid if found else None
+        pid, seen, log = found.pid if found else None, "", folder / "server.log"
+        old = log.stat().st_size if log.exists() else 0
         while time.monotonic() < deadline:
             if pid is None:
                 processes.kill_recorded(folder)  # what a killed server left behind
                 pid = _spawn(folder)
             if (running := locate.running()) and answers(running.address):
-                return running
+                return locate.running() or running  # which tells by now what was brought back
+            if (progress := _read(folder / locate.PROGRESS)) != seen:
+                seen, deadline = progress, time.monotonic() + timeout
+                tell(progress)
             if not psutil.pid_exists(pid):
                 if found is None:
                     break
@@ -57,8 +63,7 @@ def start(timeout: float = 30) -> Status:
         elif found is None:  # else it is not this call's
             with suppress(psutil.NoSuchProcess):
                 processes.stop([psutil.Process(pid)], grace=STOP_SECONDS)
-    log = folder / "server.log"
-    raise RuntimeError(f"localaws {what}. The end of {log}:\n{_tail(log)}")
+    raise RuntimeError(f"localaws {what}. The end of {log}:\n{_tail(log, old)}")
 
 
 def stop() -> list[str]:
@@ -128,7 +133,14 @@ def _locked(file: Path, deadline: float) -> Iterator[None]:
         yield
 
 
-def _tail(log: Path, lines: int = 15) -> str:
+def _tail(log: Path, begin: int, lines: int = 15) -> str:
+    """The last lines of a log after its first `begin` bytes, which tell of an earlier server."""
     with suppress(FileNotFoundError):
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(log.read_bytes()[begin:].decode(errors="replace").splitlines()[-lines:])
     return "(no log)"
+
+
+def _read(file: Path) -> str:
+    with suppress(FileNotFoundError):
+        return file.read_text()
+    return ""

@@ -11,10 +11,15 @@ DOWN = "localaws is not running. Start it: python -m localaws up"
 
 
 def up(_) -> int:
-    running = localaws.start()
+    before = localaws.status()
+    running = localaws.start(tell=lambda line: print(f"localaws: {line}", flush=True))
     if running.note:
         print(f"localaws: {running.note}")
     print(f"localaws listens on {running.endpoint_url} (pid {running.pid}, state in {running.home})")
+    if not before and running.there:
+        print(f"In it: {running.there}")
+    for loss in () if before else running.lost:
+        print(f"Not brought back: {loss}")
     print(f"See what is in it: {running.endpoint_url}/ in a browser")
     print('Use it from this shell:  eval "$(python -m localaws env)"')
     return 0

@@ -11,6 +11,7 @@
 Started by `python -m localaws up` as `python -m localaws.door.server`.
 """
 
+import dataclasses
 import fcntl
 import logging
 import os
@@ -21,6 +22,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -32,10 +34,12 @@ from werkzeug import Request, Response
 from localaws import protocol
 from localaws.errors import AwsError
 from localaws.images.registry import Registry
+from localaws.moto import takeover
 from localaws.moto.backend import Backend
 from localaws.moto.gaps import Gaps
 from localaws.sagemaker.control_plane import ControlPlane
 from localaws.state import locate
+from localaws.state.database import Database
 
 from .page import PATH, Page, is_wanted
 
@@ -48,12 +52,13 @@ BACKLOG = 1024
 FILES = 8192
 MB = 1024 * 1024
 MAX_LAYER = 5 * 1024 * MB
-MAX_OBJECT = 1024 * MB  # in one request; clients send larger objects in parts. moto holds a request in memory
+MAX_OBJECT = 5 * 1024 * MB  # in one request, as on AWS; clients send larger objects in parts
+MAX_FORM = 64 * MB  # of S3: moto holds the body of a POST, and of what is no object, in memory
 MAX_INVOCATION = 100 * MB
 MAX_CALL = 16 * MB
 TOO_LARGE = (
     "Your proposed upload exceeds the maximum allowed size. "
-    f"localaws takes {MAX_OBJECT:,} bytes in one request: upload in parts"
+    f"localaws takes {MAX_OBJECT:,} bytes in one request, {MAX_FORM:,} in a form: upload in parts"
 )
 SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "sagemaker"}
 MOTO_OWN = ("/moto-api", "/latest/")  # moto's own controls, among them one that forgets everything
@@ -69,10 +74,13 @@ class Front:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.ready = False
-        self.backend = Backend(home)
+        self.database = Database(home)
+        self.backend = Backend(home, self.database)
         self.registry = Registry(home, lambda name: self.gaps.describe_repository(name), locate.ACCOUNT)
         self.gaps = Gaps(self.registry, self.backend, self.url, locate.REGION, locate.ACCOUNT)
-        self.control = ControlPlane(home, self.url, self.registry, locate.REGION, locate.ACCOUNT)
+        self.control = ControlPlane(
+            home, self.database, self.url, self.registry, locate.REGION, locate.ACCOUNT
+        )
         about = {"region": locate.REGION, "account": locate.ACCOUNT, "engine": self.control.engine}
         self.page = Page(self.control, self.registry, self.backend, self.url, about)
 
@@ -132,7 +140,7 @@ class Front:
         if service == "sagemaker" or (service is not None and service not in SERVICES):
             raise AwsError("UnknownOperationException", f"localaws does not serve {service}: {request.path}")
         if service in ("s3", None):
-            if (request.content_length or 0) > MAX_OBJECT:
+            if (request.content_length or 0) > (MAX_OBJECT if request.method == "PUT" else MAX_FORM):
                 return protocol.failure_xml(AwsError("EntityTooLarge", TOO_LARGE), "Error")
             return self.backend(request, region, "s3")
         protocol.bound(request, MAX_CALL)
@@ -173,7 +181,8 @@ def _listen(home: Path) -> tuple[socket.socket, str]:
     """Bind LOCALAWS_PORT (4571), else the port used last time, else a free one; return the socket and a note."""
     wanted = locate.port()
     memory = home / "port"
-    last = [int(memory.read_text())] if memory.exists() else []
+    text = memory.read_text() if memory.exists() else ""
+    last = [int(text)] if text.isdecimal() else []
     # The last one again where any will do: what clients were told before a crash then still holds.
     for port in [*([wanted] if wanted else []), *last, 0]:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -191,6 +200,21 @@ def _listen(home: Path) -> tuple[socket.socket, str]:
         who = "another localaws" if locate.answers(f"127.0.0.1:{wanted}", seconds=0.5) else "another program"
         return listener, f"port {wanted} is taken by {who}, so this one listens on {got}"
     raise RuntimeError("No free port on 127.0.0.1")
+
+
+def _bring_back(front: Front, home: Path) -> None:
+    """Put back what is on disk, and write down now and then how far it is: `localaws.start` waits as long as it goes on."""
+    total, told = sum(front.database.counts().values()), 0.0
+
+    def progress(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > 0.2:
+            told = time.monotonic()
+            (home / locate.PROGRESS).write_text(f"{done:,} of {total:,} entries brought back")
+
+    front.backend.recover(progress)
+    takeover.take_over(home, front.database, front.backend)
+    (home / locate.PROGRESS).unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -232,9 +256,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     code = 1
     try:
-        front.backend.replay()  # clients wait in the socket's queue
+        _bring_back(front, home)  # clients wait in the socket's queue
         threading.Thread(target=server.run, daemon=True).start()
         front.control.recover()
+        kinds = {
+            kind.removeprefix("s3 ").removeprefix("sagemaker "): n
+            for kind, n in front.database.counts().items()
+        }
+        there = ", ".join(
+            f"{n:,} {kind}{'s' * (n > 1)}" for kind, n in kinds.items() if kind not in ("moto", "metrics")
+        )
+        locate.announce(home, dataclasses.replace(running, there=there, lost=tuple(front.database.lost)))
         front.ready = True
         log.info("localaws listens on %s", front.url)
         threading.Event().wait()

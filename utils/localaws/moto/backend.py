@@ -1,23 +1,19 @@
 """moto behind the front, made durable: what it acknowledged is there again after a kill -9.
 
-moto keeps everything in memory. So each request that changed something is written to a journal before its answer
-goes out, and the journal is replayed at start. What moto makes up (identifiers, times) comes out the same in the
-replay, because each recorded request runs with a seed and a time of its own, which are recorded with it.
+moto keeps everything in memory. So what a request has changed is written to the database before its answer goes out
+(kept.py), and the bodies of objects lie in files (bodies.py): moto never sees them.
 """
 
-import datetime
 import functools
 import importlib
 import io
 import logging
 import os
 import re
-import secrets
-import sys
+import sqlite3
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import parse_qs, parse_qsl
 
 import botocore.session
@@ -27,61 +23,36 @@ from werkzeug import Request, Response
 from localaws import protocol
 from localaws.errors import AwsError
 from localaws.state import locate
-
-from .journal import Journal
+from localaws.state.database import Database
 
 os.environ["MOTO_ACCOUNT_ID"] = locate.ACCOUNT
 os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"  # so that AmazonSageMakerFullAccess can be attached
 
-import moto.core.utils
+import moto.s3.models
+from moto.backends import get_backend
+from moto.core.responses import BaseResponse
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+from . import bodies
+from .kept import Kept
 
 log = logging.getLogger("localaws")
-
-
-class _Clock(datetime.datetime):
-    """The time that moto sees: that of the recorded request that runs, else the real one."""
-
-    at: float | None = None
-
-    @classmethod
-    def now(cls, tz=None):
-        return datetime.datetime.fromtimestamp(time.time() if cls.at is None else cls.at, tz)
-
-
-# Before the services' modules are imported, because they import the function by name.
-if "moto.s3.models" in sys.modules:
-    raise ImportError(
-        "Import localaws.moto.backend before any of moto's services: it sets the clock that they import"
-    )
-moto.core.utils.utcnow = lambda: _Clock.now(datetime.UTC).replace(tzinfo=None)
-
-import moto.s3.models  # noqa: E402
-from moto.backends import get_backend  # noqa: E402
-from moto.core.responses import BaseResponse  # noqa: E402
-from moto.moto_api._internal import mock_random  # noqa: E402
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: E402
-
-# S3 alone goes round moto's own random numbers (upload ids) and clock (a bucket's creation date).
-moto.s3.models.os = SimpleNamespace(urandom=mock_random.randbytes, environ=os.environ)
-moto.s3.models.datetime = SimpleNamespace(**{**vars(datetime), "datetime": _Clock})
 
 MOTO_NAMES = {"monitoring": "cloudwatch"}  # where moto and botocore do not use the name that signs requests
 READS = re.compile(
     r"(Batch)?(Get|List|Describe|Filter|Head|Simulate|Lookup|Query|Search|Test)[A-Z]|GenerateCredential"
 )
-# Enough for moto to take a recorded request for the same one.
-RECORDED = {"REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "RAW_URI", "CONTENT_TYPE", "CONTENT_LENGTH"}
-NOT_RECORDED = re.compile(r"HTTP_(USER_AGENT|CONNECTION|ACCEPT|ACCEPT_ENCODING|EXPECT|AMZ_SDK_.*)")
 
 
 class Backend:
     """moto's own WSGI app: S3, STS, IAM, ECR's repositories, CloudWatch and Logs."""
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, database: Database):
         self.app = DomainDispatcherApplication(create_backend_app)
-        self.journal = Journal(home / "moto")
-        # moto is not made for threads, and the journal must have the order in which things happened.
-        self._lock = threading.Lock()
+        self._home = home
+        self._kept = Kept(database)
+        bodies.folder = home / "bodies"
+        self._lock = threading.Lock()  # moto is not made for threads
 
     def __call__(self, request: Request, region: str | None, service: str | None) -> Response:
         """Let moto answer; what changed something is on disk before this returns.
@@ -91,34 +62,36 @@ class Backend:
         # moto tells an encoded slash in a key from a plain one by the raw path, under gunicorn's name for it.
         environ = request.environ
         environ["RAW_URI"] = environ.get("REQUEST_URI", "")
-        body = protocol.peek(request)
+        service = service or "s3"
+        body = b"" if service == "s3" and _is_upload(request) else protocol.peek(request)
         operation = _operation(request, service, body)
-        if _is_unanswered(request, service or "s3", operation):
-            message = f"localaws does not serve {operation} of {service or 's3'}: run it against AWS."
-            error = AwsError("NotServedByLocalaws", message, 501)
-            if request.headers.get("X-Amz-Target") or service == "monitoring":
-                return protocol.failure(error)
-            return protocol.failure_xml(error, "Error" if service in ("s3", None) else "ErrorResponse")
-        if not _changes(request, service, operation):
+        if _is_unanswered(request, service, operation):
+            message = f"localaws does not serve {operation} of {service}: run it against AWS."
+            return _failure(request, service, AwsError("NotServedByLocalaws", message, 501))
+        try:
+            if service == "s3" and _is_upload(request):
+                _claim_body(request)
             with self._lock:
-                return self._run(environ)
-        entry = {
-            "at": time.time(),
-            "seed": secrets.randbits(63),
-            "region": region,
-            "service": service or "s3",
-            "environ": {
-                name: value
-                for name, value in environ.items()
-                if name in RECORDED or (name.startswith("HTTP_") and not NOT_RECORDED.fullmatch(name))
-            },
-        }
-        kept = self.journal.keep(body)
-        with self._lock:
-            response = self._run(environ, entry["at"], entry["seed"])
-            if response.status_code < 400:
-                self.journal.append({**entry, **kept, **_upload_id(response)})
+                response = self._run(environ)
+                if response.status_code < 400 and _changes(request, service, operation):
+                    self._keep(request, region, service, operation)
+        except AwsError as error:
+            return _failure(request, service, error)
+        except bodies.DamagedBody as error:
+            return _failure(request, service, AwsError("InternalError", str(error), 500))
+        except (OSError, sqlite3.Error) as error:
+            message = f"localaws cannot write to its folder {self._home} ({error}), and did nothing: free some space there"
+            return _failure(request, service, AwsError("InternalError", message, 500))
         return response
+
+    def _keep(self, request: Request, region: str | None, service: str, operation: str) -> None:
+        """Write what the request has changed; where that is impossible, take it back."""
+        bucket, _, key = request.path.removeprefix("/").partition("/") if service == "s3" else ("", "", "")
+        try:
+            self._kept.keep(MOTO_NAMES.get(service, service), region, operation, bucket, key)
+        except (OSError, sqlite3.Error):
+            self._kept.load()
+            raise
 
     def buckets(self) -> list[dict]:
         """Return name, creation (seconds since the epoch), number of objects and their bytes for each bucket.
@@ -143,46 +116,22 @@ class Backend:
             for bucket, found in sizes
         ]
 
-    def replay(self) -> int:
-        """Run what the journal holds and return the number of requests."""
-        began, count = time.monotonic(), 0
-        for entry, body in self.journal.compacted():
-            environ = {
-                **entry["environ"],
-                "SCRIPT_NAME": "",
-                "SERVER_NAME": "127.0.0.1",
-                "SERVER_PORT": "80",
-                "SERVER_PROTOCOL": "HTTP/1.1",
-                "wsgi.url_scheme": "http",
-                "CONTENT_LENGTH": str(len(body)),
-                "wsgi.input": io.BytesIO(body),
-                "wsgi.errors": sys.stderr,
-            }
-            what = f"{environ['REQUEST_METHOD']} {environ['RAW_URI']} {environ.get('HTTP_X_AMZ_TARGET', '')}"
-            try:
-                with self._lock:
-                    response = self._run(environ, entry["at"], entry["seed"])
-            except Exception:  # whatever moto raises: the rest must come back all the same
-                log.exception("Not brought back: %s", what)
-                continue
-            count += 1
-            if response.status_code >= 400:
-                log.warning("Not brought back: %s: %d %s", what, response.status_code, response.get_data())
-        if count:
-            log.info("Brought back %d requests in %.1f s", count, time.monotonic() - began)
-        return count
+    def recover(self, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Put back what is on disk; what cannot be is put aside and told."""
+        with self._lock:
+            self._kept.load(progress)
+            bodies.sweep(self._home / "aside")
 
-    def _run(self, environ: dict, at: float | None = None, seed: int | None = None) -> Response:
-        if seed is not None:
-            mock_random.seed(seed)
-        _Clock.at = at
-        try:
-            response = Response.from_app(self.app, environ)
-            response.get_data()
-        finally:
-            _Clock.at = None
+    def _run(self, environ: dict) -> Response:
+        response = Response.from_app(self.app, environ)
+        content = response.get_data()
         for name in [name for name, _ in response.headers if name.lower().startswith("access-control-")]:
             del response.headers[name]
+        if claim := bodies.claimed(content):
+            for digest, _, _ in claim.pieces:
+                bodies.verified(digest)
+            response.response = claim.blocks()
+            response.headers["Content-Length"] = str(len(claim))
         return response
 
 
@@ -228,9 +177,16 @@ def _is_unanswered(request: Request, service: str, operation: str) -> bool:
     return any(_s3_subresources().get((request.method, of_object, name)) is False for name in names)
 
 
-def _operation(request: Request, service: str | None, body: bytes) -> str:
+def _failure(request: Request, service: str, error: AwsError) -> Response:
+    """Answer with an error in the protocol that the request speaks."""
+    if request.headers.get("X-Amz-Target") or service == "monitoring":
+        return protocol.failure(error)
+    return protocol.failure_xml(error, "Error" if service == "s3" else "ErrorResponse")
+
+
+def _operation(request: Request, service: str, body: bytes) -> str:
     """Return the name of the operation; S3's requests have none, so it is the request itself."""
-    if service in ("s3", None):
+    if service == "s3":
         return f"{request.method} {request.full_path.rstrip('?')}"
     # The three protocols name it in a header, in the path, or in a form.
     return (
@@ -240,14 +196,33 @@ def _operation(request: Request, service: str | None, body: bytes) -> str:
     )
 
 
-def _changes(request: Request, service: str | None, operation: str) -> bool:
+def _changes(request: Request, service: str, operation: str) -> bool:
     """Tell whether a request may change moto's state."""
-    if service in ("s3", None):
+    if service == "s3":
         return request.method not in ("GET", "HEAD", "OPTIONS")
     return service != "sts" and not READS.match(operation)  # sessions end with the server
 
 
-def _upload_id(response: Response) -> dict:
-    """Return the id of a multipart upload that just began: its parts name it."""
-    match = re.search(rb"<InitiateMultipartUploadResult.*<UploadId>([^<]+)<", response.get_data(), re.DOTALL)
-    return {"upload": match[1].decode()} if match else {}
+def _is_upload(request: Request) -> bool:
+    """Whether a request's body is an object's, or a part's."""
+    key = request.path.removeprefix("/").partition("/")[2]
+    settings = {name for method, _, name in _s3_subresources() if method == "PUT"} - {
+        "partNumber",
+        "uploadId",
+    }
+    return request.method == "PUT" and bool(key) and not settings & request.args.keys()
+
+
+def _claim_body(request: Request) -> None:
+    """Store the body of an upload, and leave in its place the claim to it."""
+    environ, trailers = request.environ, {}
+    blocks = iter(functools.partial(request.stream.read, bodies.BLOCK), b"")
+    if request.headers.get("X-Amz-Content-Sha256", "").startswith("STREAMING-"):
+        blocks = bodies.unchunked(request.stream, trailers)
+        environ["HTTP_X_AMZ_CONTENT_SHA256"] = "UNSIGNED-PAYLOAD"
+    try:
+        claim = bytes(bodies.store(blocks))
+    except ValueError as error:
+        raise AwsError("IncompleteBody", f"The body is not in the encoding aws-chunked: {error}") from error
+    environ |= {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in trailers.items()}
+    environ |= {"wsgi.input": io.BytesIO(claim), "CONTENT_LENGTH": str(len(claim))}

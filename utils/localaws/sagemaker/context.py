@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from localaws.engines import docker
 from localaws.engines.process import Unpacked
 from localaws.errors import AwsError
+from localaws.state.database import Database
 from localaws.state.store import Store
 
 from .storage import DataError, list_keys, parse_uri
@@ -34,9 +35,11 @@ ARN_PARTS = {
 class Context:
     """Clients are boto3's, over loopback: jobs use S3, IAM, Logs and CloudWatch as any client does."""
 
-    def __init__(self, home: Path, endpoint_url: str, registry, region: str, account: str):
+    def __init__(
+        self, home: Path, database: Database, endpoint_url: str, registry, region: str, account: str
+    ):
         self.home, self.registry, self.region, self.account = home, registry, region, account
-        self.store = Store(home / "sagemaker")
+        self.store = Store(database)
         session = boto3.Session("localaws", "localaws", region_name=region)
         config = Config(
             proxies={},  # never by way of a proxy: the other end is on this machine

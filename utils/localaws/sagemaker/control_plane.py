@@ -14,6 +14,7 @@ from localaws.sagemaker.hosting.instances import container_definition
 from localaws.sagemaker.jobs.training import Training
 from localaws.sagemaker.jobs.transform import Transform
 from localaws.sagemaker.jobs.tuning import Tuning
+from localaws.state.database import Database
 
 from .context import ARN_PARTS, Context
 from .validation import parse_served, prune, refuse_unserved, service_model, validate
@@ -118,12 +119,15 @@ class ControlPlane:
     """SageMaker's API and runtime, executed on this machine.
 
     home:         folder of all state
+    database:     where it keeps its records
     endpoint_url: where S3, IAM, Logs and CloudWatch answer (localaws itself, over loopback)
     registry:     the images: see `fetch` of engines/process.py and engines/docker.py
     """
 
-    def __init__(self, home: Path, endpoint_url: str, registry, region: str, account: str):
-        self._context = Context(Path(home), endpoint_url, registry, region, account)
+    def __init__(
+        self, home: Path, database: Database, endpoint_url: str, registry, region: str, account: str
+    ):
+        self._context = Context(Path(home), database, endpoint_url, registry, region, account)
         self.engine = self._context.engine.name
         self._training = Training(self._context)
         self._hosting = Hosting(self._context)
@@ -177,6 +181,7 @@ class ControlPlane:
 
     def recover(self) -> None:
         """After a start: settle what an earlier server left. Call it once the endpoint answers."""
+        self._context.store.load()  # again: the records of an earlier version are there by now
         self._training.recover()
         self._tuning.recover()
         self._transform.recover()

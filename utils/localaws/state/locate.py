@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 REGION = "us-west-2"
 ACCOUNT = "000000000000"
 PORT = 4571
+PROGRESS = "starting"  # a file in the home, while what is on disk is brought back
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -29,6 +30,8 @@ class Status:
     region: str = REGION
     account: str = ACCOUNT
     note: str = ""
+    there: str = ""  # what was brought back at the start,
+    lost: tuple[str, ...] = ()  # and what could not be, each with the reason
 
     @property
     def address(self) -> str:

@@ -1,4 +1,4 @@
-"""What localaws knows, on disk: one JSON file per resource, so that a restart finds what was there.
+"""The resources of the SageMaker control plane: on disk before anybody sees them, so that a restart finds what was there.
 
 A record is a dict with the names of AWS's Describe answers, times as epoch seconds (what the wire carries), plus keys
 of our own, which `validation.prune` keeps inside. Names are unique without regard to case, as on AWS.
@@ -6,35 +6,30 @@ of our own, which `validation.prune` keeps inside. Names are unique without rega
 
 import copy
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from .processes import write_json
+from .database import Database
 
-log = logging.getLogger("localaws")
+KIND = "sagemaker "  # what the kinds of its entries begin with
 
 
 class Store:
-    """Records by kind and name: on disk before anybody sees them, then in memory for readers.
+    """Records by kind and name: in the database first, then in memory for readers."""
 
-    A file is written beside its place and renamed, so that a kill at any moment leaves the old record or the new one.
-    It is not synced: a power cut may lose the last second, a killed process does not.
-    """
-
-    def __init__(self, home: Path):
-        self._home = home
-        self._lock = threading.Lock()  # held while a file is written: a tenth of a millisecond
+    def __init__(self, database: Database):
+        self._database = database
+        self._lock = threading.Lock()  # held while the database writes: a tenth of a millisecond
         self._records: dict[str, dict[str, dict]] = {}
-        for path in sorted(home.glob("*/*.json")):
-            try:
-                record = json.loads(path.read_text("utf-8"))
-            except ValueError as error:  # after a power cut: the rest must come back all the same
-                log.error("Not brought back: %s is damaged: %s", path, error)
-                continue
-            self._records.setdefault(path.parent.name, {})[path.stem] = record
+        self.load()
+
+    def load(self) -> None:
+        """Read what the database has."""
+        for kind in self._database.counts():
+            if kind.startswith(KIND):
+                records = {name: json.loads(value) for name, value in self._database.entries(kind)}
+                self._records[kind.removeprefix(KIND)] = records
 
     def insert(self, kind: str, name: str, record: dict) -> bool:
         """Add a record; False if the name is taken."""
@@ -77,13 +72,10 @@ class Store:
         with self._lock:
             if name.lower() not in self._records.get(kind, {}):
                 return False
-            self._path(kind, name).unlink(missing_ok=True)
+            self._database.delete(KIND + kind, name.lower())
             del self._records[kind][name.lower()]
         return True
 
     def _keep(self, kind: str, name: str, record: dict) -> None:
-        write_json(self._path(kind, name), record)
+        self._database.put(KIND + kind, name.lower(), json.dumps(record).encode())
         self._records.setdefault(kind, {})[name.lower()] = record
-
-    def _path(self, kind: str, name: str) -> Path:
-        return self._home / kind / f"{name.lower()}.json"
