@@ -36,6 +36,7 @@ FLOORS = [
     "localaws.moto",
     "localaws.images",
     "localaws.state",
+    "localaws.loopback",
     "localaws.protocol",
     "localaws.errors",
 ]

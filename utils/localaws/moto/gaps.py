@@ -8,12 +8,11 @@ import json
 import re
 import uuid
 from base64 import b64encode
+from collections.abc import Callable
 from fnmatch import translate
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 from werkzeug import Request, Response
 
@@ -45,14 +44,12 @@ IAM_XML = "https://iam.amazonaws.com/doc/2010-05-08/"
 
 
 class Gaps:
-    """Answers in moto's place. `backend` is moto, `url` where the front listens."""
+    """Answers in moto's place. `backend` is moto, `url` where the front listens, `connect` gives a client of a service."""
 
-    def __init__(self, registry: Registry, backend, url: str, region: str, account: str):
+    def __init__(self, registry: Registry, backend, connect: Callable, url: str, region: str, account: str):
         self.registry, self.backend = registry, backend
         self.url, self.region, self.account = url, region, account
-        config = Config(max_pool_connections=64)
-        self.ecr = boto3.client("ecr", endpoint_url=url, region_name=region, config=config)
-        self.iam = boto3.client("iam", endpoint_url=url, region_name=region, config=config)
+        self.ecr, self.iam = map(connect, ("ecr", "iam"))
 
     def answer(self, request: Request, region: str) -> Response | None:
         """Answer a request that moto cannot; None means that moto can."""

@@ -5,10 +5,9 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from localaws.engines import docker
@@ -33,25 +32,21 @@ ARN_PARTS = {
 
 
 class Context:
-    """Clients are boto3's, over loopback: jobs use S3, IAM, Logs and CloudWatch as any client does."""
+    """Jobs use S3, IAM, Logs and CloudWatch as any client does: `connect` gives boto3's client of a service."""
 
     def __init__(
-        self, home: Path, database: Database, endpoint_url: str, registry, region: str, account: str
+        self,
+        home: Path,
+        database: Database,
+        endpoint_url: str,
+        connect: Callable,
+        registry,
+        region: str,
+        account: str,
     ):
         self.home, self.registry, self.region, self.account = home, registry, region, account
         self.store = Store(database)
-        session = boto3.Session("localaws", "localaws", region_name=region)
-        config = Config(
-            proxies={},  # never by way of a proxy: the other end is on this machine
-            max_pool_connections=64,
-            retries={"mode": "standard", "max_attempts": 3},
-            s3={"addressing_style": "path"},
-        )
-
-        def client(service):
-            return session.client(service, endpoint_url=endpoint_url, config=config)
-
-        self.s3, self.iam, self.logs, self.cloudwatch = map(client, ("s3", "iam", "logs", "cloudwatch"))
+        self.s3, self.iam, self.logs, self.cloudwatch = map(connect, ("s3", "iam", "logs", "cloudwatch"))
         self.engine = docker.choose(home, endpoint_url)
         self.placing = (
             threading.RLock()

@@ -120,14 +120,22 @@ class ControlPlane:
 
     home:         folder of all state
     database:     where it keeps its records
-    endpoint_url: where S3, IAM, Logs and CloudWatch answer (localaws itself, over loopback)
+    endpoint_url: where programs that it runs find AWS (localaws itself)
+    connect:      gives a client of S3, IAM, Logs or CloudWatch
     registry:     the images: see `fetch` of engines/process.py and engines/docker.py
     """
 
     def __init__(
-        self, home: Path, database: Database, endpoint_url: str, registry, region: str, account: str
+        self,
+        home: Path,
+        database: Database,
+        endpoint_url: str,
+        connect: Callable,
+        registry,
+        region: str,
+        account: str,
     ):
-        self._context = Context(Path(home), database, endpoint_url, registry, region, account)
+        self._context = Context(Path(home), database, endpoint_url, connect, registry, region, account)
         self.engine = self._context.engine.name
         self._training = Training(self._context)
         self._hosting = Hosting(self._context)
