@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from base64 import b64encode
 from collections import Counter
@@ -66,10 +67,7 @@ def _problem() -> str | None:
     """Why there is no engine, or None when one answers."""
     if shutil.which("docker") is None:
         return "the docker command is not installed"
-    try:
-        asked = _docker("version", "--format", "{{.Server.Os}}", check=False, timeout=5)
-    except subprocess.TimeoutExpired:
-        return "it did not answer within 5 s"
+    asked = _docker("version", "--format", "{{.Server.Os}}", check=False, timeout=5)
     if asked.returncode:
         return asked.stderr.strip().rpartition("\n")[2]
     return None if asked.stdout.strip() == "linux" else f"it runs {asked.stdout.strip()} containers"
@@ -77,14 +75,13 @@ def _problem() -> str | None:
 
 def _docker(*arguments: str, check: bool = True, timeout: float = PATIENCE, **options):
     """Run a docker command. Raises StartError in the engine's own words, unless `check` is off."""
-    done = subprocess.run(
-        ["docker", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        **options,
-    )
+    command = ["docker", *arguments]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, **options
+        )
+    except subprocess.TimeoutExpired:
+        done = subprocess.CompletedProcess(command, 1, "", f"it did not answer within {timeout:g} s")
     if check and done.returncode:
         raise StartError(f"docker {arguments[0]}: {done.stderr.strip()}")
     return done
@@ -109,6 +106,8 @@ class DockerContainer(Container):
     `published`: its port is one of this machine; else it is spoken to at its own address.
     """
 
+    kill_seconds = 4 * PATIENCE  # after it has ended come three commands of the engine's
+
     def __init__(
         self, process, home, on_line, on_exit, name: str, published: bool, cleanup: Callable[[], None]
     ):
@@ -118,7 +117,8 @@ class DockerContainer(Container):
     def address(self, port: int) -> tuple[str, int]:
         """Host and port at which its server answers; waits until the container has an address."""
         address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        while self.running and not self._published:
+        deadline = time.monotonic() + PATIENCE  # it never has one where the engine could not connect it
+        while self.running and not self._published and time.monotonic() < deadline:
             if found := _docker("inspect", "--format", address, self.name, check=False).stdout.strip():
                 return found, PORT
             self.wait(0.05)
@@ -129,18 +129,16 @@ class DockerContainer(Container):
         if self.running and _docker("kill", "--signal=TERM", self.name, check=False).returncode:
             super().terminate()  # it is not there yet: `docker run` passes the signal on, or does not start it
 
-    def kill(self) -> None:
-        """SIGKILL to all of the container."""
-        if self.running:
-            _docker("kill", self.name, check=False)
-            super().kill()
+    def _kill(self):
+        if _docker("kill", self.name, check=False).returncode:
+            self._process.kill()  # it is not there yet, or its engine does not answer
 
-    def _reap(self, on_exit):
-        self._process.wait()
+    def _reap(self):
+        self._process.wait()  # without a bound, as above
         state = _docker("inspect", "--format", "{{.State.OOMKilled}}", self.name, check=False)
         self.out_of_memory = state.stdout.strip() == "true"
         self._cleanup()
-        super()._reap(on_exit)
+        super()._reap()
 
 
 class DockerEngine(ProcessEngine):

@@ -4,21 +4,23 @@ The `process` engine runs them from the unpacked layer of the image as ordinary 
 nothing and says so in the first line of each log; what was pushed, by digest, is still what runs.
 """
 
+import errno
+import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from localaws.images import environments
 from localaws.state import processes
+
+from . import keeper
 
 ISOLATION_NOTICE = (
     "[localaws] engine: process. The program runs as an ordinary process of this machine, with your rights: nothing is "
@@ -30,6 +32,9 @@ DEFAULT_PATH = (
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's, for an image that sets none
 )
 MAX_LINE = 200_000  # bytes; a CloudWatch event holds 256 KiB
+START_SECONDS = 30  # for a keeper, which takes a hundredth of it, to say whether the program runs
+LAST_LINES_SECONDS = 5  # for what a program has printed last; nobody prints any more, so it is in the pipe
+ENVIRONMENT_SECONDS = 1800  # to make an environment; an index that is slow may take minutes
 
 
 class StartError(Exception):
@@ -93,24 +98,37 @@ class Spec:
 
 
 class Container:
-    """A running program. `on_line` gets each line of its output, `on_exit` the exit status once all of it has ended."""
+    """A running program. `on_line` gets each line of its output, `on_exit` the container once all of it has ended.
+
+    `link`: closed, it has the program's keeper end all that the program started.
+    """
 
     out_of_memory = False
+    kill_seconds = (
+        10  # after SIGKILL only what sleeps in the kernel, on a disk or a network that hangs, is still there
+    )
 
-    def __init__(self, process: subprocess.Popen, home: Path, on_line: Callable, on_exit: Callable | None):
+    def __init__(
+        self,
+        process: subprocess.Popen,
+        home: Path,
+        on_line: Callable,
+        on_exit: Callable | None,
+        link: socket.socket | None = None,
+    ):
         self.exit_code: int | None = None
-        self._process = process
-        self._home = home
-        self._ended = threading.Event()
-        self._reader = threading.Thread(target=self._read, args=(on_line,), daemon=True)
+        self._process, self._home, self._link = process, home, link
+        self._on_line, self._on_exit = on_line, on_exit
+        self._finishing, self._ended = threading.Lock(), threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        threading.Thread(target=self._reap, args=(on_exit,), daemon=True).start()
+        threading.Thread(target=self._reap, daemon=True).start()
 
     @property
     def running(self) -> bool:
         return not self._ended.is_set()
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float) -> bool:
         """Wait for the end, at most `timeout` seconds; whether it has ended."""
         return self._ended.wait(timeout)
 
@@ -124,34 +142,51 @@ class Container:
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to the program and all that it started."""
-        if self.running:
-            kill_tree(self._process.pid)
+        """SIGKILL to the program and all that it started. Returns once they have ended, or are given up."""
+        if not self.running:
+            return
+        self._kill()
+        if not self.wait(self.kill_seconds):
+            processes.kill(self._home, self._process.pid)  # what should have done it hangs itself
+            if not self.wait(self.kill_seconds):
+                self._on_line(
+                    f"[localaws] Processes of this program are still there {2 * self.kill_seconds} s after SIGKILL: the "
+                    "kernel waits for a disk or a network for them. localaws gives them up."
+                )
+                self._finish(-signal.SIGKILL)
 
     def stop(self, grace: float) -> None:
-        """SIGTERM, then SIGKILL `grace` seconds later; returns once it has ended."""
+        """SIGTERM, then SIGKILL `grace` seconds later; returns once it has ended, or is given up."""
         self.terminate()
         if not self.wait(grace):
             self.kill()
-            self.wait()
 
-    def _read(self, on_line):
+    def _kill(self):
+        self._link.close()
+
+    def _read(self):
         with self._process.stdout as stream:
-            while line := stream.readline(MAX_LINE):
-                on_line(line.decode("utf-8", "replace").rstrip("\r\n"))
+            while (line := stream.readline(MAX_LINE)) and self.running:
+                self._on_line(line.decode("utf-8", "replace").rstrip("\r\n"))
 
-    def _reap(self, on_exit):
-        status = self._process.wait()
-        # The end of its first process ends a container; without this a child left behind would hold the pipe open.
-        kill_tree(self._process.pid)
-        self._reader.join()
-        processes.forget(self._home, self._process.pid)
-        self.exit_code = (
-            status if status >= 0 else 128 - status
-        )  # a shell's and Docker's way to tell of a signal
-        self._ended.set()
-        if on_exit:
-            on_exit(self)
+    def _reap(self):
+        # Without a bound: a program runs as long as it may, and who wants its end calls `kill`, which has one.
+        self._finish(self._process.wait())
+
+    def _finish(self, status: int):
+        with self._finishing:
+            if not self.running:
+                return
+            if status < 0 or sys.platform != "linux":  # the keeper was killed, or has adopted nobody
+                processes.kill(self._home, self._process.pid)
+            self._reader.join(LAST_LINES_SECONDS)
+            if self._link:
+                self._link.close()
+            processes.forget(self._home, self._process.pid)
+            self.exit_code = status if status >= 0 else 128 - status
+            self._ended.set()
+        if self._on_exit:
+            self._on_exit(self)
 
 
 class ProcessEngine:
@@ -189,48 +224,69 @@ class ProcessEngine:
         on_line(ISOLATION_NOTICE)
         path = [*folders, str(self._python(spec, on_line).parent), os.environ.get("PATH", os.defpath)]
         try:
-            process = subprocess.Popen(
-                [program],
+            process, link = self._spawn(
+                [sys.executable, "-I", keeper.__file__, program],
                 cwd=spec.image.here(spec.image.config.get("WorkingDir") or "/") or spec.image.root,
                 env=inherited
                 | spec.image.environment()
                 | self._environment
                 | spec.environment
                 | {"PATH": os.pathsep.join(path), "SAGEMAKER_BASE_DIR": str(spec.base_dir)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
         except OSError as error:
             raise StartError(
                 f'"{spec.command}" in /{program.parent.relative_to(spec.image.root)} of the image cannot be executed: '
-                f"{error.strerror}. "
+                f"{error.strerror or error}. "
                 "Its first line must name an interpreter and end with LF, not CRLF."
             ) from error
-        processes.record(self._home, process.pid, spec.what)
-        return self._keep(Container(process, self._home, on_line, lambda ended: self._ended(ended, on_exit)))
+        processes.record(self._home, process.pid, spec.what, spec.base_dir)
+        ended = functools.partial(self._ended, on_exit=on_exit)
+        return self._keep(Container(process, self._home, on_line, ended, link))
+
+    def _spawn(self, command: list, **options) -> tuple[subprocess.Popen, socket.socket]:
+        """Start a keeper; it, and the link to it, once its program runs. Raises OSError, as Popen does."""
+        link, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                command,
+                stdin=theirs,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **options,
+            )
+        link.settimeout(START_SECONDS)
+        try:
+            if problem := int(link.recv(16) or errno.ECHILD):
+                raise OSError(problem, os.strerror(problem))
+        except OSError:
+            link.close()
+            process.stdout.close()
+            process.kill()
+            raise
+        return process, link
 
     def _python(self, spec: Spec, on_line: Callable[[str], None]) -> Path:
         """The Python of an image's programs: of its own environment, where it has lock files, else this machine's."""
         locks = sorted((spec.image.root / "opt/program").glob("requirements-*.lock"))
         if not locks:
             return Path(sys.executable)
-        pids = []
+        timers = {}
 
         def started(pid: int):
-            pids.append(pid)
             self._making.add(pid)
             processes.record(self._home, pid, f"what makes the environment of {spec.what}")
-            if self.closed:
-                kill_tree(pid)
+            seconds = 0 if self.closed else ENVIRONMENT_SECONDS
+            timers[pid] = threading.Timer(seconds, processes.kill, (self._home, pid))
+            timers[pid].start()
 
         try:
             return environments.python(locks, lambda line: on_line(f"[localaws] {line}"), started)
         except RuntimeError as error:
             raise StartError(str(error)) from error
         finally:
-            for pid in pids:
+            for pid, timer in timers.items():
+                timer.cancel()
                 self._making.discard(pid)
                 processes.forget(self._home, pid)
 
@@ -251,23 +307,10 @@ class ProcessEngine:
         """Start nothing more and end all that runs: SIGTERM, `grace` seconds later SIGKILL."""
         self.closed = True
         for pid in list(self._making):
-            kill_tree(pid)
+            processes.kill(self._home, pid)
         running = list(self._running)
         for container in running:
             container.terminate()
         deadline = time.monotonic() + grace
         for container in running:
             container.stop(max(0, deadline - time.monotonic()))
-
-
-def kill_tree(pid: int) -> None:
-    """SIGKILL to a process that leads a session, its descendants and its process group."""
-    try:
-        tree = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        tree = []
-    with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
-        os.killpg(pid, signal.SIGKILL)
-    for process in tree:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()

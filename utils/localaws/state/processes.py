@@ -1,7 +1,8 @@
 """The processes that localaws starts, recorded on disk so that none outlives it, not even after `kill -9`.
 
-A record is ``HOME/processes/PID.json`` with ``pid``, ``create_time`` (psutil's, seconds since the epoch) and
-``what`` (words for people). Pid and create time together name one process for good: a pid alone is reused.
+A record is ``HOME/processes/PID.json`` with ``pid``, ``create_time`` (psutil's, seconds since the epoch), ``what``
+(words for people) and ``base_dir`` (a program's /opt/ml, which it has to itself). Pid and create time together name one
+process for good: a pid alone is reused.
 """
 
 import json
@@ -17,11 +18,11 @@ import psutil
 SAME_TIME = 0.05
 
 
-def record(home: Path, pid: int, what: str) -> None:
+def record(home: Path, pid: int, what: str, base_dir: Path | None = None) -> None:
     """Note that the process `pid`, just started, is ours. Call `forget` once it has ended."""
     with suppress(psutil.NoSuchProcess):
         entry = {"pid": pid, "create_time": psutil.Process(pid).create_time(), "what": what}
-        write_json(_file(home, pid), entry)
+        write_json(_file(home, pid), entry | {"base_dir": str(base_dir or "")})
 
 
 def forget(home: Path, pid: int) -> None:
@@ -38,6 +39,12 @@ def find(pid: int, create_time: float) -> psutil.Process | None:
     return None
 
 
+def kill(home: Path, pid: int) -> None:
+    """SIGKILL to a recorded process and to all that it started, as far as that can be seen from outside."""
+    with suppress(FileNotFoundError, ValueError):
+        stop(_family(json.loads(_file(home, pid).read_text())), grace=0)
+
+
 def kill_recorded(home: Path, grace: float = 1.0) -> list[str]:
     """Stop every recorded process with all that it started, and every program of a job in `home`: SIGTERM, after `grace` seconds SIGKILL.
 
@@ -51,7 +58,7 @@ def kill_recorded(home: Path, grace: float = 1.0) -> list[str]:
             entry = json.loads(file.read_text())
         except ValueError:  # after a power cut, which has ended the process as well
             continue
-        ours = _family(entry["pid"], entry["create_time"])
+        ours = _family(entry)
         if ours:
             stopped.append(f"{entry['what']} (pid {entry['pid']})")
         victims.update({process.pid: process for process in ours})
@@ -97,21 +104,23 @@ def write_whole(file: Path, content: bytes, synced: bool = False) -> None:
     temporary.replace(file)
 
 
-def _family(pid: int, create_time: float) -> list[psutil.Process]:
-    """Return the recorded process, its descendants and its session, which may have outlived it.
+def _family(entry: dict) -> list[psutil.Process]:
+    """Return the recorded process, its descendants, its session, which may have outlived it, and its base_dir's programs.
 
     Each recorded process leads a session of its own. While a member of a session lives the kernel gives its
     leader's pid to nobody else, so a session without its leader, whose members are younger than the record, is ours.
     """
     family: list[psutil.Process] = []
+    pid, born, base_dir = entry["pid"], entry["create_time"] - SAME_TIME, entry.get("base_dir")
     with suppress(psutil.NoSuchProcess):
-        if leader := find(pid, create_time):
+        if leader := find(pid, entry["create_time"]):
             family = [leader, *leader.children(recursive=True)]
         elif _is_alive(psutil.Process(pid)):
-            return []  # the pid belongs to somebody else by now
+            pid = 0  # it belongs to somebody else by now
     for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
-            if os.getsid(process.pid) == pid and process.create_time() >= create_time - SAME_TIME:
+        with suppress(psutil.Error, ProcessLookupError, PermissionError):
+            session = os.getsid(process.pid) == pid and process.create_time() >= born
+            if session or (base_dir and process.environ().get("SAGEMAKER_BASE_DIR") == base_dir):
                 family.append(process)
     return family
 

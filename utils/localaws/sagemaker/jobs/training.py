@@ -13,6 +13,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+import regex
 from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.engines.logs import LogStream
@@ -32,6 +33,9 @@ OUT_OF_MEMORY = (
 )
 STOP_SECONDS = 120  # between SIGTERM and SIGKILL
 DEFAULT_RUNTIME = 86_400
+REGEX_SECONDS = 0.5  # that a metric's regex may take for a line; a good one takes microseconds
+REPEATS = 1_000_000
+SERIES = 10_000  # values of a metric that are kept in order; early stopping compares no more
 CHECKPOINTS = "/opt/ml/checkpoints"
 # In a spot job's Environment: seconds until its instance is taken away, once. On AWS it means nothing.
 INTERRUPTION = "LOCALAWS_SPOT_INTERRUPTION_SECONDS"
@@ -155,10 +159,13 @@ def transition(record: dict, status: str, message: str | None = None) -> None:
     transitions.append(entry)
 
 
-def _compile(definition: dict) -> re.Pattern:
+def _compile(definition: dict) -> regex.Pattern:
     try:
-        return re.compile(definition["Regex"])
-    except re.error as error:
+        # What is repeated a fixed number of times is written out, in memory.
+        if math.prod(int(count) for count in re.findall(r"\{(\d+)", definition["Regex"])) > REPEATS:
+            raise regex.error(f"its counts in braces multiply to more than {REPEATS:,}")
+        return regex.compile(definition["Regex"])
+    except regex.error as error:
         raise AwsError(
             "ValidationException",
             f'Metric "{definition["Name"]}": invalid regex "{definition["Regex"]}": {error}.',
@@ -217,10 +224,10 @@ class _Job(Job):
         self._containers: list[Container] = []
         count = record["ResourceConfig"]["InstanceCount"]
         self._hosts = sorted(f"algo-{number}" for number in range(1, count + 1))
-        self._metrics = [
-            (definition["Name"], re.compile(definition["Regex"]))
+        self._metrics = {
+            definition["Name"]: _compile(definition)
             for definition in record["AlgorithmSpecification"].get("MetricDefinitions", ())
-        ]
+        }
         self._pipes: list[_Pipe] = []
 
     def _enter(self, status: str, **fields) -> None:
@@ -366,7 +373,6 @@ class _Job(Job):
         finally:
             for container in self._containers:
                 container.kill()
-                container.wait()
             for pipe in self._pipes:
                 pipe.close()
             for part in [*checkpoints, *streams.values()]:
@@ -379,13 +385,23 @@ class _Job(Job):
 
     def _line(self, line: str, stream: LogStream) -> None:
         stream.write(line)
-        for name, pattern in self._metrics:
-            if match := pattern.search(line):
-                with suppress(
-                    ValueError, IndexError
-                ):  # not a number, or no group: AWS passes it over as well
+        for name, pattern in list(self._metrics.items()):
+            try:
+                if match := pattern.search(line, timeout=REGEX_SECONDS, concurrent=True):
                     self.final[name] = (float(match[1]), time.time())
-                    self.series.setdefault(name, []).append(self.final[name][0])
+                    series = self.series.setdefault(name, [])
+                    series[SERIES - 1 :] = []
+                    series.append(self.final[name][0])
+            except (ValueError, IndexError):
+                continue  # not a number, or no group: AWS passes it over as well
+            except TimeoutError:
+                # Once for all hosts; the metric keeps the value that it had.
+                if self._metrics.pop(name, None):
+                    stream.write(
+                        f'[localaws] Metric "{name}": its regex "{pattern.pattern}" took more than {REGEX_SECONDS} s for '
+                        "one line and is not tried any more. Nested repetitions, such as (a+)+, take that long: write it "
+                        "without them."
+                    )
 
     def _await(self, seconds: float, interruption: float) -> str:
         """Wait for all hosts, at most `seconds`; `interruption` seconds (0: never) until the instances are lost."""
@@ -408,13 +424,13 @@ class _Job(Job):
             if any(container.exit_code for container in self._containers):
                 # One host has failed: the job has, and the others would wait for it for ever.
                 return self._killed("Completed")
-            next(container for container in self._containers if container.running).wait(0.05)
+            running = [container for container in self._containers if container.running]
+            (running or self._containers)[0].wait(0.05)
         return "Completed"
 
     def _killed(self, outcome: str) -> str:
         for container in self._containers:
             container.kill()
-            container.wait()
         return outcome
 
     def _upload_model(self, bases: dict[str, Path]) -> None:
