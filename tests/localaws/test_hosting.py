@@ -436,6 +436,35 @@ def test_after_a_kill_what_was_in_service_comes_back_and_what_ran_has_failed(fre
     assert not [p for p in psutil.process_iter(["environ"]) if str(fresh.home) in str(p.info["environ"])]
 
 
+def test_what_an_endpoint_is_to_become_and_why_it_did_not_survive_a_kill(fresh, tmp_path):
+    fresh.up()
+    account = tiny.account(fresh, tmp_path)
+    old, broken = account.config(account.model()), account.config(account.model(EXIT="broken"))
+    updated, grown, failed = (account.endpoint(old) for _ in range(3))
+    account.sagemaker.update_endpoint(EndpointName=failed, EndpointConfigName=broken)
+    wait_until(lambda: "FailureReason" in account.sagemaker.describe_endpoint(EndpointName=failed))
+    new = account.config(account.model(word="new"))
+    account.sagemaker.update_endpoint(EndpointName=updated, EndpointConfigName=new)
+    account.sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName=grown,
+        DesiredWeightsAndCapacities=[{"VariantName": "v0", "DesiredInstanceCount": 2, "DesiredWeight": 5}],
+    )
+    os.kill(json.loads((fresh.home / "server.json").read_text())["pid"], signal.SIGKILL)
+
+    fresh.up()
+    account.__post_init__()  # the port may be another
+    assert account.settled(updated, "InService")["EndpointConfigName"] == new
+    assert told(account, updated)["word"] == "new"
+    (variant,) = account.settled(grown, "InService")["ProductionVariants"]
+    assert (variant["CurrentInstanceCount"], variant["CurrentWeight"]) == (2, 5)
+    description = account.settled(failed, "InService")
+    assert description["EndpointConfigName"] == old
+    assert "cannot serve: broken" in description["FailureReason"]
+    # The next update that comes about leaves no reason behind.
+    account.sagemaker.update_endpoint(EndpointName=failed, EndpointConfigName=new)
+    assert "FailureReason" not in account.settled(failed, "InService")
+
+
 SERVERLESS = {"MemorySizeInMB": 2048, "MaxConcurrency": 2}
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import urllib3
@@ -28,6 +29,9 @@ ALARM_SECONDS = 0.5  # between two looks at the alarms of a deployment
 PAYLOAD_BYTES = 6_291_456
 SERVERLESS_PAYLOAD_BYTES = 4 << 20
 ORIGINAL_MESSAGE_CHARACTERS = 2048
+WANTED = (
+    "Wanted"  # in an endpoint's record, while it is updated: what it is to become, as `_take_up` passes it on
+)
 PINNED = "ResolvedImage"  # in a variant's configuration: the image to use instead of the model's
 # Request headers that reach the container.
 FORWARDED = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id")
@@ -209,10 +213,13 @@ class Hosting:
                 raise AwsError("ValidationException", message)
         config = self.context.require("EndpointConfig", request["EndpointConfigName"])
         self.context.check_limit("Endpoint", _instances(config))  # both fleets are there for a while
-        record = self._begin(name, "Updating")
-        if request.get("RetainAllVariantProperties"):
-            config = _with_state(config, record)
-        self._spawn(self._update, name, config, deployment)
+
+        def wanted(record):
+            kept = _with_state(config, record) if request.get("RetainAllVariantProperties") else config
+            return {"config": kept, "deployment": deployment}
+
+        record = self._begin(name, "Updating", wanted=wanted)
+        self._spawn(self._take_up, name)
         return {"EndpointArn": record["EndpointArn"]}
 
     def update_weights(self, request: dict) -> dict:
@@ -236,8 +243,8 @@ class Hosting:
             growth = item.get("DesiredInstanceCount", 0) - variant["CurrentInstanceCount"]
             if growth > 0:
                 self.context.check_limit("Endpoint", {variant["InstanceType"]: growth})
-        self._begin(name, "Updating")
-        self._spawn(self._rescale, name, desired)
+        self._begin(name, "Updating", wanted=lambda _: {"desired": desired})
+        self._spawn(self._take_up, name)
         return {"EndpointArn": record["EndpointArn"]}
 
     def delete(self, request: dict) -> dict:
@@ -257,7 +264,8 @@ class Hosting:
                 reason = "InternalServerError: localaws was stopped while this endpoint was created. Delete it, create it again."
                 self.context.store.update("Endpoint", name, EndpointStatus="Failed", FailureReason=reason)
             elif status != "Failed":
-                self.context.store.update("Endpoint", name, EndpointStatus="SystemUpdating")
+                status = "Updating" if WANTED in record else "SystemUpdating"
+                self.context.store.update("Endpoint", name, EndpointStatus=status)
                 self._spawn(self._restart, name, record)
         for record in sorted(
             self.context.store.list(asynchronous.KIND), key=lambda item: item["CreationTime"]
@@ -267,8 +275,10 @@ class Hosting:
             else:
                 asynchronous.abandon(self.context, record)
 
-    def _begin(self, name: str, status: str, allowed: tuple = ("InService",)) -> dict:
-        """Enter a status that only one deployment may hold."""
+    def _begin(
+        self, name: str, status: str, allowed: tuple = ("InService",), wanted: Callable | None = None
+    ) -> dict:
+        """Enter a status that only one deployment may hold, with what it wants on disk before it is acknowledged."""
 
         def change(record):
             if record["EndpointStatus"] not in allowed:
@@ -277,6 +287,9 @@ class Hosting:
                     "ValidationException", f'Cannot update {state} endpoint "{record["EndpointArn"]}".'
                 )
             record["EndpointStatus"] = status
+            if wanted:
+                record[WANTED] = wanted(record)
+                record.pop("FailureReason", None)
 
         record = self.context.store.update("Endpoint", name, change)
         if record is None:
@@ -304,7 +317,16 @@ class Hosting:
             self._failed(name, "Failed", error)
             return
         self._fleets[name.lower()] = fleet
-        self._in_service(name, fleet, config)
+        if WANTED in self.context.require("Endpoint", name):  # localaws was stopped before it was so
+            self._take_up(name)
+        else:
+            self._in_service(name, fleet, config)
+
+    def _take_up(self, name: str):
+        """Bring an endpoint that serves to what its record says that it is to become."""
+        wanted = self.context.require("Endpoint", name)[WANTED]
+        work = self._rescale if "desired" in wanted else self._update
+        work(name, **wanted)
 
     def _update(self, name: str, config: dict, deployment: dict):
         try:
@@ -314,12 +336,11 @@ class Hosting:
             return
         old, self._fleets[name.lower()] = self._fleets[name.lower()], fleet
         if alarm := self._bake(deployment):
-            self.context.store.update("Endpoint", name, EndpointStatus="RollingBack")
+            error = ServeError(f"The CloudWatch alarm {alarm} went off: rolled back.")
+            self._failed(name, "RollingBack", error)
             self._fleets[name.lower()] = old
             fleet.stop(drain=INVOCATION_SECONDS)
-            self._failed(
-                name, "InService", ServeError(f"The CloudWatch alarm {alarm} went off: rolled back.")
-            )
+            self._failed(name, "InService", error)
             return
         old.stop(drain=INVOCATION_SECONDS)
         self._in_service(name, fleet, config)
@@ -379,15 +400,17 @@ class Hosting:
         self.context.store.delete("Endpoint", name)
 
     def _failed(self, name: str, status: str, error: ServeError):
+        def change(record):
+            record |= {"EndpointStatus": status, "FailureReason": str(error)[:1024]}
+            record.pop(WANTED, None)
+
         if not self.context.engine.closed:  # else it is as it was, for the next start
-            self.context.store.update(
-                "Endpoint", name, EndpointStatus=status, FailureReason=str(error)[:1024]
-            )
+            self.context.store.update("Endpoint", name, change)
 
     def _in_service(self, name: str, fleet: Fleet, config: dict | None):
         def change(record):
             record["EndpointStatus"] = "InService"
-            record.pop("FailureReason", None)
+            record.pop(WANTED, None)
             record["ProductionVariants"] = [variant.summary() for variant in fleet.variants.values()]
             counts = {name: len(variant.instances) for name, variant in fleet.variants.items()}
             record["Instances"] = _instances(
