@@ -1,7 +1,9 @@
 """CreateTransformJob, end to end, and the filters and joins of records by themselves."""
 
 import gzip
+import io
 import json
+import os
 import tracemalloc
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -160,7 +162,7 @@ def test_gzip_several_instances_and_small_payloads(account, model):
     assert len(streams["logStreams"]) == 4  # two instances, each with its data-log
 
 
-class Endless:
+class Endless(io.RawIOBase):
     """An S3 whose one object is larger than what may be held of it, and which counts what it is given."""
 
     def __init__(self, rows: int, row: bytes):
@@ -169,16 +171,14 @@ class Endless:
     def get_object(self, **_):
         return {"Body": self}
 
-    def __enter__(self):
-        return self
+    def readable(self) -> bool:
+        return True
 
-    def __exit__(self, *_):
-        pass
-
-    def read(self, size: int) -> bytes:
-        count = min(self.rows, size // len(self.row))
+    def readinto(self, buffer) -> int:
+        count = min(self.rows, len(buffer) // len(self.row))
         self.rows -= count
-        return self.row * count
+        buffer[: count * len(self.row)] = self.row * count
+        return count * len(self.row)
 
     def upload_fileobj(self, file, *_):
         while part := file.read(1 << 20):
@@ -353,3 +353,41 @@ def test_joins():
     assert join(["1"], ["a", "b"], "csv") == ["1", "a", "b"]
     assert join({"id": 1}, [2], "json") == {"id": 1, "SageMakerOutput": [2]}
     assert join([1], [2], "json") == {"SageMakerInput": [1], "SageMakerOutput": [2]}
+
+
+def test_a_stop_does_not_wait_for_the_request_under_way(account, model, tmp_path):
+    whole = {"SplitType": "None"}
+    body = b"hold " + os.fsencode(tmp_path)
+    made = request(account, model, body, TransformInput=whole, ModelClientConfig=PATIENT)
+    account.sagemaker.create_transform_job(**made)
+    wait_until(lambda: list(tmp_path.glob("*.held")))
+    account.sagemaker.stop_transform_job(TransformJobName=made["TransformJobName"])
+    assert finish(account, made["TransformJobName"])["TransformJobStatus"] == "Stopped"
+
+
+PATIENT = {"InvocationsTimeoutInSeconds": 3600, "InvocationsMaxRetries": 0}
+TRICKLE = tiny.SERVE.replace(
+    "    def hold(self",
+    """    def trickle(self):  # an answer that never comes to its end
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        while True:
+            self.wfile.write(b"x")
+            self.wfile.flush()
+            time.sleep(0.1)
+
+    def hold(self""",
+).replace(
+    'if body == b"tell":',
+    'if body.startswith(b"trickle"):\n            self.trickle()\n        if body == b"tell":',
+)
+
+
+def test_an_answer_that_comes_a_byte_at_a_time_is_given_up(account):
+    model = account.model(image=account.push("trickle", serve=TRICKLE))
+    impatient = {"InvocationsTimeoutInSeconds": 1, "InvocationsMaxRetries": 0}
+    made = request(account, model, b"trickle", ModelClientConfig=impatient)
+    assert run(account, made)["FailureReason"].startswith("AlgorithmError")
+    lines = account.lines("/aws/sagemaker/TransformJobs", made["TransformJobName"])
+    assert any("no answer (ReadTimeoutError)" in line for line in lines)

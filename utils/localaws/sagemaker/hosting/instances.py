@@ -25,6 +25,8 @@ PING_FAILURES = 6  # in a row, then the container is replaced
 START_ATTEMPTS = 3
 STOP_SECONDS = 30  # between SIGTERM and SIGKILL
 LAST_LINES = 10
+GIVE_UP_SECONDS = 300  # longer than a container takes to end; what is fetched at that time may take longer
+READ_BYTES = 1 << 18
 POOL = 512  # connections kept open to a container: more than the front has threads
 
 
@@ -112,7 +114,9 @@ class Instance:
             self._stopping = True
             self._changed.notify_all()
         self._wake.set()
-        self._thread.join()
+        self._thread.join(GIVE_UP_SECONDS)
+        if self._thread.is_alive():
+            self._say("The image is still being fetched: localaws does not wait for that any longer.")
         self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -224,8 +228,18 @@ def _free_port() -> int:
 
 
 def _exchange(pool, method, path, body, headers, timeout):
+    deadline = time.monotonic() + timeout
     limits = urllib3.Timeout(connect=PING_SECONDS, read=timeout)
-    return pool.urlopen(method, path, body, headers or {}, retries=False, redirect=False, timeout=limits)
+    options = {"retries": False, "redirect": False, "timeout": limits, "preload_content": False}
+    response = pool.urlopen(method, path, body, headers or {}, **options)
+    answer = bytearray()
+    while part := response.read1(READ_BYTES):
+        answer += part
+        if time.monotonic() > deadline:  # `limits` are for each part: it may come a byte at a time
+            response.close()
+            raise urllib3.exceptions.ReadTimeoutError(pool, path, "Read timed out.")
+    response.release_conn()
+    return urllib3.HTTPResponse(bytes(answer), response.headers, response.status)
 
 
 def _ping(pool) -> bool:

@@ -83,7 +83,7 @@ class Monitoring:
     def close(self) -> None:
         """Publish what is left."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join()  # without a bound: what it does between two looks needs no network
         self._flush()
 
     def _run(self):

@@ -28,7 +28,7 @@ class Checkpoints:
     def close(self) -> None:
         """Copy what has changed since, and stop."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join()  # without a bound: it only copies what is there
         self._sync()
 
     def _run(self):

@@ -32,6 +32,10 @@ class Job:
     def execute(self) -> str:
         raise NotImplementedError
 
+    def stop(self) -> None:
+        """Have `execute` come to its end soon."""
+        self.stop_requested.set()
+
 
 class Jobs:
     """All jobs of a kind, such as TrainingJob; a subclass adds `create` and how a record ends."""
@@ -122,7 +126,7 @@ class Jobs:
         if self.context.store.update(self.kind, name, change) is None:
             raise self.context.not_found(self.kind, name)
         if job := self._running.get(name.lower()):
-            job.stop_requested.set()
+            job.stop()
         return {}
 
     def delete(self, request: dict) -> dict:

@@ -130,6 +130,7 @@ class _Job(Job):
         self._join = processing.get("JoinSource") == "Input"
         self._formats = record_format(source.get("ContentType")), record_format(output.get("Accept"))
         client = request.get("ModelClientConfig", {})
+        self._instances: list[Instance] = []
         self._timeout = client.get("InvocationsTimeoutInSeconds", INVOCATION_SECONDS)
         self._retries = client.get("InvocationsMaxRetries", MAX_RETRIES)
         self._headers = {
@@ -138,17 +139,22 @@ class _Job(Job):
             if value
         }
 
+    def stop(self) -> None:
+        """As of any job; and a request under way, which may take an hour, is not waited for."""
+        super().stop()
+        for instance in list(self._instances):
+            instance.kill()
+
     def execute(self) -> str:
         self.context.store.update("TransformJob", self.name, TransformStartTime=time.time())
-        instances: list[Instance] = []
         try:
-            sides = self._transform_all(instances)
+            sides = self._transform_all(self._instances)
         except ServeError as error:
             if not self.stop_requested.is_set():
                 message = f"AlgorithmError: the model's container did not come to serve: {error}"
                 raise JobError(message) from error
         finally:
-            for instance in instances:
+            for instance in self._instances:
                 instance.stop()
         if self.stop_requested.is_set():
             return "Stopped"
@@ -268,9 +274,7 @@ class _Job(Job):
         try:
             with storage.open_object(self.context.s3, bucket, key) as body:
                 inflated = self.request["TransformInput"].get("CompressionType") == "Gzip"
-                source = (
-                    gzip.GzipFile(fileobj=body) if inflated else io.BufferedReader(_Raw(body), READ_BYTES)
-                )
+                source = gzip.GzipFile(fileobj=body) if inflated else io.BufferedReader(body, READ_BYTES)
                 if not self._lines:
                     yield source.read(most)
                     return
@@ -349,21 +353,6 @@ class _Job(Job):
                     raise failure
             self.stop_requested.wait(0.2 * 2**attempt)
         raise failure
-
-
-class _Raw(io.RawIOBase):
-    """An S3 body for io.BufferedReader, which asks on at its end, where the body itself is closed already."""
-
-    def __init__(self, body):
-        self._body = body
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        data = self._body.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def _rows(data: bytes, kind: str) -> list[str]:

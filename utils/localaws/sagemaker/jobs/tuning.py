@@ -148,7 +148,7 @@ class _Job(Job):
         finally:  # also when it gives up: nothing of it may go on
             self._stop(self._running)
             for job in self._running:
-                job.ended.wait()
+                job.ended.wait()  # without a bound of its own: a stopped training job has one for each of its steps
             self._tuning.tally(self.name)
         if not outcome and not any(value is not None for value in self._values):
             raise JobError(
