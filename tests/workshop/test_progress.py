@@ -17,6 +17,7 @@ from workshop import (
     follow_training_job,
     follow_transform_job,
     latest_training_job,
+    progress,
 )
 from workshop.progress import NotThere
 
@@ -92,6 +93,19 @@ def test_a_broken_file_fails_with_its_cause_and_what_to_do(pushed, capsys):
     assert failed.value._render_traceback_() == [f"JobFailed: {text}"]
     running = boto3.client("sagemaker").list_training_jobs(StatusEquals="InProgress")["TrainingJobSummaries"]
     assert running == []
+
+
+def test_who_lost_a_job_to_the_end_of_localaws_is_not_told_to_mend_anything(monkeypatch):
+    reason = "InternalServerError: localaws was stopped while this job ran. Create it again."
+    description = {"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "FailureReason": reason}
+    monkeypatch.setattr(progress, "_described", lambda *_: description)
+    monkeypatch.setattr(progress._Logs, "new_lines", lambda _: [])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    monkeypatch.setattr(progress, "_seconds_between_polls", lambda _: 0)
+    with pytest.raises(JobFailed) as failed:
+        follow_training_job("lost")
+    assert reason in str(failed.value)
+    assert "Mend" not in str(failed.value)
 
 
 @pytest.mark.parametrize(

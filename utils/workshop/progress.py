@@ -139,6 +139,8 @@ def _follow(kind: str, name: str, statuses, logs: _Logs, wanted: str, going_on: 
         screen.close()
     if status != wanted:
         reason = description.get("FailureReason", "no reason was given")
+        if reason.startswith("InternalServerError"):
+            mend = "Nothing of yours is to blame. Do it again."
         raise JobFailed(f"{title} ended {status}: {reason}\n{mend}")
     return description
 
