@@ -396,3 +396,16 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(fresh, tmp_pat
                 assert job["FailureReason"].startswith("InternalServerError: localaws was stopped")
         assert not list((fresh.home / "jobs" / "TrainingJob").glob("*"))
     assert len(completed) >= 6
+
+
+def test_many_megabytes_come_and_go_whole(account):
+    """More than one part, in both directions, by localaws' own clients."""
+    train = """#!/bin/sh
+cd "$SAGEMAKER_BASE_DIR" && cp input/data/training/* model/ && sha256sum model/large | cut -c 1-64
+"""
+    body = os.urandom(40 << 20)
+    request = account.training_request(uri=account.put(f"large-{uuid.uuid4().hex}/large", body))
+    request["AlgorithmSpecification"]["TrainingImage"] = account.push("copies", train=train)
+    job = account.train(request)
+    assert job["TrainingJobStatus"] == "Completed", job["FailureReason"]
+    assert members(account, job["ModelArtifacts"]["S3ModelArtifacts"])["large"] == body
