@@ -105,7 +105,7 @@ class Container:
 
     out_of_memory = False
     kill_seconds = (
-        10  # after SIGKILL only what sleeps in the kernel, on a disk or a network that hangs, is still there
+        10  # to end after SIGKILL, for which a process may need the disk or network that it waits for
     )
 
     def __init__(
@@ -223,17 +223,27 @@ class ProcessEngine:
             raise StartError("localaws is being stopped")
         on_line(ISOLATION_NOTICE)
         path = [*folders, str(self._python(spec, on_line).parent), os.environ.get("PATH", os.defpath)]
+        link, theirs = socket.socketpair()
         try:
-            process, link = self._spawn(
-                [sys.executable, "-I", keeper.__file__, program],
-                cwd=spec.image.here(spec.image.config.get("WorkingDir") or "/") or spec.image.root,
-                env=inherited
-                | spec.image.environment()
-                | self._environment
-                | spec.environment
-                | {"PATH": os.pathsep.join(path), "SAGEMAKER_BASE_DIR": str(spec.base_dir)},
-            )
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", keeper.__file__, program],
+                    cwd=spec.image.here(spec.image.config.get("WorkingDir") or "/") or spec.image.root,
+                    env=inherited
+                    | spec.image.environment()
+                    | self._environment
+                    | spec.environment
+                    | {"PATH": os.pathsep.join(path), "SAGEMAKER_BASE_DIR": str(spec.base_dir)},
+                    stdin=theirs,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            link.settimeout(START_SECONDS)
+            if problem := int(link.recv(16) or errno.ECHILD):
+                raise OSError(problem, os.strerror(problem))
         except OSError as error:
+            link.close()  # which ends the keeper, if there is one
             raise StartError(
                 f'"{spec.command}" in /{program.parent.relative_to(spec.image.root)} of the image cannot be executed: '
                 f"{error.strerror or error}. "
@@ -242,29 +252,6 @@ class ProcessEngine:
         processes.record(self._home, process.pid, spec.what, spec.base_dir)
         ended = functools.partial(self._ended, on_exit=on_exit)
         return self._keep(Container(process, self._home, on_line, ended, link))
-
-    def _spawn(self, command: list, **options) -> tuple[subprocess.Popen, socket.socket]:
-        """Start a keeper; it, and the link to it, once its program runs. Raises OSError, as Popen does."""
-        link, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                command,
-                stdin=theirs,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                **options,
-            )
-        link.settimeout(START_SECONDS)
-        try:
-            if problem := int(link.recv(16) or errno.ECHILD):
-                raise OSError(problem, os.strerror(problem))
-        except OSError:
-            link.close()
-            process.stdout.close()
-            process.kill()
-            raise
-        return process, link
 
     def _python(self, spec: Spec, on_line: Callable[[str], None]) -> Path:
         """The Python of an image's programs: of its own environment, where it has lock files, else this machine's."""

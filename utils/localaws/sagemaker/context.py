@@ -78,23 +78,17 @@ class Context:
         if self.store.insert(kind, name, record | {"CreationTime": now, "LastModifiedTime": now}):
             return
         arn = self.arn(kind, name)
-        if kind == "TrainingJob":
-            message = (
-                "Training job names must be unique within an AWS account and region, "
-                f"and a training job with this name already exists ({arn})"
-            )
-            raise AwsError("ResourceInUse", message)
         if kind == "HyperParameterTuningJob":
             message = (
                 f"A hyperparameter tuning job with the name, {name}, already exists. Choose a different name."
             )
             raise AwsError("ResourceInUse", message)
         if kind.endswith("Job"):
-            message = (
-                "Job name must be unique within an AWS account and region, "
-                f"and a job with this name already exists ({arn})"
+            names, job = (
+                ("Training job names", "training job") if kind == "TrainingJob" else ("Job name", "job")
             )
-            raise AwsError("ResourceInUse", message)
+            message = f"{names} must be unique within an AWS account and region, and a {job} with this name already exists"
+            raise AwsError("ResourceInUse", f"{message} ({arn})")
         words = re.sub(r"(?<!^)([A-Z])", r" \1", kind).lower().replace("config", "configuration")
         raise AwsError("ValidationException", f'Cannot create already existing {words} "{arn}".')
 

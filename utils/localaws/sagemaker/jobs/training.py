@@ -365,9 +365,10 @@ class _Job(Job):
             spot = first and record["EnableManagedSpotTraining"]
             interruption = float(record.get("Environment", {}).get(INTERRUPTION, 0)) if spot else 0
             outcome = self._await(record["StoppingCondition"]["MaxRuntimeInSeconds"], interruption)
-            return dict(
-                zip(self._hosts, (container.exit_code for container in self._containers), strict=True)
-            ), outcome
+            for container in self._containers:
+                container.kill()
+            codes = (container.exit_code for container in self._containers)
+            return dict(zip(self._hosts, codes, strict=True)), outcome
         except StartError as error:
             raise JobError(f"ClientError: Unable to start the training container: {error}") from error
         finally:
@@ -420,18 +421,12 @@ class _Job(Job):
                 end = time.monotonic() + STOP_SECONDS
                 for container in self._containers:
                     container.wait(max(0, end - time.monotonic()))
-                return self._killed(outcome)
+                return outcome
             if any(container.exit_code for container in self._containers):
-                # One host has failed: the job has, and the others would wait for it for ever.
-                return self._killed("Completed")
+                break  # one host has failed: the job has, and the others would wait for it for ever
             running = [container for container in self._containers if container.running]
             (running or self._containers)[0].wait(0.05)
         return "Completed"
-
-    def _killed(self, outcome: str) -> str:
-        for container in self._containers:
-            container.kill()
-        return outcome
 
     def _upload_model(self, bases: dict[str, Path]) -> None:
         uri = self.record["ModelArtifacts"]["S3ModelArtifacts"]
