@@ -8,6 +8,7 @@ An image that `python -m localaws build` made has no operating system in it: suc
 A container reaches other containers and the internet, but not localaws itself, which listens on 127.0.0.1 alone.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -249,17 +250,8 @@ class DockerEngine(ProcessEngine):
             start_new_session=True,
         )
         processes.record(self._home, process.pid, spec.what)
-        return self._keep(
-            DockerContainer(
-                process,
-                self._home,
-                on_line,
-                lambda ended: self._ended(ended, on_exit),
-                name,
-                not (serves and spec.isolated),
-                cleanup,
-            )
-        )
+        ended, published = functools.partial(self._ended, on_exit=on_exit), not (serves and spec.isolated)
+        return self._keep(DockerContainer(process, self._home, on_line, ended, name, published, cleanup))
 
     def _join(self, folder: Path, isolated: bool) -> str:
         """The network of a job's hosts, or of an isolated server, made for the first of them; with no way out of it."""

@@ -109,12 +109,7 @@ class Container:
     )
 
     def __init__(
-        self,
-        process: subprocess.Popen,
-        home: Path,
-        on_line: Callable,
-        on_exit: Callable | None,
-        link: socket.socket | None = None,
+        self, process: subprocess.Popen, home: Path, on_line: Callable, on_exit: Callable, link=None
     ):
         self.exit_code: int | None = None
         self._process, self._home, self._link = process, home, link
@@ -185,8 +180,7 @@ class Container:
             processes.forget(self._home, self._process.pid)
             self.exit_code = status if status >= 0 else 128 - status
             self._ended.set()
-        if self._on_exit:
-            self._on_exit(self)
+        self._on_exit(self)
 
 
 class ProcessEngine:
@@ -216,9 +210,8 @@ class ProcessEngine:
             name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("SSL_")
         }
         if spec.isolated:
-            raise StartError(
-                "EnableNetworkIsolation needs an image with an operating system, built with Docker"
-            )
+            problem = "EnableNetworkIsolation needs an image with an operating system, built with Docker"
+            raise StartError(problem)
         if self.closed:
             raise StartError("localaws is being stopped")
         on_line(ISOLATION_NOTICE)

@@ -179,15 +179,9 @@ class Instance:
         environment = self._environment | {"SAGEMAKER_BIND_TO_PORT": str(port)}
         instance_type, isolated = map(self._definition.get, ("InstanceType", "EnableNetworkIsolation"))
         memory = (self._definition.get("Serverless") or {}).get("MemorySizeInMB", 0)
+        base = self._folder / "ml"
         spec = Spec(
-            self._what,
-            image,
-            "serve",
-            self._folder / "ml",
-            environment,
-            instance_type or "",
-            bool(isolated),
-            memory,
+            self._what, image, "serve", base, environment, instance_type or "", bool(isolated), memory
         )
         self._wake.clear()
         if self._stopping:

@@ -350,15 +350,8 @@ class _Job(Job):
                 )
                 what = f"training job {self.name} {host}"
                 instance_type = record["ResourceConfig"]["InstanceType"]
-                spec = Spec(
-                    what,
-                    image,
-                    "train",
-                    bases[host],
-                    environment,
-                    instance_type,
-                    record["EnableNetworkIsolation"],
-                )
+                isolated = record["EnableNetworkIsolation"]
+                spec = Spec(what, image, "train", bases[host], environment, instance_type, isolated)
                 self._containers.append(
                     self.context.engine.start(spec, lambda line, to=stream: self._line(line, to))
                 )
