@@ -268,6 +268,13 @@ def log_events_of_many_requests(w, name):
         logs(w, name, batch)
 
 
+def log_events_of_requests_whose_times_go_back(w, name):
+    w.logs.create_log_stream(logGroupName=name, logStreamName="s")
+    for at in (NOW, NOW - 1000):
+        event = {"timestamp": at, "message": "a line"}
+        w.logs.put_log_events(logGroupName=name, logStreamName="s", logEvents=[event])
+
+
 def log_events_around_a_metric_filter(w, name):
     w.logs.create_log_stream(logGroupName=name, logStreamName="s")
     logs(w, name, ["a"])
@@ -336,6 +343,7 @@ CASES = {
         versions_markers_and_a_deleted_version,
         put_in_chunks_as_older_clients_do,
         log_events_of_many_requests,
+        log_events_of_requests_whose_times_go_back,
         log_events_around_a_metric_filter,
         log_group_deleted_and_created_anew,
         log_stream_deleted_and_created_anew,
