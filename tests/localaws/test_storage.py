@@ -36,6 +36,10 @@ CHAIN = "/".join(["d" * 247] * 16)
     [
         (archive("first", "../escaped"), r"'\.\./escaped' would land outside"),
         (archive("first", "a/../../escaped"), "would land outside"),
+        (archive("first", "/etc/escaped"), "'/etc/escaped' would land outside"),
+        (archive("first", "whole", "whole/b"), "'whole' is a file and a folder"),
+        (archive("first", "whole/b", "whole"), "'whole' is a file and a folder"),
+        (archive("first", "whole", ("whole", tarfile.DIRTYPE, "")), "'whole' is a file and a folder"),
         (archive("first", "."), "would land outside"),
         (archive("first", ("link", tarfile.SYMTYPE, "/etc/passwd")), "'link' is a link"),
         (archive("first", ("link", tarfile.SYMTYPE, "first")), "'link' is a link"),
@@ -59,19 +63,18 @@ def test_an_archive_with_more_than_files_and_folders_is_refused_before_a_file_is
         storage.DataError, match=rf"(?s)Failed to extract model data archive from URL.*{reason}"
     ):
         storage.extract_model(account.s3, uri, tmp_path / "instance" / "model")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "whole"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("members", [("a", "a/b"), ("n" * 300,)])
-def test_what_cannot_be_written_is_named(account, tmp_path, members):
-    uri = account.put("odd/model.tar.gz", archive(*members))
-    with pytest.raises(storage.DataError, match=f"'{members[-1]}' cannot be unpacked"):
+def test_what_cannot_be_written_is_named(account, tmp_path):
+    uri = account.put("odd/model.tar.gz", archive("n" * 300))
+    with pytest.raises(storage.DataError, match=f"'{'n' * 300}' cannot be unpacked"):
         storage.extract_model(account.s3, uri, tmp_path / "model")
 
 
 def test_files_and_folders_land_in_the_folder(account, tmp_path):
     content = archive(
-        "/etc/hello", ("empty", tarfile.DIRTYPE, ""), "twice", "twice", ("./deep/", tarfile.DIRTYPE, "")
+        "etc/hello", ("empty", tarfile.DIRTYPE, ""), "twice", "twice", ("./deep/", tarfile.DIRTYPE, "")
     )
     folder = tmp_path / "model"
     storage.extract_model(account.s3, account.put("m/model.tar.gz", content), folder)
@@ -92,6 +95,6 @@ def test_links_are_packed_as_the_files_that_they_name(account, tmp_path):
     (tmp_path / "out/hard").hardlink_to(tmp_path / "out/file")
     (tmp_path / "out/soft").symlink_to("file")
     uri = f"s3://{account.bucket}/links/model.tar.gz"
-    storage.upload_archive(account.s3, tmp_path / "out", uri, tmp_path / "packed")
+    storage.upload_archive(account.s3, storage.left(tmp_path, "out", print), uri, tmp_path / "packed")
     storage.extract_model(account.s3, uri, tmp_path / "model")
     assert [file.read_bytes() for file in sorted((tmp_path / "model").iterdir())] == [b"hello"] * 3

@@ -409,3 +409,135 @@ cd "$SAGEMAKER_BASE_DIR" && cp input/data/training/* model/ && sha256sum model/l
     job = account.train(request)
     assert job["TrainingJobStatus"] == "Completed", job["FailureReason"]
     assert members(account, job["ModelArtifacts"]["S3ModelArtifacts"])["large"] == body
+
+
+# What a program may leave where the host looks: each name is made by an os call of its own.
+LEAVES = """
+import socket
+def leave(folder, outward):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "file").write_text("kept")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "deep").write_text("deep")
+    (folder / "to-file").symlink_to("folder/deep")
+    (folder / "to-folder").symlink_to("folder")
+    (folder / "folder" / "up").symlink_to("..")
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "itself").symlink_to("itself")
+    (folder / "outward").symlink_to(outward)
+    (folder / "above").symlink_to("../input")
+    os.mkfifo(folder / "fifo")
+    os.chdir(folder)
+    socket.socket(socket.AF_UNIX).bind("socket")
+    open(b"not-utf8-\\xff", "w").write("kept")
+
+for place in ("model", "output/data"):
+    leave(base / place, "/etc/passwd")
+print("left")
+"""
+KEPT = {"file": b"kept", "folder/deep": b"deep", "to-file": b"deep", "to-folder/deep": b"deep"}
+LEFT_OUT = ("dangling", "itself", "outward", "above", "fifo", "socket", "to-folder/up")
+
+
+def program(account, name: str, code: str) -> str:
+    return account.push(name, train=tiny.TRAIN.replace("sys.exit(int(", f"{code}\nsys.exit(int(", 1))
+
+
+def test_what_is_no_file_is_left_out_by_name_and_the_model_is_kept(account):
+    """Links are read as what they lead to in the folder; none is followed out of it."""
+    request = account.training_request()
+    request["AlgorithmSpecification"]["TrainingImage"] = program(account, "sagemaker-leaves", LEAVES)
+    job = account.train(request)
+    assert job["TrainingJobStatus"] == "Completed", job
+    uri = job["ModelArtifacts"]["S3ModelArtifacts"]
+    lines = account.lines(GROUP, job["TrainingJobName"])
+    for where, place in ((uri, "model"), (uri.replace("model.tar.gz", "output.tar.gz"), "output/data")):
+        packed = members(account, where)
+        # A link to the folder above counts for what is in it.
+        assert KEPT.items() <= {name: text for name, text in packed.items() if "up/" not in name}.items()
+        assert packed["folder/up/file"] == b"kept"
+        assert any("not-utf8-" in name for name in packed)
+        assert b"root:" not in b"".join(packed.values())
+        for name in LEFT_OUT:
+            assert name not in packed
+            assert [
+                line
+                for line in lines
+                if line.startswith(f"[localaws] /opt/ml/{place}: {name!r} is left out: ")
+            ]
+
+
+def test_a_model_in_single_objects_leaves_out_the_same(account):
+    request = account.training_request()
+    request["AlgorithmSpecification"]["TrainingImage"] = program(account, "sagemaker-leaves", LEAVES)
+    request["OutputDataConfig"]["CompressionType"] = "NONE"
+    job = account.train(request)
+    assert job["TrainingJobStatus"] == "Completed", job
+    uri = job["ModelArtifacts"]["S3ModelArtifacts"]
+    for name, content in KEPT.items():
+        assert account.get(f"{uri}/{name}") == content
+    prefix = uri.removeprefix(f"s3://{account.bucket}/")
+    listed = account.s3.list_objects_v2(Bucket=account.bucket, Prefix=prefix)["Contents"]
+    assert not {entry["Key"].removeprefix(f"{prefix}/") for entry in listed} & {*LEFT_OUT}
+    lines = account.lines(GROUP, job["TrainingJobName"])
+    assert [line for line in lines if "not-utf8-" in line and "is left out: " in line], (
+        "S3 takes no such name"
+    )
+
+
+@pytest.mark.parametrize("place", ["model", "output", "output/data"])
+def test_a_folder_that_was_replaced_by_a_link_is_not_followed(account, place):
+    code = f"import shutil; shutil.rmtree(base / {place!r}); (base / {place!r}).symlink_to('/etc')"
+    request = account.training_request(exit="3" if place == "output" else "0")
+    request["AlgorithmSpecification"]["TrainingImage"] = program(
+        account, f"sagemaker-{place[-4:]}-link", code
+    )
+    job = account.train(request)
+    uri = job["ModelArtifacts"]["S3ModelArtifacts"]
+    if place == "output":
+        assert job["FailureReason"] == "AlgorithmError: , exit code: 3"
+    else:
+        assert job["TrainingJobStatus"] == "Completed", job
+        assert "passwd" not in members(account, uri)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("(base / 'output/failure').symlink_to('/etc/passwd')", ""),
+        ("os.mkfifo(base / 'output/failure')", ""),
+        ("(base / 'output/failure').mkdir()", ""),
+        (r"(base / 'output/failure').write_bytes(b'caf\xe9: ' + b'\xff' * 2000)", "caf\ufffd: \ufffd\ufffd"),
+        ("(base / 'output/failure').write_text('a' * 10_000_000)", "aaaa"),
+    ],
+)
+def test_a_failure_file_of_any_kind_gives_a_reason(account, code, reason):
+    request = account.training_request(exit="3")
+    name = f"sagemaker-failure-{abs(hash(code)) % 10**8}"
+    request["AlgorithmSpecification"]["TrainingImage"] = program(account, name, code)
+    job = account.train(request)
+    assert job["FailureReason"].startswith(f"AlgorithmError: {reason}")
+    assert job["FailureReason"].endswith(", exit code: 3")
+    assert reason or job["FailureReason"] == "AlgorithmError: , exit code: 3", "nothing of the host's"
+    assert len(job["FailureReason"]) <= 1024
+
+
+def test_checkpoints_follow_no_link(account):
+    code = """
+folder = base / "checkpoints"
+(folder / "state").write_text("kept")
+(folder / "latest").symlink_to("state")
+(folder / "outward").symlink_to("/etc/passwd")
+os.mkfifo(folder / "fifo")
+"""
+    request = account.training_request()
+    request["AlgorithmSpecification"]["TrainingImage"] = program(account, "sagemaker-checkpoints", code)
+    request["CheckpointConfig"] = {"S3Uri": f"s3://{account.bucket}/checkpoints/{request['TrainingJobName']}"}
+    job = account.train(request)
+    assert job["TrainingJobStatus"] == "Completed", job
+    prefix = request["CheckpointConfig"]["S3Uri"].removeprefix(f"s3://{account.bucket}/")
+    listed = account.s3.list_objects_v2(Bucket=account.bucket, Prefix=prefix)["Contents"]
+    assert {entry["Key"].rpartition("/")[2]: entry["Size"] for entry in listed} == {"state": 4, "latest": 4}
+    lines = account.lines(GROUP, job["TrainingJobName"])
+    for name in ("outward", "fifo"):
+        assert [line for line in lines if line.startswith(f"[localaws] checkpoint '{name}' is left out: ")]

@@ -22,7 +22,6 @@ import os
 import re
 import secrets
 import shutil
-import tarfile
 import tempfile
 import threading
 import time
@@ -508,12 +507,7 @@ class Registry:
                     f"The content of layer {layer} is not the {diff_id} that the image's config names"
                 )
             content.seek(0)
-            with tarfile.open(fileobj=content, mode="r:") as tar:
-                for path, member in archive.members(tar, below="/opt/program"):
-                    if path.name.startswith(".wh."):
-                        _white_out(target / path)
-                    else:
-                        archive.write(tar, member, target / path)
+            archive.extract(content, target, "r:", below="opt/program", layer=True)
 
 
 def _parts(manifest: dict) -> list[dict]:
@@ -626,19 +620,3 @@ def _uncompressed(layer: Path):
             )
         else:
             yield stream
-
-
-def _white_out(marker: Path) -> None:
-    """Apply a layer's whiteout file: delete one name of the layers below, or all of its folder."""
-    if marker.name == ".wh..wh..opq":
-        shutil.rmtree(marker.parent, ignore_errors=True)
-        marker.parent.mkdir(parents=True)
-        return
-    name = marker.name.removeprefix(".wh.")
-    if name in ("", ".", ".."):
-        raise archive.UnsafeArchive(f"{marker.name!r} hides no name")
-    hidden = marker.with_name(name)
-    if hidden.is_dir() and not hidden.is_symlink():
-        shutil.rmtree(hidden)
-    else:
-        hidden.unlink(missing_ok=True)

@@ -1,12 +1,17 @@
 """S3 over loopback and the folders of a job: inputs in, artifacts out."""
 
+import errno
 import json
+import os
 import shutil
+import stat
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
@@ -112,27 +117,80 @@ def download(s3, objects: list[tuple[str, str, str]], folder: Path) -> None:
         list(pool.map(fetch, objects))
 
 
-def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
-    """(path, relative POSIX name) of each file below `folder`, sorted; links that lead out of it are left alone."""
-    root = folder.resolve()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.resolve().is_relative_to(root):
-            yield path, path.relative_to(folder).as_posix()
+@contextmanager
+def opened(base: Path, name: str) -> Iterator[int]:
+    """Give the descriptor of the file or folder that a program has left at `name` below `base`, which is ours.
+
+    On the way down from it no link is followed and no device opened. Raises OSError where there is no file or folder.
+    """
+    found = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in Path(name).parts:
+            mode = os.stat(part, dir_fd=found, follow_symlinks=False).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise OSError(errno.EINVAL, "neither a file nor a folder")
+            # A moment later it may be something else.
+            above, found = found, os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=found)
+            os.close(above)
+        yield found
+    finally:
+        os.close(found)
 
 
-def upload(s3, folder: Path, uri: str) -> None:
-    """Put each file below `folder` under the S3 prefix `uri`."""
+def left(
+    base: Path, place: str, leave_out: Callable[[str], None], keys: bool = False
+) -> Iterator[tuple[str, BinaryIO]]:
+    """Name and content of each file that a program has left in the folder `place` below `base`, sorted.
+
+    A link counts as the file or folder in `place` that it leads to. `leave_out` is told, in words, of what is left out:
+    links that lead elsewhere, or to a folder from within a linked one, FIFOs, sockets, devices; and where the names are
+    to be `keys` in S3, those that are no UTF-8.
+    """
+    inside = (base / place).resolve()
+    # Real places below `base`, each with the name that its files get, and whether it was come to by a link.
+    waiting = [(place, "", False)]
+    while waiting:
+        real, name, linked = waiting.pop()
+        try:
+            if keys and os.fsencode(name).decode("utf-8", "replace") != name:
+                raise OSError(errno.EILSEQ, "its name is not UTF-8, as a key in S3 must be")
+            with opened(base, real) as descriptor:
+                if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                    for one in sorted(os.listdir(descriptor), reverse=True):
+                        waiting.append((f"{real}/{one}", f"{name}/{one}" if name else one, linked))
+                else:
+                    with open(descriptor, "rb", closefd=False) as file:
+                        yield name, file
+        except OSError as error:
+            target = Path(os.path.realpath(base / real))  # it is opened as carefully as what was found
+            if error.errno == errno.EILSEQ or not (base / real).is_symlink():
+                leave_out(f"{name or place!r} is left out: {error.strerror}")
+            elif (
+                name
+                and target.exists()
+                and target.is_relative_to(inside)
+                and not (linked and target.is_dir())
+            ):
+                waiting.append((f"{place}/{target.relative_to(inside)}", name, True))
+            else:
+                leave_out(
+                    f"{name or place!r} is left out: a link out of its folder, to nothing, or in a linked folder"
+                )
+
+
+def upload(s3, files: Iterable[tuple[str, BinaryIO]], uri: str) -> None:
+    """Put each file, by name and content, under the S3 prefix `uri`."""
     bucket, prefix = parse_uri(uri)
-    for path, name in files_below(folder):
-        s3.upload_file(str(path), bucket, f"{prefix.rstrip('/')}/{name}".lstrip("/"))
+    for name, file in files:
+        s3.upload_fileobj(file, bucket, f"{prefix.rstrip('/')}/{name}".lstrip("/"))
 
 
-def upload_archive(s3, folder: Path, uri: str, packed: Path) -> None:
-    """Pack what is below `folder` as a .tar.gz (written to `packed` first) and put it at `uri`."""
-    # Files for links of both kinds: whoever unpacks this may take files alone.
+def upload_archive(s3, files: Iterable[tuple[str, BinaryIO]], uri: str, packed: Path) -> None:
+    """Pack files, by name and content, as a .tar.gz (written to `packed` first) and put it at `uri`."""
+    # Whole files for hard links: whoever unpacks this may take files alone.
     with tarfile.open(packed, "w:gz", compresslevel=6, dereference=True) as tar:
-        for path, name in files_below(folder):
-            tar.add(path, name, recursive=False)
+        for name, file in files:
+            tar.addfile(tar.gettarinfo(arcname=name, fileobj=file), file)
     bucket, key = parse_uri(uri)
     s3.upload_file(str(packed), bucket, key)
     packed.unlink()
@@ -145,9 +203,8 @@ def extract_model(s3, uri: str, folder: Path) -> None:
     packed = folder.parent / "model.tar.gz"
     download(s3, [(bucket, key, packed.name)], packed.parent)
     try:
-        with tarfile.open(packed, "r:gz") as tar:
-            for path, member in archive.members(tar):
-                archive.write(tar, member, folder / path)
+        with packed.open("rb") as stream:
+            archive.extract(stream, folder, "r:gz")
     except (archive.UnsafeArchive, tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DataError(
             f'Failed to extract model data archive from URL "{uri}". Please ensure that the object located at the '

@@ -1,8 +1,11 @@
 """Checkpoints of a training job: a folder and a place in S3, kept the same while the job runs."""
 
+import os
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -12,15 +15,17 @@ SYNC_SECONDS = 1
 
 
 class Checkpoints:
-    """Fetches what is at `uri` into `folder`, then copies each file that changes there back to S3.
+    """Fetches what is at `uri` into the folder `place` below `base`, then copies each file that changes there to S3.
 
-    Like AWS it only ever copies: what is deleted in the folder stays in S3. Raises DataError if nothing can be read.
+    Like AWS it only ever copies: what is deleted in the folder stays in S3. `say` is told, once, of what cannot be
+    copied. Raises DataError if nothing can be read.
     """
 
-    def __init__(self, s3, uri: str, folder: Path):
-        self._s3, self._uri, self._folder = s3, uri.rstrip("/") + "/", folder
-        storage.download(s3, storage.list_objects(s3, "S3Prefix", self._uri), folder)
-        self._known = {path: self._state(path) for path, _ in storage.files_below(folder)}
+    def __init__(self, s3, uri: str, base: Path, place: str, say: Callable[[str], None]):
+        self._s3, self._uri, self._where, self._say = s3, uri.rstrip("/") + "/", (base, place), say
+        self._said: set[str] = set()
+        storage.download(s3, storage.list_objects(s3, "S3Prefix", self._uri), base / place)
+        self._known = {name: self._state(file) for name, file in self._left()}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -36,20 +41,25 @@ class Checkpoints:
             self._sync()
 
     def _sync(self):
-        for path, name in list(storage.files_below(self._folder)):
+        for name, file in self._left():
             try:
-                state = self._state(path)
-                if self._known.get(path) != state:
-                    bucket, key = storage.parse_uri(self._uri + name)
-                    self._s3.upload_file(str(path), bucket, key)
-                    self._known[path] = state
-            except FileNotFoundError:
-                continue  # a temporary file of the program: gone between the look and the copy
+                state = self._state(file)
+                if self._known.get(name) != state:
+                    storage.upload(self._s3, [(name, file)], self._uri)
+                    self._known[name] = state
             except (ClientError, BotoCoreError) as error:
                 # The next round tries again; the job need not end for it, but the log must tell.
-                print(f"localaws: checkpoint {path.name} to {self._uri}: {error}", file=sys.stderr)
+                print(f"localaws: checkpoint {name!r} to {self._uri}: {error}", file=sys.stderr)
+
+    def _left(self) -> Iterator[tuple[str, BinaryIO]]:
+        return storage.left(*self._where, self._leave_out, keys=True)
+
+    def _leave_out(self, what: str) -> None:
+        if what not in self._said and "No such file" not in what:  # a temporary file of the program's
+            self._said.add(what)
+            self._say(what)
 
     @staticmethod
-    def _state(path: Path) -> tuple[int, int]:
-        status = path.stat()
+    def _state(file: BinaryIO) -> tuple[int, int]:
+        status = os.fstat(file.fileno())
         return status.st_mtime_ns, status.st_size

@@ -10,8 +10,10 @@ import stat
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import regex
 from botocore.exceptions import BotoCoreError, ClientError
@@ -229,6 +231,7 @@ class _Job(Job):
             for definition in record["AlgorithmSpecification"].get("MetricDefinitions", ())
         }
         self._pipes: list[_Pipe] = []
+        self._streams: dict[str, str] = {}  # host -> its log stream
 
     def _enter(self, status: str, **fields) -> None:
         self.context.store.update(
@@ -326,7 +329,7 @@ class _Job(Job):
         except storage.DataError as error:
             raise JobError(f"ClientError: Data download failed:{error}") from error
         if mode == "FastFile":
-            for path, _ in storage.files_below(folder):
+            for path in filter(Path.is_file, folder.rglob("*")):
                 path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
 
     def _train(
@@ -342,12 +345,12 @@ class _Job(Job):
         streams, checkpoints = {}, []
         self._containers.clear()
         try:
-            if "CheckpointConfig" in record:
-                checkpoints += [self._checkpoints(base) for base in bases.values()]
             for host in self._hosts:
-                streams[host] = stream = LogStream(
-                    self.context.logs, LOG_GROUP, f"{self.name}/{host}-{epoch}"
-                )
+                self._streams[host] = f"{self.name}/{host}-{epoch}"
+                streams[host] = LogStream(self.context.logs, LOG_GROUP, self._streams[host])
+            if "CheckpointConfig" in record:
+                checkpoints += [self._checkpoints(bases[host], streams[host]) for host in self._hosts]
+            for host, stream in streams.items():
                 what = f"training job {self.name} {host}"
                 instance_type = record["ResourceConfig"]["InstanceType"]
                 isolated = record["EnableNetworkIsolation"]
@@ -372,10 +375,16 @@ class _Job(Job):
             for part in [*checkpoints, *streams.values()]:
                 part.close()
 
-    def _checkpoints(self, base: Path) -> Checkpoints:
+    def _checkpoints(self, base: Path, stream: LogStream) -> Checkpoints:
         config = self.record["CheckpointConfig"]
-        folder = base / config.get("LocalPath", CHECKPOINTS).removeprefix("/opt/ml/")
-        return Checkpoints(self.context.s3, config["S3Uri"], folder)
+        place = config.get("LocalPath", CHECKPOINTS).removeprefix("/opt/ml/")
+        return Checkpoints(
+            self.context.s3,
+            config["S3Uri"],
+            base,
+            place,
+            lambda what: stream.write(f"[localaws] checkpoint {what}"),
+        )
 
     def _line(self, line: str, stream: LogStream) -> None:
         stream.write(line)
@@ -423,22 +432,34 @@ class _Job(Job):
 
     def _upload_model(self, bases: dict[str, Path]) -> None:
         uri = self.record["ModelArtifacts"]["S3ModelArtifacts"]
-        merged = self.folder / "model"
-        for host in reversed(self._hosts):  # the first host's files win
-            shutil.copytree(bases[host] / "model", merged, dirs_exist_ok=True, symlinks=False)
-        if self.record["OutputDataConfig"].get("CompressionType") == "NONE":
-            storage.upload(self.context.s3, merged, uri)
+        plain = self.record["OutputDataConfig"].get("CompressionType") == "NONE"
+        files = self._left(bases, "model", plain)
+        if plain:
+            storage.upload(self.context.s3, files, uri)
         else:
-            storage.upload_archive(self.context.s3, merged, uri, self.folder / "model.tar.gz")
+            storage.upload_archive(self.context.s3, files, uri, self.folder / "model.tar.gz")
 
     def _upload_output(self, bases: dict[str, Path]) -> None:
-        merged = self.folder / "data"
-        for host in reversed(self._hosts):
-            shutil.copytree(bases[host] / "output" / "data", merged, dirs_exist_ok=True, symlinks=False)
-        if any(storage.files_below(merged)):
+        files = self._left(bases, "output/data")
+        if first := next(files, None):
             output = self.record["OutputDataConfig"]["S3OutputPath"].rstrip("/")
-            uri = f"{output}/{self.name}/output/output.tar.gz"
-            storage.upload_archive(self.context.s3, merged, uri, self.folder / "output.tar.gz")
+            uri, packed = f"{output}/{self.name}/output/output.tar.gz", self.folder / "output.tar.gz"
+            storage.upload_archive(self.context.s3, itertools.chain([first], files), uri, packed)
+
+    def _left(self, bases: dict[str, Path], place: str, keys: bool = False) -> Iterator[tuple[str, BinaryIO]]:
+        """What the hosts have left in a folder; of files with one name the first host's. The log names what is left out."""
+        names = set()
+        for host, base in bases.items():
+            left_out = []
+            for name, file in storage.left(base, place, left_out.append, keys):
+                if name not in names:
+                    names.add(name)
+                    yield name, file
+            if left_out:
+                stream = LogStream(self.context.logs, LOG_GROUP, self._streams[host])
+                for what in left_out:
+                    stream.write(f"[localaws] /opt/ml/{place}: {what}")
+                stream.close()
 
     def _publish_metrics(self) -> None:
         if self.final:
@@ -459,8 +480,12 @@ class _Job(Job):
 def _failure_reason(exit_codes: dict[str, int], bases: dict[str, Path]) -> str:
     """AWS's form, `AlgorithmError: CAUSE, exit code: N`, with the start of output/failure as the cause."""
     host = next(host for host, code in exit_codes.items() if code)
-    file = bases[host] / "output" / "failure"
-    cause = file.read_text("utf-8", "replace").strip() if file.is_file() else ""
+    cause = ""
+    with (
+        suppress(OSError),  # it wrote none, or left something else there
+        storage.opened(bases[host], "output/failure") as descriptor,
+    ):
+        cause = os.read(descriptor, 4 * FAILURE_CHARACTERS).decode("utf-8", "replace").strip()
     ending = f", exit code: {exit_codes[host]}"
     return "AlgorithmError: " + cause[: FAILURE_CHARACTERS - len("AlgorithmError: ") - len(ending)] + ending
 
