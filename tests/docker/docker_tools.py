@@ -93,7 +93,9 @@ class LocalAws:
         self.env = dict(pair.split("=", 1) for pair in words.stdout.decode().split("\0") if pair)
 
     def client(self, service: str):
-        session = boto3.Session("localaws-not-a-key", "localaws-not-a-secret", region_name="us-west-2")
+        session = boto3.Session(
+            self.env["AWS_ACCESS_KEY_ID"], self.env["AWS_SECRET_ACCESS_KEY"], region_name="us-west-2"
+        )
         return session.client(service, endpoint_url=self.env["AWS_ENDPOINT_URL"])
 
     def containers(self) -> list[str]:

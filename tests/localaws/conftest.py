@@ -8,9 +8,14 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.auth import S3SigV4Auth, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from localaws.state import locate
 
 # One for all tests: a session reads the services' models, which takes longer than most calls.
-SESSION = boto3.Session("localaws-not-a-key", "localaws-not-a-secret", region_name="us-west-2")
+SESSION = boto3.Session(region_name="us-west-2")
 
 
 @dataclass
@@ -46,8 +51,27 @@ class LocalAws:
         self.endpoint_url = self.env["AWS_ENDPOINT_URL"]
 
     def client(self, service: str, **options):
-        """Return a boto3 client that talks to it."""
-        return SESSION.client(service, endpoint_url=self.endpoint_url, **options)
+        """Return a boto3 client that talks to it, with its owner's keys unless `options` has others."""
+        keys = {name: self.env[name.upper()] for name in ("aws_access_key_id", "aws_secret_access_key")}
+        return SESSION.client(service, endpoint_url=self.endpoint_url, **{**keys, **options})
+
+    def signed(self, method: str, path: str, body=b"", headers=None, service: str = "sagemaker") -> dict:
+        """Return the headers of a request with its owner's signature."""
+        request = AWSRequest(method, self.endpoint_url + path, headers, body or b"")
+        signer = S3SigV4Auth if service == "s3" else SigV4Auth
+        key = Credentials(self.env["AWS_ACCESS_KEY_ID"], self.env["AWS_SECRET_ACCESS_KEY"])
+        signer(key, service, "us-west-2").add_auth(request)
+        return dict(request.headers)
+
+    @property
+    def page(self) -> str:
+        """The page's address for its owner's browser."""
+        return f"{self.endpoint_url}/_localaws/?token={locate.token(self.home)}"
+
+    def cookie(self) -> dict:
+        """Return the header by which a browser is known as its owner's."""
+        port = self.endpoint_url.rpartition(":")[2]
+        return {"Cookie": f"localaws-{port}={locate.token(self.home)}"}
 
 
 def bare(home: Path) -> LocalAws:

@@ -28,9 +28,9 @@ def status(name: str) -> str:
 
 def test_a_browser_sees_a_job_run_and_fail_live(localaws, account, browser):
     browser.complaints.clear()
-    browser.command("Page.navigate", url=localaws.endpoint_url)
+    browser.command("Page.navigate", url=localaws.page)
     browser.wait("document.querySelector('#about')?.textContent.includes('account 000000000000')")
-    assert browser.ask("location.pathname") == "/_localaws/"
+    assert browser.ask("location.pathname + location.search") == "/_localaws/", "the token is not in sight"
     cause = "row 7: <img src=x onerror=document.title='broken-in'> is no number"
     gate = account.folder / "gate"
     train = tiny.TRAIN.replace(
@@ -59,7 +59,7 @@ def test_a_browser_sees_a_job_run_and_fail_live(localaws, account, browser):
 
 def test_a_browser_says_that_localaws_is_gone_and_that_it_is_back(fresh, browser):
     fresh.up()
-    browser.command("Page.navigate", url=fresh.endpoint_url)
+    browser.command("Page.navigate", url=fresh.page)
     browser.wait("document.querySelectorAll('p.none').length === 5")
     fresh.command("down")
     browser.wait("!document.querySelector('#lost').hidden")
@@ -74,7 +74,7 @@ def test_a_phone_shows_all_of_it(localaws, account, browser):
         "Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True
     )
     try:
-        browser.command("Page.navigate", url=localaws.endpoint_url)
+        browser.command("Page.navigate", url=localaws.page)
         browser.wait("document.querySelectorAll('#buckets details').length > 0")
         assert browser.ask("document.documentElement.scrollWidth") <= 360
     finally:
@@ -82,6 +82,8 @@ def test_a_phone_shows_all_of_it(localaws, account, browser):
 
 
 def get(aws, path, **headers):
+    """Ask as the owner's browser does, unless `headers` has another cookie."""
+    headers = {**aws.cookie(), **headers}
     connection = http.client.HTTPConnection(aws.endpoint_url.removeprefix("http://"), timeout=30)
     with closing(connection):
         connection.request("GET", path, headers=headers)
@@ -92,12 +94,8 @@ def get(aws, path, **headers):
 def test_a_browser_is_sent_to_the_page_and_a_client_lists_buckets(localaws):
     status, headers, _ = get(localaws, "/", **HTML)
     assert (status, headers["Location"]) == (302, "/_localaws/")
-    for other in (
-        {},
-        {**HTML, "Authorization": "AWS4-HMAC-SHA256 Credential=a/20261121/us-west-2/s3/aws4_request"},
-    ):
-        status, _, body = get(localaws, "/", **other)
-        assert status == 200 and b"ListAllMyBucketsResult" in body
+    status, _, body = get(localaws, "/", **localaws.signed("GET", "/", headers=HTML, service="s3"))
+    assert status == 200 and b"ListAllMyBucketsResult" in body
 
 
 def test_the_page_may_run_its_own_script_and_nothing_else(localaws):
@@ -145,7 +143,39 @@ def test_there_is_nothing_else_below_it(localaws, path):
 
 
 def test_up_says_where_the_page_is(localaws):
-    assert f"See what is in it: {localaws.endpoint_url}/ in a browser" in localaws.command("up").stdout
+    assert f"See what is in it: {localaws.page} in a browser" in localaws.command("up").stdout
+    assert f"page         {localaws.page}\n" in localaws.command("status").stdout
+
+
+def test_the_token_becomes_a_cookie_and_leaves_the_address(localaws):
+    status, headers, _ = get(localaws, localaws.page.removeprefix(localaws.endpoint_url), Cookie="", **HTML)
+    assert (status, headers["Location"]) == (302, "/_localaws/")
+    cookie, *attributes = headers["Set-Cookie"].split("; ")
+    assert {"HttpOnly", "Path=/_localaws/", "SameSite=Strict"} <= {*attributes}
+    assert get(localaws, "/_localaws/", Cookie=cookie, **HTML)[0] == 200
+    assert get(localaws, "/_localaws/state", Cookie=cookie)[0] == 200
+
+
+@pytest.mark.parametrize("cookie", ["", "localaws-{port}=", "localaws-{port}=0123abc", "localaws-1={token}"])
+@pytest.mark.parametrize("path", ["", "state", "logs/Endpoint/e", "nothing", "?token=0123", "?token="])
+def test_without_it_the_page_says_how_to_get_the_link_and_no_more(localaws, cookie, path):
+    port, token = localaws.endpoint_url.rpartition(":")[2], localaws.page.rpartition("=")[2]
+    for headers in ({}, HTML):
+        cookies = cookie.format(port=port, token=token)
+        status, answered, body = get(localaws, f"/_localaws/{path}", Cookie=cookies, **headers)
+        assert (status, answered["Set-Cookie"]) == (403, None)
+        assert b"python -m localaws up" in body and token.encode() not in body
+
+
+def test_a_link_on_another_site_opens_the_page_in_its_owners_browser(localaws, browser):
+    """A notebook's link, for one. The browser then keeps the cookie back, until the page asks for itself."""
+    browser.command("Page.navigate", url=localaws.page)
+    browser.wait("document.querySelector('#about')?.textContent.includes('account')")
+    for address in (f"{localaws.endpoint_url}/", localaws.page):
+        browser.command("Page.navigate", url=f"data:text/html,<a href='{address}'>page</a>")
+        browser.wait("document.querySelector('a') !== null")
+        browser.ask("document.querySelector('a').click()")
+        browser.wait("document.querySelector('#about')?.textContent.includes('account')")
 
 
 def test_what_an_endpoint_would_cost(localaws, account):

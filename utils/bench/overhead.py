@@ -199,14 +199,23 @@ def deploy(client, image: str, model: str, role: str) -> None:
 
 def invoke(localaws: str, container: str, times: int) -> list[tuple[float, float]]:
     """Pairs of ms: a request by localaws, and the same to the container's own port, on kept connections."""
+    import boto3
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+
     ways = [(localaws, "/endpoints/bench/invocations"), (container, "/invocations")]
     connections = [http.client.HTTPConnection(address, timeout=30) for address, _ in ways]
     body, pairs = f"{rows(1)[0]}\n", []
+    # A signature is good for five minutes; the container gets the same headers.
+    request = AWSRequest("POST", f"http://{localaws}{ways[0][1]}", {"Content-Type": "text/csv"}, body)
+    session = boto3.Session()
+    SigV4Auth(session.get_credentials(), "sagemaker", session.region_name).add_auth(request)
+    headers = dict(request.headers)
     for _ in range(times):
         taken = []
         for connection, (_, path) in zip(connections, ways, strict=True):
             started = time.perf_counter()
-            connection.request("POST", path, body, {"Content-Type": "text/csv"})
+            connection.request("POST", path, body, headers)
             reply = connection.getresponse()
             content = reply.read()
             taken.append((time.perf_counter() - started) * 1000)

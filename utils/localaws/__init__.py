@@ -105,6 +105,7 @@ def _spawn(folder: Path) -> int:
         capture_output=True,
         text=True,
         start_new_session=True,
+        umask=0o077,
         check=True,
     )
     return int(result.stdout)
@@ -114,7 +115,7 @@ def _spawn(folder: Path) -> int:
 def _locked(file: Path, deadline: float) -> Iterator[None]:
     """Hold a lock between processes. It goes with the process that holds it, so it is never left behind."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        locate.private_home()
         lock = file.open("w")
     except OSError as error:
         raise RuntimeError(

@@ -20,7 +20,7 @@ def up(_) -> int:
         print(f"In it: {running.there}")
     for loss in () if before else running.lost:
         print(f"Not brought back: {loss}")
-    print(f"See what is in it: {running.endpoint_url}/ in a browser")
+    print(f"See what is in it: {running.page} in a browser")
     print('Use it from this shell:  eval "$(python -m localaws env)"')
     return 0
 
@@ -39,7 +39,7 @@ def status(_) -> int:
     if running is None:
         print(DOWN)
         return 1
-    for name in ("endpoint_url", "region", "account", "engine", "pid", "home"):
+    for name in ("endpoint_url", "page", "region", "account", "engine", "pid", "home"):
         print(f"{name:12} {getattr(running, name)}")
     return 0
 

@@ -19,6 +19,8 @@ HEAD = """\
 Written by `python -m localaws fidelity` out of the code that decides, botocore {botocore}'s models and moto {moto}; a test keeps it so.
 
 A refused operation, or a refused field that asks for something, is answered with `NotServedByLocalaws` (HTTP 501) and its name. What is served is checked against the service's model: required, type, enum, pattern, length, range.
+
+Every request is signed (Signature Version 4; presigned URLs and forms of S3 also by version 2), with the home's own key or one that AssumeRole or CreateAccessKey gave out, and refused otherwise as AWS does. Two things differ: a key may do all that its owner may, whatever its policies say, and nothing of S3's is public, whatever its ACL says.
 """
 OTHERS = {
     "s3": "S3",

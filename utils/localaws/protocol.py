@@ -39,6 +39,8 @@ def answer(value, status: int = 200, headers: dict | None = None) -> Response:
 
 def failure(error: AwsError) -> Response:
     """Answer with an error in AWS's form."""
+    if error.root:
+        return failure_xml(error, error.root)
     body = {"__type": error.code, "message": error.message, **error.fields}
     return answer(body, error.status, {"x-amzn-errortype": error.code})
 

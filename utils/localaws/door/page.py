@@ -4,11 +4,13 @@
     /_localaws/state            what the page shows, as JSON; times are seconds since the epoch, costs US dollars
     /_localaws/logs/KIND/NAME   the last lines of a job or an endpoint, as JSON
 
-No bucket's name may begin with an underscore, so nothing of S3's is hidden by these paths. The page changes nothing
-and asks what any client may ask. A name or a log line reaches it as JSON and becomes text there, never markup.
+No bucket's name may begin with an underscore, so nothing of S3's is hidden by these paths. All of them are the owner's:
+the address that `up` prints has a token, which becomes a cookie. The page changes nothing and asks what any client may
+ask. A name or a log line reaches it as JSON and becomes text there, never markup.
 """
 
 import hashlib
+import hmac
 import re
 import time
 from base64 import b64encode
@@ -39,6 +41,10 @@ PRICES = {
 }
 SHOWN = 50  # of a kind, the newest
 LINES = 200  # of a log, the last
+STRANGER = (
+    "This page shows its owner's jobs and logs. If they are yours, open the link that this command prints: "
+    "python -m localaws up"
+)
 # Kind -> the log group and the beginning of the streams' names.
 LOGS = {
     "TrainingJob": (training.LOG_GROUP, "{}/"),
@@ -72,8 +78,7 @@ def is_wanted(request: Request) -> bool:
     """Tell whether a browser's window asks for the page. AWS's clients sign what they ask, and take no HTML."""
     return (
         request.method == "GET"
-        and request.path in ("/", PATH)
-        and not request.query_string
+        and (request.path == PATH or (request.path == "/" and not request.query_string))
         and "Authorization" not in request.headers
         and "text/html" in request.headers.get("Accept", "")
         and request.headers.get("Sec-Fetch-Dest", "document") == "document"
@@ -81,19 +86,33 @@ def is_wanted(request: Request) -> bool:
 
 
 class Page:
-    """Answers below PATH for the localaws that listens at `url`; `about` is what its header says besides."""
+    """Answers below PATH for the localaws that listens at `url`; `about` is what its header says besides.
 
-    def __init__(self, control, registry, backend, url: str, about: dict):
+    Who has `token` is its owner.
+    """
+
+    def __init__(self, control, registry, backend, url: str, token: str, about: dict):
         self.control, self.registry, self.backend = control, registry, backend
+        self.token, self.cookie = token, f"localaws-{url.rpartition(':')[2]}"  # a cookie is sent to all ports
         self.about = {"url": url, **about}
         where = {"endpoint_url": url, "region_name": about["region"]}
         self.logs, self.ecr = (boto3.client(name, **where) for name in ("logs", "ecr"))
 
     def __call__(self, request: Request) -> Response:
-        path = request.path.removeprefix(PATH)
-        if is_wanted(request):
-            if request.path != PATH:
-                return Response(status=302, headers={"Location": PATH})
+        path, wanted = request.path.removeprefix(PATH), is_wanted(request)
+        if wanted and (request.path != PATH or self._is(request.args.get("token"))):
+            response = Response(status=302, headers={"Location": PATH, **HEADERS})
+            if request.path == PATH:
+                response.set_cookie(self.cookie, self.token, path=PATH, httponly=True, samesite="Strict")
+            return response
+        if not self._is(request.cookies.get(self.cookie)):
+            if not wanted:
+                raise AwsError("AccessDeniedException", STRANGER, 403)
+            # A browser that comes by another site's link keeps the cookie back, until the page itself asks.
+            again = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+            headers = {**HEADERS, "Refresh": f"0; url={PATH}"} if again else HEADERS
+            return Response(STRANGER, 403, headers, content_type="text/plain; charset=utf-8")
+        if wanted:
             return Response(HTML, headers=HEADERS, content_type="text/html; charset=utf-8")
         if path == "state":
             return protocol.answer(self.state(), headers={"Cache-Control": "no-store"})
@@ -101,6 +120,9 @@ class Page:
         if path.startswith("logs/") and kind in LOGS and re.fullmatch(r"[A-Za-z0-9-]{1,63}", name):
             return protocol.answer(self.lines(kind, name), headers={"Cache-Control": "no-store"})
         raise AwsError("UnknownOperationException", f"There is nothing at {request.path}", 404)
+
+    def _is(self, token: str | None) -> bool:
+        return hmac.compare_digest((token or "").encode(), self.token.encode())
 
     def state(self) -> dict:
         """Return all that the page shows."""

@@ -8,6 +8,9 @@
     ECR's images and login; IAM's SimulatePrincipalPolicy: what moto lacks              moto/gaps.py
     the rest                            moto: S3, STS, IAM, ECR, CloudWatch, Logs       moto/backend.py
 
+Readiness is told to everybody. The page wants the owner's browser, the registry its login, all else a signature
+(signatures.py).
+
 Started by `python -m localaws up` as `python -m localaws.door.server`.
 """
 
@@ -37,12 +40,13 @@ from localaws.errors import AwsError
 from localaws.images.registry import Registry
 from localaws.moto import takeover
 from localaws.moto.backend import Backend
-from localaws.moto.gaps import Gaps
+from localaws.moto.gaps import Gaps, Key
 from localaws.sagemaker.control_plane import ControlPlane
 from localaws.state import locate
 from localaws.state.database import Database
 
 from .page import PATH, Page, is_wanted
+from .signatures import Signatures
 
 log = logging.getLogger("localaws")
 
@@ -66,7 +70,6 @@ SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "sagemaker"}
 MOTO_OWN = ("/moto-api", "/latest/")  # moto's own controls, among them one that forgets everything
 VERBS = {"invocations", "async-invocations"}  # of an endpoint, that we serve
 INVOCATION = re.compile(r"/endpoints/([^/]+)/(.+)")
-SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
 
 
 class Front:
@@ -85,7 +88,11 @@ class Front:
             home, self.database, self.url, connect, self.registry, locate.REGION, locate.ACCOUNT
         )
         about = {"region": locate.REGION, "account": locate.ACCOUNT, "engine": self.control.engine}
-        self.page = Page(self.control, self.registry, self.backend, self.url, about)
+        owner = Key(locate.secret(home))
+        self.signatures = Signatures(
+            lambda identity: owner if identity == locate.KEY else self.gaps.key(identity)
+        )
+        self.page = Page(self.control, self.registry, self.backend, self.url, locate.token(home), about)
 
     def __call__(self, environ, start_response):
         request = Request(environ)
@@ -132,17 +139,16 @@ class Front:
             return self.page(request)
         if request.path.startswith("/v2/") or request.path == "/v2":
             return self.registry(request)
-        scope = SCOPE.search(request.headers.get("Authorization", ""))
-        region, service = (scope[1], scope[2]) if scope else (None, None)
+        region, service = self.signatures.verify(request)
         target, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
         if target == "SageMaker":
             protocol.bound(request, MAX_CALL)
             return protocol.answer(self.control.handle(operation, protocol.parse(request)))
         if service != "s3" and request.method == "POST" and (match := INVOCATION.fullmatch(request.path)):
             return self._invoke(request, match[1], match[2])
-        if service == "sagemaker" or (service is not None and service not in SERVICES):
+        if service == "sagemaker" or service not in SERVICES:
             raise AwsError("UnknownOperationException", f"localaws does not serve {service}: {request.path}")
-        if service in ("s3", None):
+        if service == "s3":
             if (request.content_length or 0) > (MAX_OBJECT if request.method == "PUT" else MAX_FORM):
                 return protocol.failure_xml(AwsError("EntityTooLarge", TOO_LARGE), "Error")
             return self.backend(request, region, "s3")
@@ -222,10 +228,11 @@ def _bring_back(front: Front, home: Path) -> None:
 
 def main() -> None:
     """Serve until SIGTERM. One server for each folder: a second one ends with a message."""
+    os.umask(0o077)  # what is written here is its owner's alone
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty, level in (("botocore", logging.WARNING), ("waitress.queue", logging.ERROR)):
         logging.getLogger(chatty).setLevel(level)
-    home = locate.home()
+    home = locate.private_home()
     lock = (home / "server.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -52,7 +52,7 @@ def choose(home: Path, endpoint_url: str) -> ProcessEngine:
     wanted = os.environ.get("LOCALAWS_ENGINE") or None
     if wanted not in (None, *ENGINES):
         raise ValueError(f"LOCALAWS_ENGINE={wanted} is none of {', '.join(ENGINES)}: mend it, or unset it")
-    # What a program may use to call AWS: this server, with keys that are obviously fake.
+    # What a program may use to call AWS: this server, with its owner's keys.
     environment = locate.environment(endpoint_url)
     if wanted == "process":
         return ProcessEngine(home, environment)
@@ -199,6 +199,11 @@ class DockerEngine(ProcessEngine):
         if self.closed:
             raise StartError("localaws is being stopped")
         name = f"localaws-{uuid.uuid4().hex[:16]}"
+        for path in (
+            spec.base_dir,
+            *spec.base_dir.rglob("*"),
+        ):  # an image's own user is none of this machine's
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
         host, hosts = _hosts(spec.base_dir)
         command = ["docker", "run", "--name", name, "--label", f"{LABEL}={self._home}", "--label"]
         command += [f"localaws.what={spec.what}", "--log-driver=none"]

@@ -292,7 +292,7 @@ def _tagged(name: str) -> str:
 
 
 def _folder() -> Path:
-    return locate.home() / "images"
+    return locate.private_home() / "images"
 
 
 def blob(digest: str) -> Path:
@@ -311,7 +311,7 @@ def _store(media_type: str, content: bytes) -> dict:
 def _index():
     """Give the layout's list of manifests, to read or to change in place, while no other program changes it."""
     folder = _folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     file = folder / "index.json"
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

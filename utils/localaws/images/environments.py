@@ -57,6 +57,7 @@ def python(
         text=True,
         errors="replace",
         start_new_session=True,
+        umask=0o022,  # what a server that is root makes its workers, who are nobody, must read
     ) as process:
         started(process.pid)
         for line in process.stderr:

@@ -9,7 +9,9 @@ import re
 import uuid
 from base64 import b64encode
 from collections.abc import Callable
+from datetime import UTC
 from fnmatch import translate
+from typing import NamedTuple
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
@@ -19,6 +21,8 @@ from werkzeug import Request, Response
 from localaws import protocol
 from localaws.errors import AwsError
 from localaws.images.registry import Registry, RegistryError
+
+from .backend import get_backend
 
 ECR = "AmazonEC2ContainerRegistry_V20150921"
 ECR_HOST = re.compile(rb"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com")
@@ -43,6 +47,14 @@ PAGE = 100  # ECR's default for maxResults
 IAM_XML = "https://iam.amazonaws.com/doc/2010-05-08/"
 
 
+class Key(NamedTuple):
+    """What belongs to an access key: its secret, and where it is temporary its session token and when it ends."""
+
+    secret_key: str
+    token: str | None = None
+    ends: float = float("inf")
+
+
 class Gaps:
     """Answers in moto's place. `backend` is moto, `url` where the front listens, `connect` gives a client of a service."""
 
@@ -61,6 +73,18 @@ class Gaps:
             if form.get("Action") == ["SimulatePrincipalPolicy"]:
                 return self._simulate(form)
         return None
+
+    def key(self, identity: str) -> Key | None:
+        """Return the key with an id that IAM or STS gave out; None for one that may not be used."""
+        key = get_backend("iam")[self.account]["aws"].access_keys.get(identity)
+        if key is None or key.status != "Active":
+            return None
+        role = get_backend("sts")[self.account]["aws"].get_assumed_role_from_access_key(identity)
+        if role:
+            return Key(
+                key.secret_access_key, role.session_token, role.expiration.replace(tzinfo=UTC).timestamp()
+            )
+        return Key(key.secret_access_key)
 
     def describe_repository(self, name: str) -> dict | None:
         """Return what ECR knows of a repository of our region, None when it does not exist."""

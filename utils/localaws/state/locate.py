@@ -1,8 +1,12 @@
-"""Where localaws keeps what it knows, which process serves it, and the variables that lead clients there."""
+"""Where localaws keeps what it knows, whose secret opens it, which process serves it, and how clients get there."""
 
+import fcntl
+import hmac
 import http.client
 import json
 import os
+import secrets
+import stat
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,6 +17,7 @@ from . import processes
 ROOT = Path(__file__).resolve().parents[3]
 REGION = "us-west-2"
 ACCOUNT = "000000000000"
+KEY = "localaws-not-a-key"  # the owner's; obviously none of AWS's
 PORT = 4571
 PROGRESS = "starting"  # a file in the home, while what is on disk is brought back
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -37,10 +42,45 @@ class Status:
     def address(self) -> str:
         return self.endpoint_url.removeprefix("http://")
 
+    @property
+    def page(self) -> str:
+        """The page's address with what shows it that a browser is the owner's."""
+        return f"{self.endpoint_url}/_localaws/?token={token(Path(self.home))}"
+
 
 def home() -> Path:
     """Return the folder that holds all state: LOCALAWS_HOME, else `.localaws` in the repository."""
     return Path(os.environ.get("LOCALAWS_HOME") or ROOT / ".localaws").resolve()
+
+
+def private_home() -> Path:
+    """Return `home`, made where it is not there, and closed to everybody but its owner.
+
+    Raises OSError where it is not ours, ValueError where it is everybody's, such as /tmp.
+    """
+    folder = home()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = folder.stat().st_mode
+    if mode & stat.S_ISVTX:
+        raise ValueError(f"LOCALAWS_HOME={folder} is a folder for everybody: name one of your own below it")
+    if mode & 0o077:  # an earlier version's
+        folder.chmod(0o700)
+    return folder
+
+
+def secret(folder: Path) -> str:
+    """Return the secret access key of a home: random, made by whoever asks first, its owner's alone to read."""
+    with open(os.open(folder / "secret", os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # programs that begin at once have one secret
+        if not (key := file.read()):
+            key = f"localaws-{secrets.token_hex(24)}"
+            file.write(key)
+    return key
+
+
+def token(folder: Path, purpose: str = "page") -> str:
+    """Return what shows, for one purpose, that its bearer has a home's secret, and does not tell it."""
+    return hmac.new(secret(folder).encode(), purpose.encode(), "sha256").hexdigest()
 
 
 def port() -> int:
@@ -56,8 +96,9 @@ def port() -> int:
 def environment(endpoint_url: str | None = None) -> dict[str, str]:
     """Return the environment variables that point boto3, the SDK and the `aws` command at localaws.
 
-    The keys are obviously fake and the profile files empty, so that a learner's real account can never be
-    used by mistake. Raises RuntimeError when localaws is not running (unless `endpoint_url` is given).
+    The key is obviously not AWS's, its secret is this home's own, and the profile files are empty, so that a learner's
+    real account can never be used by mistake. Raises RuntimeError when localaws is not running (unless `endpoint_url`
+    is given).
     """
     folder = home()
     if endpoint_url is None:
@@ -76,8 +117,8 @@ def environment(endpoint_url: str | None = None) -> dict[str, str]:
         **services,
         "AWS_ENDPOINT_URL": endpoint_url,
         "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
-        "AWS_ACCESS_KEY_ID": "localaws-not-a-key",
-        "AWS_SECRET_ACCESS_KEY": "localaws-not-a-secret",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": secret(folder),
         "AWS_SESSION_TOKEN": "",
         "AWS_SECURITY_TOKEN": "",
         "AWS_DEFAULT_REGION": REGION,

@@ -90,13 +90,13 @@ def write_json(file: Path, value) -> None:
 
 
 def write_whole(file: Path, content: bytes, synced: bool = False) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
+    """Write a file so that a reader, its owner alone, or a crash sees the old content or the new one, never a part.
 
     `synced`: the content is on the disk itself before the name is.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{uuid.uuid4().hex}")  # threads and programs may write the same file at once
-    with temporary.open("wb") as out:
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         out.write(content)
         if synced:
             out.flush()
