@@ -227,7 +227,9 @@ class ProcessEngine:
                     | self._environment
                     | spec.environment
                     | {"PATH": os.pathsep.join(path), "SAGEMAKER_BASE_DIR": str(spec.base_dir)}
-                    | {"MODEL_SERVER_ADDRESS": "127.0.0.1"},  # the stack's: in a container it listens everywhere
+                    | {
+                        "MODEL_SERVER_ADDRESS": "127.0.0.1"
+                    },  # the stack's: in a container it listens everywhere
                     umask=0o022,  # as in a container; the home is closed to others
                     stdin=theirs,
                     stdout=subprocess.PIPE,
