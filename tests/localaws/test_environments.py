@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-import localaws as package
 from localaws import images
 from localaws.engines.process import ProcessEngine, Spec, StartError, Unpacked
+from localaws.state import locate
 
 TELL = """#!/usr/bin/env python3
 import json, os, sys
 print("told=" + json.dumps([sys.argv[0], sys.prefix, os.getcwd(), dict(os.environ)]))
 """
-REPOSITORY = package.ROOT
-LOCKS = sorted((package.ROOT / "container/decision_trees").glob("requirements-*.lock"))
+REPOSITORY = locate.ROOT
+LOCKS = sorted((locate.ROOT / "container/decision_trees").glob("requirements-*.lock"))
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_packages_that_cannot_be_installed_are_the_reason_of_the_failure(image, 
 @pytest.fixture
 def algorithm(tmp_path, monkeypatch):
     """Build an algorithm from the text of its training.py, with the packages of decision_trees."""
-    monkeypatch.setattr(package, "ROOT", tmp_path)
+    monkeypatch.setattr(locate, "ROOT", tmp_path)
     monkeypatch.setenv("LOCALAWS_HOME", str(tmp_path / "home"))
     container = tmp_path / "container"
     for path in ("stack/train", "stack/serve", "mine/training.py", "mine/predictor.py"):

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-import localaws as package
 from localaws import images
 from localaws.images.registry import Registry
+from localaws.state import locate
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def sources(tmp_path, monkeypatch):
         file = tmp_path / "container" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    monkeypatch.setattr(package, "ROOT", tmp_path)
+    monkeypatch.setattr(locate, "ROOT", tmp_path)
     monkeypatch.setenv("LOCALAWS_HOME", str(tmp_path / "home"))
     return tmp_path / "container"
 

@@ -223,6 +223,7 @@ def _bring_back(front: Front, home: Path) -> None:
 
     front.backend.recover(progress)
     takeover.take_over(home, front.database, front.backend)
+    front.registry.check(front.database.tell)
     (home / locate.PROGRESS).unlink(missing_ok=True)
 
 

@@ -25,7 +25,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from werkzeug import Request, Response
@@ -33,7 +33,7 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.utils import send_file
 
 from localaws.state import locate
-from localaws.state.processes import write_whole
+from localaws.state.processes import is_whole, write_whole
 
 from . import archive
 
@@ -145,6 +145,34 @@ class Registry:
         """Return what an image says of how it is run: `Env`, `WorkingDir`, and so on. Raises ValueError if it is damaged."""
         manifest = json.loads(self._verified(digest).read_bytes())
         return json.loads(self._verified(manifest["config"]["digest"]).read_bytes()).get("config") or {}
+
+    def check(self, tell: Callable[[str], None]) -> None:
+        """Put aside what is not there as it was pushed; tell each loss in words."""
+        aside = self.home / "aside"
+
+        def put_aside(file: Path, what: str, why) -> None:
+            aside.mkdir(exist_ok=True)
+            file.replace(aside / f"{file.parent.name}-{file.name}")
+            tell(f"{what}: {why} (kept as {aside / f'{file.parent.name}-{file.name}'})")
+
+        for blob in _files(self.blobs):
+            if not is_whole(blob, blob.name):
+                put_aside(blob, f"image blob {blob.name}", "its bytes are not those that were pushed")
+        for entry in self.root.glob("repositories/**/_manifests/*"):
+            name = entry.parent.parent.relative_to(self.root / "repositories").as_posix()
+            try:
+                kind, _ = (json.loads(entry.read_text())[key] for key in ("mediaType", "pushed"))
+                self._check_parts(name, json.loads(self.read_manifest(f"sha256:{entry.name}")), kind)
+            except (ValueError, KeyError, TypeError, OSError, RegistryError) as error:
+                put_aside(entry, f"image {name}@sha256:{entry.name}", error)
+        for tag in self.root.glob("repositories/**/_tags/*"):
+            name = tag.parent.parent.relative_to(self.root / "repositories").as_posix()
+            with suppress(ValueError):
+                if self._digest(name, tag.name):
+                    continue
+            put_aside(
+                tag, f"image {name}:{tag.name}", f"there is no {tag.read_bytes().decode(errors='replace')}"
+            )
 
     # What ECR's control plane asks
 

@@ -21,14 +21,14 @@ from types import SimpleNamespace
 import moto.s3.models
 import moto.s3.responses
 
+from localaws.state.processes import is_whole
+
 BLOCK = 1 << 20
-UNTOUCHED = 0  # the modification time of a body: whoever changes one later leaves another
 MAGIC = secrets.token_hex(16)  # so that no client can send a claim
 PIECE = re.compile(rf"{MAGIC}([0-9a-f]{{64}})([0-9a-f]{{16}})([0-9a-f]{{16}})".encode())
 
 folder = Path()  # where the bodies lie; moto's state is one for a process, and so is this
 named: set[str] = set()  # the digests of what came back at the start
-_verified: set[tuple] = set()
 _damaged: set[str] = set()
 
 
@@ -98,7 +98,7 @@ def store(blocks: Iterable[bytes]) -> Claim:
             file.close()
             if size == 0:
                 return Claim(())
-            os.utime(file.name, (UNTOUCHED, UNTOUCHED))
+            os.utime(file.name, (0, 0))  # see is_whole: this was read
             os.replace(file.name, folder / digest.hexdigest())
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -107,17 +107,12 @@ def store(blocks: Iterable[bytes]) -> Claim:
 
 
 def verified(digest: str) -> Path:
-    """Return the file of a body, read through once where it does not look as `store` left it. Raises DamagedBody."""
+    """Return the file of a body. Raises DamagedBody."""
     file = folder / digest
     try:
-        state = file.stat()
-        seen = digest, state.st_mtime_ns, state.st_size, state.st_ino
-        if state.st_mtime_ns != UNTOUCHED and seen not in _verified:
-            with file.open("rb") as content:
-                if hashlib.file_digest(content, "sha256").hexdigest() != digest:
-                    _damaged.add(digest)
-                    raise DamagedBody(f"the bytes of {file} have changed since they were stored")
-            _verified.add(seen)
+        if not is_whole(file, digest):
+            _damaged.add(digest)
+            raise DamagedBody(f"the bytes of {file} have changed since they were stored")
     except FileNotFoundError:
         raise DamagedBody(f"{file} is missing") from None
     return file

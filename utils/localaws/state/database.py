@@ -35,17 +35,18 @@ class Database:
         self.lost: list[str] = []
         self._lock = threading.RLock()
         home.mkdir(parents=True, exist_ok=True)
+        # How many transactions were made stands in the file and beside it: SQLite takes a damaged -wal for a short one.
+        self._beside = os.open(home / "state.count", os.O_RDWR | os.O_CREAT, 0o600)
+        text = os.read(self._beside, 20)
+        self._made = told = int(text) if text.isdigit() else 0
         try:
             self._connection = self._opened()
             self._connection.execute("SELECT count(*) FROM entry WHERE sum IS NULL").fetchone()
+            self._made = self.select("PRAGMA user_version")[0][0]
         except sqlite3.DatabaseError as error:
             self._salvage(error)
-        # How many transactions were made stands in the file and beside it: SQLite takes a damaged -wal for a short one.
-        self._made = self.select("PRAGMA user_version")[0][0]
-        self._beside = os.open(home / "state.count", os.O_RDWR | os.O_CREAT, 0o600)
-        told = os.read(self._beside, 20)
-        if told.isdigit() and int(told) > self._made:
-            lost = int(told) - self._made
+        if self._made < told:
+            lost = told - self._made
             self.tell(
                 f"the last {lost:,} changes: they are not in state.db; state.db-wal, which had them, is damaged"
             )

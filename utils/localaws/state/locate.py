@@ -154,7 +154,7 @@ def _client_files(folder: Path) -> Path:
 def running() -> Status | None:
     """Return what `announce` wrote of the process that serves this home, or None where it has ended."""
     # ValueError, TypeError: damaged, or another version's. Nothing that we know how to talk to runs, then.
-    with suppress(FileNotFoundError, ValueError, TypeError):
+    with suppress(OSError, ValueError, TypeError):
         found = Status(**json.loads((home() / "server.json").read_text()))
         if processes.find(found.pid, found.create_time):
             return found

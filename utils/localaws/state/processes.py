@@ -5,6 +5,7 @@ A record is ``HOME/processes/PID.json`` with ``pid``, ``create_time`` (psutil's,
 process for good: a pid alone is reused.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -104,6 +105,19 @@ def write_whole(file: Path, content: bytes, synced: bool = False) -> None:
     temporary.replace(file)
 
 
+def is_whole(file: Path, digest: str) -> bool:
+    """Whether a file has the SHA-256 (hexadecimal) that names it. Raises FileNotFoundError.
+
+    One that was found whole gets a modification time that no writing leaves, so that it is read but once.
+    """
+    if file.stat().st_mtime_ns != 0:
+        with file.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != digest:
+                return False
+        os.utime(file, (0, 0))
+    return True
+
+
 def _family(entry: dict) -> list[psutil.Process]:
     """Return the recorded process, its descendants, its session, which may have outlived it, and its base_dir's programs.
 
@@ -116,7 +130,7 @@ def _family(entry: dict) -> list[psutil.Process]:
         if leader := find(pid, entry["create_time"]):
             family = [leader, *leader.children(recursive=True)]
         elif _is_alive(psutil.Process(pid)):
-            pid = 0  # it belongs to somebody else by now
+            pid = -1  # it belongs to somebody else by now
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError, PermissionError):
             session = os.getsid(process.pid) == pid and process.create_time() >= born
