@@ -162,6 +162,8 @@ class Registry:
             name = entry.parent.parent.relative_to(self.root / "repositories").as_posix()
             try:
                 kind, _ = (json.loads(entry.read_text())[key] for key in ("mediaType", "pushed"))
+                if kind not in MANIFESTS | INDEXES:
+                    raise ValueError(f"{kind} is no manifest's media type")
                 self._check_parts(name, json.loads(self.read_manifest(f"sha256:{entry.name}")), kind)
             except (ValueError, KeyError, TypeError, OSError, RegistryError) as error:
                 put_aside(entry, f"image {name}@sha256:{entry.name}", error)

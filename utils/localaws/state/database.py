@@ -9,6 +9,7 @@ seconds, of what can be made again. What cannot be used is put aside, under its 
 
 import logging
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -39,6 +40,9 @@ class Database:
         self._beside = os.open(home / "state.count", os.O_RDWR | os.O_CREAT, 0o600)
         text = os.read(self._beside, 20)
         self._made = told = int(text) if text.isdigit() else 0
+        ahead, copy = home / "state.db-wal", home / "state.db-wal.before"
+        if ahead.exists():  # a killed server's: opening the file takes it in, or throws it away
+            shutil.copyfile(ahead, copy)
         try:
             self._connection = self._opened()
             self._connection.execute("SELECT count(*) FROM entry WHERE sum IS NULL").fetchone()
@@ -46,10 +50,14 @@ class Database:
         except sqlite3.DatabaseError as error:
             self._salvage(error)
         if self._made < told:
-            lost = told - self._made
+            kept = self.aside / "state.db-wal"
+            if copy.exists():
+                self.aside.mkdir(exist_ok=True)
+                copy.replace(kept)
             self.tell(
-                f"the last {lost:,} changes: they are not in state.db; state.db-wal, which had them, is damaged"
+                f"the last {told - self._made:,} changes: state.db-wal, which had them, is damaged (kept as {kept})"
             )
+        copy.unlink(missing_ok=True)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
