@@ -41,7 +41,7 @@ class Walk:
         )
         self.tell("bucket", account.bucket)
         for key in range(4):
-            body = os.urandom(20_000)  # too large to stand in the journal itself
+            body = os.urandom(20_000)  # a file of its own
             account.put(f"data/{key}", body)
             self.tell("object", account.bucket, f"data/{key}", body)
         iam = account.aws.client("iam")

@@ -206,11 +206,9 @@ def _changes(request: Request, service: str, operation: str) -> bool:
 def _is_upload(request: Request) -> bool:
     """Whether a request's body is an object's, or a part's."""
     key = request.path.removeprefix("/").partition("/")[2]
-    settings = {name for method, _, name in _s3_subresources() if method == "PUT"} - {
-        "partNumber",
-        "uploadId",
-    }
-    return request.method == "PUT" and bool(key) and not settings & request.args.keys()
+    names = request.args.keys() - {"partNumber", "uploadId"}
+    settings = any(("PUT", True, name) in _s3_subresources() for name in names)
+    return request.method == "PUT" and bool(key) and not settings
 
 
 def _claim_body(request: Request) -> None:

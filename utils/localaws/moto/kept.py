@@ -194,6 +194,7 @@ class Kept:
                 done += 1
                 progress(done)
         _touched.clear()
+        streams.written.clear()
 
     def _load_rest(self, name: str, state: dict) -> None:
         service, _, region = name.partition("/")
