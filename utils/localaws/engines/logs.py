@@ -11,11 +11,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 FLUSH_SECONDS = 0.2
 BATCH = 1000  # events a call: the service takes 10,000 and 1 MiB
 BATCH_BYTES = 900_000
-EVENT_BYTES = 512  # what an event costs in memory besides its text, here and in moto, which keeps it
+EVENT_BYTES = 512  # what an event costs in memory besides its text, until it is on disk
 # Of a stream: what is taken at once, 30,000 short lines, more than anybody reads, and 20 instances of it fit into memory.
 STREAM_BYTES = 16 << 20
-# And what is taken for ever, a second: 30 short lines, a training's progress; a day of it is 1.4 GB.
-STREAM_RATE = 16 << 10
+# And what is taken for ever, a second: 200 short lines, many times a training's progress; a day of it is 11 GB at most.
+STREAM_RATE = 128 << 10
 # Of what does not fit, the newest, kept to the end because a traceback comes last.
 LAST_LINES, LAST_BYTES = 200, 512 << 10
 CLOSE_SECONDS = 60  # to put what is left, at most STREAM_BYTES: it takes moto one or two
