@@ -12,6 +12,7 @@ The values are moto's own objects, pickled, as their makers foresee; what reads 
 home they lie in is its owner's alone. What cannot be read is put aside, by name, and the rest comes back.
 """
 
+import enum
 import io
 import pickle
 import time
@@ -291,10 +292,19 @@ moto.iam.models.AWSManagedPolicy.__reduce__ = lambda policy: (
 )
 
 
+def _member(kind: type, name: str):
+    """A member of an enumeration, which Python up to 3.11.3 pickles as what `getattr` gives for its name."""
+    if not issubclass(kind, enum.Enum):
+        raise pickle.UnpicklingError(f"it asks for {name} of {kind}")
+    return kind[name]
+
+
 class _Unpickler(pickle.Unpickler):
     """Reads moto's own objects, and knows nothing else that bytes could name."""
 
     def find_class(self, module: str, name: str):
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         found = super().find_class(module, name) if "." not in name else None
         ours = module == __name__ and name == "_aws_policy"
         if (
