@@ -16,17 +16,6 @@ MANY = 1000  # rows, from which on it takes longer to write them than to prepare
 # Two rows next to each other that are plain. Elsewhere a piece could begin with a byte order mark, or end in blank lines.
 BORDER = re.compile(rb"[0-9.]\r?\n(?=[-+.0-9])")
 TYPES = (CSV, JSON, JSON_LINES, NPY)
-# JSON of rows of numbers, and nothing else, is read as CSV is, without an object for each number: by these, whose `++`
-# and `*+` keep no way back, so that they need no memory. B stands for blanks.
-NUMBER = r"-?(?:0|[1-9]\d*+)(?:\.\d++)?+(?:[eE][-+]?\d++)?+B"
-NUMBERS = rf"\[B{NUMBER}(?:,B{NUMBER})*+\]B"
-ROW = rf'(?:{NUMBERS}|\{{B"features"B:B{NUMBERS}\}}B)'
-ROWS = re.compile(rf'B\{{B"instances"B:B\[B((?:{ROW}(?:,B{ROW})*+)?+)'.replace("B", r"[ \t\r\n]*+").encode())
-LINES = re.compile(rf"(B(?:{ROW}(?:\nB{ROW})*+)?+)".replace("B", r"[ \t\r]*+").encode())
-END = re.compile(rb"\][ \t\r\n]*+\}[ \t\r\n]*+")
-# All else becomes Python's objects, which take up to forty times its bytes, to find out what is wrong with it.
-MAX_OTHER_JSON_MB = 2
-PIECE = 1 << 20
 
 
 @functools.lru_cache(maxsize=256)
@@ -64,12 +53,8 @@ def decode(body: bytes, content_type: str) -> np.ndarray:
         return _from_npy(body)
     if name == CSV:
         return _from_csv(body, header)
-    body = body.removeprefix(b"\xef\xbb\xbf").rstrip()
-    rows = _from_plain_json(body, name == JSON_LINES)
-    if rows is not None:
-        return rows
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"the body is not UTF-8 at byte {error.start + 1}", "not_utf8") from None
     return _from_json(text) if name == JSON else _from_json_lines(text)
@@ -106,45 +91,6 @@ def _from_csv(body: bytes, header: bool) -> np.ndarray:
         raise
 
 
-def _from_plain_json(body: bytes, lines: bool) -> np.ndarray | None:
-    """Rows of numbers and nothing else; None for a body that is something else, or wrong, and not large."""
-    found = (LINES if lines else ROWS).match(body)
-    end, rows = (found.end(), found[1]) if found else (0, b"")
-    large = len(body) > MAX_OTHER_JSON_MB << 20
-    if rows and (end == len(body) if lines else END.fullmatch(body, end)):
-        text = rows.replace(b'"features"', b"")
-        if lines:
-            text = text.translate(None, b" \t\r{:[]}")
-        else:
-            text = text.translate(None, b" \t\r\n{:[}")[:-1].replace(b"],", b"\n")
-        try:
-            return numeric.parse(text)
-        except InputError:
-            if large:
-                raise
-    if large:
-        columns = rows.count(b",", 0, rows.find(b"]")) + 1 if rows else None
-        raise _other_row(body[end : end + PIECE].lstrip(b", \t\r\n"), body.count(b"]", 0, end) + 1, columns)
-    return None
-
-
-def _other_row(text: bytes, i: int, columns: int | None) -> InputError:
-    """Why the text from row `i` on is not as the rows before it, in a body that is too large to look at more of it."""
-    try:
-        row, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text.decode(errors="replace"))
-        _check_row(_numbers(row), i, columns)
-    except InputError as error:
-        return error
-    except (ValueError, RecursionError):  # no JSON, or more of it than was looked at
-        pass
-    problem = (
-        f"row {i} is not, or not followed by, what JSON of more than {MAX_OTHER_JSON_MB} MB must have: rows"
-    )
-    value = shown(text)
-    expected = 'of numbers and nothing else, in {"instances": […]} or a line each'
-    return InputError(f"{problem} {expected}; found {value!r}", "bad_row", row=i, value=value)
-
-
 def _from_json(text: str) -> np.ndarray:
     document = _json(text, "the body")
     if not isinstance(document, dict) or list(document) != ["instances"]:
@@ -178,35 +124,29 @@ def _refuse_constant(name: str):
 
 def _matrix(instances: list) -> np.ndarray:
     """Rows as lists of numbers, or as {"features": list}, to a float32 matrix."""
-    rows = [_numbers(row) for row in instances]
+    rows = [
+        row["features"] if isinstance(row, dict) and list(row) == ["features"] else row for row in instances
+    ]
     if not rows:
         raise InputError("there is no row in the request", "empty_body")
     for i, row in enumerate(rows, 1):
-        _check_row(row, i, len(rows[0]) if i > 1 else None)
+        if not isinstance(row, list) or not row:
+            text = f'row {i} is not a list of numbers; expected [5.1, 3.5] or {{"features": [5.1, 3.5]}}'
+            raise InputError(text, "bad_row", row=i)
+        if len(row) != len(rows[0]):
+            text = f"row {i} has {len(row)} columns where {len(rows[0])} were expected, as in the rows before"
+            raise InputError(text, "bad_columns", row=i)
+        if not set(map(type, row)) <= {int, float}:
+            column = next(j for j, value in enumerate(row, 1) if type(value) not in (int, float))
+            value = shown(json.dumps(row[column - 1], ensure_ascii=False)[:200])
+            text = f"row {i}, column {column}: {value} is not a number"
+            raise InputError(text, "bad_value", row=i, column=column, value=value)
     try:
         return _finite32(np.array(rows, np.float64))
     except OverflowError:
         raise InputError(
             "an integer does not fit into a 32-bit float (at most 3.4e38)", "bad_value"
         ) from None
-
-
-def _numbers(row):
-    return row["features"] if isinstance(row, dict) and list(row) == ["features"] else row
-
-
-def _check_row(row, i: int, columns: int | None) -> None:
-    if not isinstance(row, list) or not row:
-        text = f'row {i} is not a list of numbers; expected [5.1, 3.5] or {{"features": [5.1, 3.5]}}'
-        raise InputError(text, "bad_row", row=i)
-    if len(row) != (columns or len(row)):
-        text = f"row {i} has {len(row)} columns where {columns} were expected, as in the rows before"
-        raise InputError(text, "bad_columns", row=i)
-    if not set(map(type, row)) <= {int, float}:
-        column = next(j for j, value in enumerate(row, 1) if type(value) not in (int, float))
-        value = shown(json.dumps(row[column - 1], ensure_ascii=False)[:200])
-        text = f"row {i}, column {column}: {value} is not a number"
-        raise InputError(text, "bad_value", row=i, column=column, value=value)
 
 
 def _from_npy(body: bytes) -> np.ndarray:
@@ -265,28 +205,17 @@ def encode(columns: dict, media: str) -> bytes:
         stream = io.BytesIO()
         np.save(stream, values.astype(str) if values.dtype == object else values, allow_pickle=False)
         return stream.getvalue()
-    count = max(map(len, columns.values()))
-    # Piece by piece: Python's objects take some forty times the bytes that are written.
-    pieces = [
-        _written({name: _plain(column[i : i + MANY]) for name, column in columns.items()}, media)
-        for i in range(0, count, MANY)
-    ]
-    if media == JSON:
-        return b'{"predictions": [' + b", ".join(pieces) + b"]}"
-    return b"".join(pieces)
-
-
-def _written(columns: dict, media: str) -> bytes:
+    values = [_plain(column) for column in columns.values()]
     if media == CSV:
         cells = [
             [_csv_cell(v) if isinstance(v, str) else _csv_cell(json.dumps(v, ensure_ascii=False)) for v in c]
-            for c in columns.values()
+            for c in values
         ]
         lines = cells[0] if len(cells) == 1 else map(",".join, zip(*cells, strict=True))
         return ("\n".join(lines) + "\n").encode()
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
     if media == JSON:
-        return json.dumps(rows, ensure_ascii=False)[1:-1].encode()
+        return json.dumps({"predictions": rows}, ensure_ascii=False).encode()
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
