@@ -1,6 +1,7 @@
 """One instance that serves a model: `serve` of the image with the model's files, kept alive, spoken to over HTTP."""
 
 import collections
+import io
 import math
 import shutil
 import socket
@@ -233,7 +234,8 @@ def _exchange(pool, method, path, body, headers, timeout):
             response.close()
             raise urllib3.exceptions.ReadTimeoutError(pool, path, "Read timed out.")
     response.release_conn()
-    return urllib3.HTTPResponse(bytes(answer), response.headers, response.status)
+    # As a file: of an empty text it would make no data at all.
+    return urllib3.HTTPResponse(io.BytesIO(answer), response.headers, response.status, decode_content=False)
 
 
 def _ping(pool) -> bool:
