@@ -41,6 +41,7 @@ from localaws.images.registry import Registry
 from localaws.moto import takeover
 from localaws.moto.backend import Backend
 from localaws.moto.gaps import Gaps, Key
+from localaws.sagemaker.context import Context
 from localaws.sagemaker.control_plane import ControlPlane
 from localaws.state import locate
 from localaws.state.database import Database
@@ -84,9 +85,10 @@ class Front:
         self.registry = Registry(home, lambda name: self.gaps.describe_repository(name), locate.ACCOUNT)
         connect = functools.partial(loopback.client, region=locate.REGION, url=self.url, app=self)
         self.gaps = Gaps(self.registry, self.backend, connect, self.url, locate.REGION, locate.ACCOUNT)
-        self.control = ControlPlane(
+        context = Context(
             home, self.database, self.url, connect, self.registry, locate.REGION, locate.ACCOUNT
         )
+        self.control = ControlPlane(context)
         about = {"region": locate.REGION, "account": locate.ACCOUNT, "engine": self.control.engine}
         owner = Key(locate.secret(home))
         self.signatures = Signatures(

@@ -26,6 +26,7 @@ from localaws.state.processes import is_whole
 BLOCK = 1 << 20
 MAGIC = secrets.token_hex(16)  # so that no client can send a claim
 PIECE = re.compile(rf"{MAGIC}([0-9a-f]{{64}})([0-9a-f]{{16}})([0-9a-f]{{16}})".encode())
+CLAIM = re.compile(b"(?:" + PIECE.pattern + b")+")
 
 folder = Path()  # where the bodies lie; moto's state is one for a process, and so is this
 named: set[str] = set()  # the digests of what came back at the start
@@ -78,11 +79,9 @@ def claimed(value: bytes) -> Claim | None:
     """Return the claim that bytes are, or None. Some parts of moto hand on the bytes, and not the object."""
     if isinstance(value, Claim):
         return value
-    pieces = PIECE.findall(value)
-    if not pieces or len(b"".join(b"".join(piece) for piece in pieces)) + len(MAGIC) * len(
-        pieces
-    ) != bytes.__len__(value):
+    if not CLAIM.fullmatch(value):
         return None
+    pieces = PIECE.findall(value)
     return Claim((digest.decode(), int(start, 16), int(size, 16)) for digest, start, size in pieces)
 
 

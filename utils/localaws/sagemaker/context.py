@@ -32,7 +32,14 @@ ARN_PARTS = {
 
 
 class Context:
-    """Jobs use S3, IAM, Logs and CloudWatch as any client does: `connect` gives boto3's client of a service."""
+    """Jobs use S3, IAM, Logs and CloudWatch as any client does.
+
+    home:         folder of all state
+    database:     where the records are kept
+    endpoint_url: where programs that are run find AWS (localaws itself)
+    connect:      gives boto3's client of a service
+    registry:     the images: see `fetch` of engines/process.py and engines/docker.py
+    """
 
     def __init__(
         self,

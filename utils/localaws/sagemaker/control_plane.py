@@ -6,7 +6,6 @@
 import base64
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from localaws.errors import AwsError
 from localaws.sagemaker.hosting.endpoints import Hosting
@@ -14,7 +13,6 @@ from localaws.sagemaker.hosting.instances import container_definition
 from localaws.sagemaker.jobs.training import Training
 from localaws.sagemaker.jobs.transform import Transform
 from localaws.sagemaker.jobs.tuning import Tuning
-from localaws.state.database import Database
 
 from .context import ARN_PARTS, Context
 from .validation import parse_served, prune, refuse_unserved, service_model, validate
@@ -116,26 +114,10 @@ PAGE = 10  # MaxResults, where a request does not say
 
 
 class ControlPlane:
-    """SageMaker's API and runtime, executed on this machine.
+    """SageMaker's API and runtime, executed on this machine."""
 
-    home:         folder of all state
-    database:     where it keeps its records
-    endpoint_url: where programs that it runs find AWS (localaws itself)
-    connect:      gives a client of S3, IAM, Logs or CloudWatch
-    registry:     the images: see `fetch` of engines/process.py and engines/docker.py
-    """
-
-    def __init__(
-        self,
-        home: Path,
-        database: Database,
-        endpoint_url: str,
-        connect: Callable,
-        registry,
-        region: str,
-        account: str,
-    ):
-        self._context = Context(Path(home), database, endpoint_url, connect, registry, region, account)
+    def __init__(self, context: Context):
+        self._context = context
         self.engine = self._context.engine.name
         self._training = Training(self._context)
         self._hosting = Hosting(self._context)
