@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab new test bench check check-container check-strict audit lock picture clean
+.PHONY: help setup labs lab new test bench faults check check-container check-strict audit lock picture clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: .venv/ready  ## run all tests, two at a time; ARGS=tests/workshop: some of
 
 bench: .venv/ready  ## measure against the sample, peers and the limit, some 25 minutes; QUICK=1: two minutes, no peers
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+faults: .venv/ready  ## measure what large and hostile things cost, some 15 minutes; CASE="large home": those alone
+	@$(BIN)/python -m bench.faults $(CASE)
 
 # Without TRAIN, SERVE or URL it is a folder of container/, off Docker.
 check-container: .venv/ready  ## hold a container to SageMaker's contract: ALGORITHM=my_algorithm HYPERPARAMETERS="a=1 b=2", or TRAIN= SERVE= and so on (README)

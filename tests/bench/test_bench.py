@@ -12,7 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from bench import IRIS, BenchError, __main__, contenders, load, peers, report, serving, training
+from bench import (
+    IRIS,
+    BenchError,
+    __main__,
+    contenders,
+    faults,
+    load,
+    overhead,
+    peers,
+    report,
+    serving,
+    training,
+)
 from bench.contenders import BASELINE, CONSTANT_WSGI, FASTAPI, OURS, PARTS, Contender
 from bench.report import Goal
 
@@ -134,3 +146,29 @@ def test_the_load_generator_that_is_missing_is_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize("part", contenders.PARTS, ids=lambda part: part.name)
 def test_what_the_bench_takes_away_is_there(part):
     assert part.command(Path("python"), 8080)  # BenchError: the stack has changed there
+
+
+def test_a_fault_is_measured_on_a_localaws_of_its_own(tmp_path, monkeypatch):
+    for module in (faults, overhead):
+        monkeypatch.setattr(module, "HOME", tmp_path / "home")
+        monkeypatch.setattr(module, "BUILD", tmp_path)
+    found = {"leave": list(faults.leave())}
+    assert [figure.value <= figure.most for figure in found["leave"]] == [True, True]
+    assert found["leave"][0].value >= 2
+    assert (
+        "| … and of its processes there are left | 0 | 0 | yes | `make faults CASE=leave` |"
+        in faults.table(found)
+    )
+    assert "| **missed** |" in faults.table({"home": [faults.Figure("up", 10, 11.5, "s")]})
+
+
+def test_a_home_that_does_not_tell_what_it_has_is_no_figure(tmp_path, monkeypatch):
+    for module in (faults, overhead):
+        monkeypatch.setattr(module, "HOME", tmp_path / "home")
+        monkeypatch.setattr(module, "BUILD", tmp_path)
+    with overhead.localaws_of_its_own("process"):
+        faults.put_objects(3)
+        with pytest.raises(BenchError, match="`up` does not tell of 4 objects"):
+            faults.up_after_kill("4 objects")
+        seconds, silence = faults.up_after_kill("3 objects")
+    assert 0 < silence <= seconds

@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import psutil
@@ -38,6 +39,8 @@ HOME = BUILD / "localaws"
 @contextlib.contextmanager
 def localaws_of_its_own(engine: str):
     """A localaws with an empty folder and a free port; its environment is set here and taken back."""
+    import boto3
+
     import localaws
 
     before = dict(os.environ)
@@ -49,7 +52,9 @@ def localaws_of_its_own(engine: str):
         shutil.rmtree(HOME, ignore_errors=True)
         localaws.start()
         os.environ.update(localaws.environment())
-        yield localaws.status()
+        # boto3 keeps the keys that it has found first.
+        with patch.object(boto3, "DEFAULT_SESSION", None):
+            yield localaws.status()
     finally:
         localaws.stop()
         os.environ.clear()
