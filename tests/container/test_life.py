@@ -217,7 +217,7 @@ def test_nothing_else_listens(shared_server):
 
 
 @pytest.mark.nginx
-@pytest.mark.skipif(os.getuid() != 0, reason="only root has rights to give up")
+@pytest.mark.root("has rights to give up")
 def test_workers_are_not_root(slow_server):
     assert slow_server.predict("0").text.split()[-1] != "0"
     status = Path(f"/proc/{parts(slow_server)['nginx worker'][0]}/status")
@@ -328,7 +328,8 @@ def test_the_log_goes_to_a_socket_too(iris):
     assert b'inference_id="id-7"' in log
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="changes the user, as root may")
+@pytest.mark.root("can become another user")
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="by setpriv")
 def test_it_runs_without_root(start):
     # The Python of a test may lie where only root reads, so this user may read all.
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]

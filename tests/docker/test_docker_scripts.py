@@ -277,7 +277,7 @@ def test_an_engine_that_does_not_answer_is_said(engine, tmp_path):
     assert "no Docker engine answers" in done.stderr
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.root("can become another user")
 def test_no_root_owned_files_are_left_for_a_user(engine, clone):
     """As an ordinary user who may use docker."""
     nobody = pwd.getpwnam("nobody")

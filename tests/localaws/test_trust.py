@@ -525,7 +525,7 @@ print(json.dumps(got))
 """
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.root("can become another user")
 def test_another_user_of_this_machine_reads_nothing_and_calls_nothing(localaws, account):
     endpoint = account.endpoint(account.config(account.model()))
     # A Python that a stranger may run: the project's own may lie in a home of somebody's.
