@@ -7,7 +7,6 @@ holds is localaws' own business: each is damaged in turn, whatever it is.
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
