@@ -37,6 +37,15 @@ GROUPS, STREAMS = ("/app/one", "two"), ("s/1", "s2")
 ROLES, POLICIES = ("walker", "runner"), ("readers", "writers")
 REPOSITORIES = ("images", "team/images")
 NAMES = ("first", "second", "third")
+# SageMaker's resources, and what each is called in an ARN.
+KINDS = {
+    "Model": "model",
+    "EndpointConfig": "endpoint-config",
+    "Endpoint": "endpoint",
+    "TrainingJob": "training-job",
+    "TransformJob": "transform-job",
+    "HyperParameterTuningJob": "hyper-parameter-tuning-job",
+}
 WEST = {"CreateBucketConfiguration": {"LocationConstraint": "us-west-2"}}
 FULL_ACCESS = "arn:aws:iam::aws:policy/AmazonSageMakerFullAccess"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -86,6 +95,8 @@ class World:
         self.aws, self.chance = aws, random.Random(seed)
         self.began = time.time()
         self.told: list[Request] = []
+        # Its image runs jobs and endpoints, where a history has them: they cost seconds.
+        self.account: tiny.Account | None = None
         login = {"aws_access_key_id": aws.env["AWS_ACCESS_KEY_ID"]}
         login["aws_secret_access_key"] = aws.env["AWS_SECRET_ACCESS_KEY"]
         once = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=20)
@@ -96,6 +107,32 @@ class World:
         self.signers = (self.s3, aws.client("s3", config=modern, **login))
         self.foreign = Foreign(aws.env)
         self.pid = int(re.search(r"pid +(\d+)", aws.command("status").stdout)[1])
+
+    def run_things(self, folder) -> None:
+        """Have an image, a model and an endpoint's configuration, so that jobs and endpoints are among the actions."""
+        self.account = tiny.account(self.aws, folder)
+        self.data = self.account.put("data/a.csv", "1,2\n")
+        self.model = self.account.model()
+        self.config = self.account.config(self.model)
+
+    @property
+    def kinds(self) -> list[str]:
+        """SageMaker's resources that there may be."""
+        return [*KINDS] if self.account else ["Model", "EndpointConfig"]
+
+    def settled(self, kind: str, name: str) -> None:
+        """Wait until a job has ended, or an endpoint is not on its way."""
+        describe = getattr(self.sagemaker, f"describe_{snake(kind)}")
+        underway = (
+            "InProgress",
+            "Stopping",
+            "Creating",
+            "Updating",
+            "SystemUpdating",
+            "RollingBack",
+            "Deleting",
+        )
+        tiny.wait_until(lambda: describe(**{f"{kind}Name": name})[f"{kind}Status"] not in underway)
 
     def kill(self) -> None:
         """Kill the server without a warning."""
@@ -109,13 +146,19 @@ class World:
         assert done.returncode == 0, f"`up` fails after the kill:\n{done.stdout}{done.stderr}"
         assert f"{self.aws.endpoint_url} " in done.stdout, "it listens elsewhere now"
         self.pid = int(re.search(r"pid (\d+)", done.stdout)[1])
+        for endpoint in self.sagemaker.list_endpoints()["Endpoints"]:
+            self.settled("Endpoint", endpoint["EndpointName"])
         return done.stdout
 
     def requests(self, count: int, many: bool = False) -> list[Request]:
-        """At most `count` requests that touch nothing of each other's; with `many`, or one action of several requests."""
+        """At most `count` requests that touch nothing of each other's; with `many`, or one action of several requests.
+
+        With `many` also those that take seconds.
+        """
         chosen: list[Request] = []
-        for name in self.chance.choices([*ACTIONS], [weight for weight, _, _ in ACTIONS.values()], k=count):
-            _, prepare, is_many = ACTIONS[name]
+        possible = ACTIONS | RUNNING if many and self.account else ACTIONS
+        for name in self.chance.choices([*possible], [weight for weight, _, _ in possible.values()], k=count):
+            _, prepare, is_many = possible[name]
             if is_many and not (many and not chosen):
                 continue
             request = prepare(self)
@@ -165,13 +208,14 @@ class World:
 
 # name -> weight, what prepares the request, whether that is many requests
 ACTIONS: dict[str, tuple[int, Callable[[World], Request], bool]] = {}
+RUNNING: dict[str, tuple[int, Callable[[World], Request], bool]] = {}
 
 
-def action(weight: int = 1, many: bool = False):
-    """Enter a function into ACTIONS."""
+def action(weight: int = 1, many: bool = False, running: bool = False):
+    """Enter a function into ACTIONS, or into RUNNING, whose actions need an account with an image."""
 
     def enter(function):
-        ACTIONS[function.__name__] = weight, function, many
+        (RUNNING if running else ACTIONS)[function.__name__] = weight, function, many
         return function
 
     return enter
@@ -902,16 +946,107 @@ def delete_endpoint_config(w):
 
 @action(2)
 def tag_something_of_sagemaker(w):
-    kind, name, tags = w.one("Model", "EndpointConfig"), w.one(*NAMES), w.tags()
-    arn = sagemaker_arn({"Model": "model", "EndpointConfig": "endpoint-config"}[kind], name)
+    kind, name, tags = w.one(*w.kinds), w.one(*NAMES), w.tags()
+    arn = sagemaker_arn(KINDS[kind], name)
     return Request(((kind, name),), lambda: w.sagemaker.add_tags(ResourceArn=arn, Tags=tags))
 
 
 @action()
 def untag_something_of_sagemaker(w):
-    kind, name = w.one("Model", "EndpointConfig"), w.one(*NAMES)
-    arn = sagemaker_arn({"Model": "model", "EndpointConfig": "endpoint-config"}[kind], name)
+    kind, name = w.one(*w.kinds), w.one(*NAMES)
+    arn = sagemaker_arn(KINDS[kind], name)
     return Request(((kind, name),), lambda: w.sagemaker.delete_tags(ResourceArn=arn, TagKeys=["a"]))
+
+
+# What runs: each waits until it does, or has ended, so that what is seen of it next is its last state. None is in
+# flight at a kill: test_kill.py has that.
+
+
+@action(3, running=True)
+def run_a_training_job(w):
+    job = w.account.training_request(w.one(*NAMES), w.data, model=w.one("a", "ü")) | {"Tags": w.tags()}
+    return running(w, "TrainingJob", job)
+
+
+@action(2, running=True)
+def run_a_transform_job(w):
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": w.data}}
+    job = {
+        "TransformJobName": w.one(*NAMES),
+        "ModelName": w.model,
+        "TransformInput": {"DataSource": source, "ContentType": "text/csv", "SplitType": "Line"},
+        "TransformOutput": {"S3OutputPath": f"s3://{w.account.bucket}/transformed", "AssembleWith": "Line"},
+        "TransformResources": {"InstanceType": "ml.m5.large", "InstanceCount": 1},
+        "Tags": w.tags(),
+    }
+    return running(w, "TransformJob", job)
+
+
+@action(2, running=True)
+def run_a_tuning_job(w):
+    definition = w.account.training_request("x", w.data)
+    del definition["TrainingJobName"], definition["HyperParameters"]
+    definition["AlgorithmSpecification"]["MetricDefinitions"] = [{"Name": "loss", "Regex": "loss=(.*);"}]
+    ranges = [{"Name": "x", "MinValue": "0", "MaxValue": "1"}]
+    job = {
+        "HyperParameterTuningJobName": w.one(*NAMES),
+        "HyperParameterTuningJobConfig": {
+            "Strategy": "Random",
+            "HyperParameterTuningJobObjective": {"Type": "Minimize", "MetricName": "loss"},
+            "ResourceLimits": {"MaxNumberOfTrainingJobs": 2, "MaxParallelTrainingJobs": 2},
+            "ParameterRanges": {"ContinuousParameterRanges": ranges},
+        },
+        "TrainingJobDefinition": definition,
+        "Tags": w.tags(),
+    }
+    return running(w, "HyperParameterTuningJob", job)
+
+
+@action(2, running=True)
+def create_an_endpoint(w):
+    return running(
+        w, "Endpoint", {"EndpointName": w.one(*NAMES), "EndpointConfigName": w.config, "Tags": w.tags()}
+    )
+
+
+@action(2, running=True)
+def update_an_endpoint(w):
+    name, count = w.one(*NAMES), w.one(1, 2)
+    wanted = [{"VariantName": "v0", "DesiredInstanceCount": count, "DesiredWeight": w.one(1.0, 2.0)}]
+
+    def send():
+        w.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=name, DesiredWeightsAndCapacities=wanted
+        )
+        w.settled("Endpoint", name)
+
+    return Request((("Endpoint", name),), send)
+
+
+@action(2, running=True)
+def delete_an_endpoint(w):
+    name = w.one(*NAMES)
+
+    def send():
+        w.sagemaker.delete_endpoint(EndpointName=name)
+        tiny.wait_until(lambda: not w.sagemaker.list_endpoints(NameContains=name)["Endpoints"])
+
+    return Request((("Endpoint", name),), send)
+
+
+def running(w, kind: str, fields: dict) -> Request:
+    name = fields[f"{kind}Name"]
+
+    def send():
+        getattr(w.sagemaker, f"create_{snake(kind)}")(**fields)
+        w.settled(kind, name)
+
+    return Request(((kind, name),), send)
+
+
+def snake(kind: str) -> str:
+    """A resource's kind as boto3's methods have it."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
 
 
 # What each history begins with, so that most requests find something.

@@ -5,6 +5,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from actions import KINDS, snake
 from botocore.exceptions import ClientError
 
 # What may be set of a bucket: boto3's `get_bucket_…` of it.
@@ -23,7 +24,6 @@ OF_A_BUCKET = [
     "website",
     "notification_configuration",
 ]
-OF_SAGEMAKER = ("Model", "EndpointConfig", "Endpoint", "TrainingJob")
 WINDOW = {
     "StartTime": datetime.datetime(2026, 1, 1),
     "EndTime": datetime.datetime(2026, 1, 2),
@@ -147,6 +147,8 @@ def _logs(clients, seen):
     logs = clients["logs"]
     for group in _all(logs, "describe_log_groups", "logGroups"):
         name = group["logGroupName"]
+        if name.startswith("/aws/sagemaker/Endpoints/"):
+            continue  # its servers are started anew, and say so
         streams = _all(logs, "describe_log_streams", "logStreams", logGroupName=name)
         seen["log group", name] = {
             **group,
@@ -225,10 +227,12 @@ def _cloudwatch(clients, seen):
 
 def _sagemaker(clients, seen):
     sagemaker = clients["sagemaker"]
-    for kind in OF_SAGEMAKER:
-        snake = re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
-        summaries = "TrainingJobSummaries" if kind == "TrainingJob" else f"{kind}s"
-        for one in _all(sagemaker, f"list_{snake}s", summaries):
-            described = _plain(getattr(sagemaker, f"describe_{snake}")(**{f"{kind}Name": one[f"{kind}Name"]}))
+    for kind in KINDS:
+        summaries = f"{kind}Summaries" if kind.endswith("Job") else f"{kind}s"
+        for one in _all(sagemaker, f"list_{snake(kind)}s", summaries):
+            describe = getattr(sagemaker, f"describe_{snake(kind)}")
+            described = _plain(describe(**{f"{kind}Name": one[f"{kind}Name"]}))
+            if kind == "Endpoint":  # its servers are started anew
+                one, described = timeless(one), timeless(described) | {"created": described["CreationTime"]}
             tags = sagemaker.list_tags(ResourceArn=one[f"{kind}Arn"])["Tags"]
             seen[kind, one[f"{kind}Name"]] = {**one, **described, "tags": tags}
