@@ -5,18 +5,19 @@ import json
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from botocore.exceptions import ClientError
 
 from localaws.engines import docker
-from localaws.engines.process import Unpacked
 from localaws.errors import AwsError
 from localaws.state.database import Database
 from localaws.state.store import Store
 
 from .storage import DataError, list_keys, parse_uri
+from .validation import Invalid, NotServed
 
 MAX_INSTANCES = 20
 ENDED = ("Completed", "Failed", "Stopped")  # a job, or an endpoint, that holds no instance any more
@@ -55,9 +56,8 @@ class Context:
         self.store = Store(database)
         self.s3, self.iam, self.logs, self.cloudwatch = map(connect, ("s3", "iam", "logs", "cloudwatch"))
         self.engine = docker.choose(home, endpoint_url)
-        self.placing = (
-            threading.RLock()
-        )  # held from the check of a limit until what it allows is in the store
+        # Held from the check of a limit until what it allows is in the store.
+        self.placing = threading.RLock()
 
     def arn(self, kind: str, name: str) -> str:
         """The ARN of a resource; like the service, in lower case."""
@@ -75,16 +75,16 @@ class Context:
             message = f"Amazon SageMaker can't find a tuning job called {name}. Type another name."
             return AwsError("ResourceNotFound", message)
         if kind.endswith("Job"):
-            return AwsError("ValidationException", "Requested resource not found.")
-        words = re.sub(r"(?<!^)([A-Z])", r" \1", kind).lower().replace("config", "configuration")
-        return AwsError("ValidationException", f'Could not find {words} "{self.arn(kind, name)}".')
+            return Invalid("Requested resource not found.")
+        return Invalid(f'Could not find {spell(kind)} "{self.arn(kind, name)}".')
 
-    def insert(self, kind: str, name: str, record: dict) -> None:
-        """Add a resource. Raises AwsError in the words of the service if the name is taken."""
-        now = time.time()
-        if self.store.insert(kind, name, record | {"CreationTime": now, "LastModifiedTime": now}):
-            return
+    def insert(self, kind: str, record: dict) -> dict:
+        """Add a resource; what Create answers. Raises AwsError in the words of the service if the name is taken."""
+        name, now = record[f"{kind}Name"], time.time()
         arn = self.arn(kind, name)
+        own = {f"{kind}Arn": arn, "CreationTime": now, "LastModifiedTime": now}
+        if self.store.insert(kind, name, record | own):
+            return {f"{kind}Arn": arn}
         if kind == "HyperParameterTuningJob":
             message = (
                 f"A hyperparameter tuning job with the name, {name}, already exists. Choose a different name."
@@ -96,8 +96,7 @@ class Context:
             )
             message = f"{names} must be unique within an AWS account and region, and a {job} with this name already exists"
             raise AwsError("ResourceInUse", f"{message} ({arn})")
-        words = re.sub(r"(?<!^)([A-Z])", r" \1", kind).lower().replace("config", "configuration")
-        raise AwsError("ValidationException", f'Cannot create already existing {words} "{arn}".')
+        raise Invalid(f'Cannot create already existing {spell(kind)} "{arn}".')
 
     def check_role(self, arn: str) -> None:
         """The role must exist in IAM and let SageMaker assume it."""
@@ -107,29 +106,24 @@ class Context:
         except self.iam.exceptions.NoSuchEntityException:
             policy = {"Arn": None}
         if policy["Arn"] != arn or not _trusts_sagemaker(policy["AssumeRolePolicyDocument"]):
-            raise AwsError(
-                "ValidationException",
+            raise Invalid(
                 f"Could not assume role {arn}. Please ensure that the role exists and allows principal "
-                "'sagemaker.amazonaws.com' to assume the role.",
+                "'sagemaker.amazonaws.com' to assume the role."
             )
 
     def check_data(self, uri: str, role: str | None) -> None:
         """At least one object must be at or below `uri`, and the role must be allowed to see it."""
-        try:
-            bucket, _ = parse_uri(uri)
-        except DataError as error:
-            raise AwsError("ValidationException", f"{error}.") from error
+        bucket = _bucket(uri)
         try:
             self.require_access(role, "s3:ListBucket", f"s3://{bucket}")
-            found = bool(list_keys(self.s3, uri))
+            keys = list_keys(self.s3, uri)
         except DataError:
-            found = False
-        if not found:
-            raise AwsError(
-                "ValidationException",
+            keys = []
+        if not keys:
+            raise Invalid(
                 f'No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure that the bucket '
                 f"exists in the selected region ({self.region}), that objects exist under that S3 prefix, and that "
-                f'the role "{role}" has "s3:ListBucket" permissions on bucket "{bucket}".',
+                f'the role "{role}" has "s3:ListBucket" permissions on bucket "{bucket}".'
             )
 
     def check_model_data(self, uri: str, role: str, prefix: bool) -> None:
@@ -141,36 +135,28 @@ class Context:
         except DataError:
             keys, key = [], None
         if not (keys if prefix else key in keys):
-            raise AwsError(
-                "ValidationException",
+            raise Invalid(
                 f'Could not access model data at {uri}. Please ensure that the role "{role}" exists and that its trust '
                 'relationship policy allows the action "sts:AssumeRole" for the service principal '
                 '"sagemaker.amazonaws.com". Also ensure that the role has "s3:GetObject" permissions and that the '
-                f"object is located in {self.region}.",
+                f"object is located in {self.region}."
             )
 
     def check_bucket(self, uri: str) -> None:
         """The bucket that a job is to write to must exist."""
+        bucket = _bucket(uri)
         try:
-            bucket, _ = parse_uri(uri)
             self.s3.head_bucket(Bucket=bucket)
-        except DataError as error:
-            raise AwsError("ValidationException", f"{error}.") from error
         except ClientError as error:
-            raise AwsError(
-                "ValidationException",
-                f'The S3 bucket of "{uri}" cannot be written to: bucket "{bucket}" does not exist. Create it first.',
+            raise Invalid(
+                f'The S3 bucket of "{uri}" cannot be written to: bucket "{bucket}" does not exist. Create it first.'
             ) from error
 
     def check_isolation(self, request: dict) -> None:
         """A program without network needs a container."""
         if request.get("EnableNetworkIsolation") and self.engine.name == "process":
-            raise AwsError(
-                "NotServedByLocalaws",
-                "localaws does not serve EnableNetworkIsolation with its process engine, which isolates nothing: start a "
-                "Docker engine, then localaws again.",
-                501,
-            )
+            what = "EnableNetworkIsolation with its process engine, which isolates nothing"
+            raise NotServed(what, "start a Docker engine, then localaws again")
 
     def require_access(self, role: str, action: str, uri: str) -> None:
         """The role's policies must allow an action on a bucket or an object. Raises DataError.
@@ -192,27 +178,45 @@ class Context:
         `wanted` counts instances by type, as does `Instances` of each record. Hold `placing` until they are in the store.
         """
         active = self.store.list(kind, lambda record: record[f"{kind}Status"] not in ENDED)
-        purpose = re.sub(r"(?<!^)([A-Z])", r" \1", kind).lower()
         for instance_type, count in wanted.items():
             used = sum(record.get("Instances", {}).get(instance_type, 0) for record in active)
             if used + count > MAX_INSTANCES:
                 raise AwsError(
                     "ResourceLimitExceeded",
-                    f"The account-level service limit '{instance_type} for {purpose} usage' is {MAX_INSTANCES} "
+                    f"The account-level service limit '{instance_type} for {spell(kind)} usage' is {MAX_INSTANCES} "
                     f"Instances, with current utilization of {used} Instances and a request delta of {count} "
                     "Instances. Please use AWS Service Quotas to request an increase for this quota. If AWS Service "
                     "Quotas is not available, contact AWS support to request an increase for this quota.",
                 )
 
-    def pin(self, image: str) -> str:
-        """The image's URI by digest, so that a later push changes nothing that runs. Raises KeyError."""
-        digest = self.registry.resolve(image)
+    def pin(self, image: str, problem: str) -> str:
+        """The image's URI by digest, so that a later push changes nothing that runs. Raises Invalid, which tells of
+        the `problem` and its cause, where there is no such image."""
+        try:
+            digest = self.registry.resolve(image)
+        except KeyError as error:
+            raise Invalid(f"{problem}. {error.args[0]}") from error
         host, _, rest = image.partition("/")
         return f"{host}/{rest.split('@')[0].split(':')[0]}@{digest}"
 
-    def fetch(self, image: str) -> Unpacked | str:
-        """The image as the engine runs it. Raises StartError if it is not there or cannot be run."""
-        return self.engine.fetch(self.registry, image)
+
+def spell(kind: str) -> str:
+    """A kind of resource in words: `endpoint configuration` for EndpointConfig."""
+    return re.sub(r"(?<!^)([A-Z])", r" \1", kind).lower().replace("config", "configuration")
+
+
+def internal_error(error: Exception) -> str:
+    """The reason to give for an error that nobody expected. It goes no further, as nobody is above a thread: the record
+    must tell of it, and the server's log has the traceback."""
+    traceback.print_exception(error)
+    return f"InternalServerError: {type(error).__name__}: {error}"
+
+
+def _bucket(uri: str) -> str:
+    try:
+        return parse_uri(uri)[0]
+    except DataError as error:
+        raise Invalid(f"{error}.") from error
 
 
 def _trusts_sagemaker(document) -> bool:

@@ -5,7 +5,9 @@
 
 import base64
 import json
+import math
 from collections.abc import Callable
+from functools import partial
 
 from localaws.errors import AwsError
 from localaws.sagemaker.hosting.endpoints import Hosting
@@ -15,7 +17,7 @@ from localaws.sagemaker.jobs.transform import Transform
 from localaws.sagemaker.jobs.tuning import Tuning
 
 from .context import ARN_PARTS, Context
-from .validation import parse_served, prune, refuse_unserved, service_model, validate
+from .validation import Invalid, NotServed, parse_served, prune, refuse_unserved, service_model, validate
 
 _CONTAINER = """{0}.Image {0}.ModelDataUrl {0}.Environment {0}.ContainerHostname {0}.Mode=SingleModel
     {0}.ImageConfig.RepositoryAccessMode=Platform
@@ -118,44 +120,39 @@ class ControlPlane:
 
     def __init__(self, context: Context):
         self._context = context
-        self.engine = self._context.engine.name
-        self._training = Training(self._context)
-        self._hosting = Hosting(self._context)
-        self._transform = Transform(self._context)
-        self._tuning = Tuning(self._context, self._training)
+        self.engine = context.engine.name
+        training = Training(context)
+        self._tuning = Tuning(context, training)
+        # In the order in which they are taken up again; they are closed in the other.
+        self._jobs = (training, self._tuning, Transform(context))
+        self._hosting = Hosting(context)
         self._operations: dict[str, Callable[[dict], dict]] = {
-            "CreateTrainingJob": self._training.create,
-            "StopTrainingJob": self._training.stop,
-            "DeleteTrainingJob": self._training.delete,
             "CreateModel": self._create_model,
+            "DeleteModel": partial(self._delete, "Model"),
             "CreateEndpointConfig": self._create_endpoint_config,
+            "DeleteEndpointConfig": partial(self._delete, "EndpointConfig"),
             "CreateEndpoint": self._hosting.create,
             "UpdateEndpoint": self._hosting.update,
             "UpdateEndpointWeightsAndCapacities": self._hosting.update_weights,
             "DeleteEndpoint": self._hosting.delete,
-            "CreateTransformJob": self._transform.create,
-            "StopTransformJob": self._transform.stop,
-            "CreateHyperParameterTuningJob": self._tuning.create,
-            "StopHyperParameterTuningJob": self._tuning.stop,
-            "DeleteHyperParameterTuningJob": self._tuning.delete,
             "ListTrainingJobsForHyperParameterTuningJob": self._list_tuned,
-            "DeleteModel": lambda request: self._delete("Model", request),
-            "DeleteEndpointConfig": lambda request: self._delete("EndpointConfig", request),
             "AddTags": self._add_tags,
             "ListTags": self._list_tags,
             "DeleteTags": self._delete_tags,
         }
+        for jobs in self._jobs:
+            self._operations[f"Create{jobs.kind}"] = jobs.create
+            self._operations[f"Stop{jobs.kind}"] = jobs.stop
+            self._operations[f"Delete{jobs.kind}"] = jobs.delete
         for kind in ARN_PARTS:
-            self._operations[f"Describe{kind}"] = self._describer(kind)
-            self._operations[f"List{kind}s"] = self._lister(kind)
+            self._operations[f"Describe{kind}"] = partial(self._describe, kind)
+            self._operations[f"List{kind}s"] = partial(self._list, kind)
 
     def handle(self, operation: str, request: dict) -> dict:
         """Answer one API call. Times are epoch seconds. Raises AwsError."""
         if operation not in SERVED:
             if operation in service_model().operation_names:
-                raise AwsError(
-                    "NotServedByLocalaws", f"localaws does not serve {operation}: run it against AWS.", 501
-                )
+                raise NotServed(operation, "run it against AWS")
             raise AwsError("UnknownOperationException", f"SageMaker has no operation {operation}.")
         validate(operation, request)
         request = {name: value for name, value in request.items() if value is not None}
@@ -172,92 +169,68 @@ class ControlPlane:
     def recover(self) -> None:
         """After a start: settle what an earlier server left. Call it once the endpoint answers."""
         self._context.store.load()  # again: the records of an earlier version are there by now
-        self._training.recover()
-        self._tuning.recover()
-        self._transform.recover()
-        self._hosting.recover()
+        for part in (*self._jobs, self._hosting):
+            part.recover()
 
     def close(self) -> None:
         """End all that runs. Jobs are recorded as failed; endpoints come back with the next start."""
-        jobs = (self._tuning, self._training, self._transform)
-        self._hosting.close()
-        for kind in jobs:
-            kind.close()
+        for part in (self._hosting, *reversed(self._jobs)):
+            part.close()
         self._context.engine.close()
-        for kind in jobs:
-            kind.join(5)
+        for jobs in self._jobs:
+            jobs.join(5)
 
     def _create_model(self, request: dict) -> dict:
-        context, name = self._context, request["ModelName"]
+        context = self._context
         if len(request.get("Containers", [])) > 1:
-            raise AwsError(
-                "NotServedByLocalaws",
-                "localaws does not serve models of several containers: give PrimaryContainer, or one of Containers.",
-                501,
-            )
+            raise NotServed("models of several containers", "give PrimaryContainer, or one of Containers")
         if bool(request.get("Containers")) == ("PrimaryContainer" in request):
-            raise AwsError(
-                "ValidationException", "Give either PrimaryContainer or Containers, with one container."
-            )
+            raise Invalid("Give either PrimaryContainer or Containers, with one container.")
         definition = container_definition(request)
         if "Image" not in definition:
-            raise AwsError("ValidationException", "The container of a model needs Image: an image's URI.")
+            raise Invalid("The container of a model needs Image: an image's URI.")
         if "ExecutionRoleArn" not in request:
-            raise AwsError("ValidationException", "ExecutionRoleArn is required: the ARN of a role.")
+            raise Invalid("ExecutionRoleArn is required: the ARN of a role.")
         context.check_isolation(request)
         context.check_role(request["ExecutionRoleArn"])
-        try:
-            context.pin(definition["Image"])
-        except KeyError as error:
-            message = f"Requested image {definition['Image']} not found. {error.args[0]}"
-            raise AwsError("ValidationException", message) from error
+        context.pin(definition["Image"], f"Requested image {definition['Image']} not found")
         source = definition.get("ModelDataSource", {}).get("S3DataSource", {})
         if uri := definition.get("ModelDataUrl") or source.get("S3Uri"):
             context.check_model_data(uri, request["ExecutionRoleArn"], prefix=bool(source))
-        arn = context.arn("Model", name)
-        isolated = request.get("EnableNetworkIsolation", False)
-        context.insert("Model", name, request | {"ModelArn": arn, "EnableNetworkIsolation": isolated})
-        return {"ModelArn": arn}
+        return context.insert("Model", {"EnableNetworkIsolation": False} | request)
 
     def _create_endpoint_config(self, request: dict) -> dict:
-        context, name = self._context, request["EndpointConfigName"]
-        variants = request["ProductionVariants"]
+        context, variants = self._context, request["ProductionVariants"]
         names = [variant["VariantName"] for variant in variants]
         if len(set(names)) < len(names):
-            raise AwsError("ValidationException", f"Variant names must be unique, got {', '.join(names)}.")
+            raise Invalid(f"Variant names must be unique, got {', '.join(names)}.")
         for variant in variants:
             self._check_variant(variant, request)
             variant.setdefault("InitialVariantWeight", 1.0)
         if not any(variant["InitialVariantWeight"] for variant in variants):
-            raise AwsError("ValidationException", "At least one InitialVariantWeight must be above 0.")
+            raise Invalid("At least one InitialVariantWeight must be above 0.")
         if capture := request.get("DataCaptureConfig"):
             context.check_bucket(capture["DestinationS3Uri"])
         if asynchronous := request.get("AsyncInferenceConfig"):
             output = asynchronous["OutputConfig"]
             if "S3OutputPath" not in output:
-                raise AwsError(
-                    "ValidationException", "AsyncInferenceConfig.OutputConfig.S3OutputPath is required."
-                )
+                raise Invalid("AsyncInferenceConfig.OutputConfig.S3OutputPath is required.")
             for uri in output.values():
                 context.check_bucket(uri)
-        arn = context.arn("EndpointConfig", name)
-        context.insert(
-            "EndpointConfig", name, request | {"EndpointConfigArn": arn, "EnableNetworkIsolation": False}
-        )
-        return {"EndpointConfigArn": arn}
+        return context.insert("EndpointConfig", request | {"EnableNetworkIsolation": False})
 
     def _check_variant(self, variant: dict, request: dict) -> None:
         context, name = self._context, variant["VariantName"]
         serverless = variant.get("ServerlessConfig")
         needed = {"ModelName"} | (set() if serverless else {"InstanceType", "InitialInstanceCount"})
         for field in sorted(needed - set(variant)):
-            raise AwsError("ValidationException", f'{field} is required for production variant "{name}".')
+            raise Invalid(f'{field} is required for production variant "{name}".')
         context.require("Model", variant["ModelName"])
         if not serverless:
             return
 
         def refuse(message):
-            raise AwsError("ValidationException", f'Production variant "{name}" is serverless: {message}')
+            raise Invalid(f'Production variant "{name}" is serverless: {message}')
 
         if serverless["MemorySizeInMB"] % 1024:
             refuse("MemorySizeInMB must be 1024, 2048, 3072, 4096, 5120 or 6144.")
@@ -276,27 +249,23 @@ class ControlPlane:
             raise self._context.not_found(kind, name)
         return {}
 
-    def _describer(self, kind: str) -> Callable[[dict], dict]:
-        return lambda request: self._context.require(kind, request[f"{kind}Name"])
+    def _describe(self, kind: str, request: dict) -> dict:
+        return self._context.require(kind, request[f"{kind}Name"])
 
-    def _lister(self, kind: str) -> Callable[[dict], dict]:
+    def _list(self, kind: str, request: dict) -> dict:
         output = service_model().operation_model(f"List{kind}s").output_shape.members
         key = next(name for name in output if name != "NextToken")
         order = "Ascending" if kind in ("TrainingJob", "HyperParameterTuningJob") else "Descending"
-
-        def answer(request):
-            records = self._context.store.list(kind)
-            if kind == "HyperParameterTuningJob":
-                request.setdefault("SortBy", "Name")
-            # A page of training jobs is cut first and then filtered by status: it may have fewer jobs, or none.
-            late = kind == "TrainingJob" and {"StatusEquals", "MaxResults"} <= set(request)
-            status = request.pop("StatusEquals") if late else None
-            page, token = _page(kind, records, request, request.get("SortOrder", order) == "Descending")
-            if status:
-                page = [record for record in page if record["TrainingJobStatus"] == status]
-            return {key: page, "NextToken": token}
-
-        return answer
+        if kind == "HyperParameterTuningJob":
+            request.setdefault("SortBy", "Name")
+        # A page of training jobs is cut first and then filtered by status: it may have fewer jobs, or none.
+        late = kind == "TrainingJob" and {"StatusEquals", "MaxResults"} <= set(request)
+        status = request.pop("StatusEquals") if late else None
+        records, descending = self._context.store.list(kind), request.get("SortOrder", order) == "Descending"
+        page, token = _page(kind, records, request, descending)
+        if status:
+            page = [record for record in page if record["TrainingJobStatus"] == status]
+        return {key: page, "NextToken": token}
 
     def _list_tuned(self, request: dict) -> dict:
         record = self._context.require("HyperParameterTuningJob", request["HyperParameterTuningJobName"])
@@ -311,19 +280,16 @@ class ControlPlane:
         part, _, name = arn.split(":", 5)[-1].partition("/")
         kind = next((kind for kind, text in ARN_PARTS.items() if text == part), None)
         if kind is None:
-            raise AwsError("ValidationException", f'"{arn}" names no resource that localaws serves.')
+            raise Invalid(f'"{arn}" names no resource that localaws serves.')
         self._context.require(kind, name)
         return kind, name
 
     def _add_tags(self, request: dict) -> dict:
         def change(record):
-            tags = {tag["Key"]: tag for tag in record.get("Tags", [])} | {
-                tag["Key"]: tag for tag in request["Tags"]
-            }
+            tags = {tag["Key"]: tag for tag in [*record.get("Tags", []), *request["Tags"]]}
             if len(tags) > 50:
-                raise AwsError(
-                    "ResourceLimitExceeded", f"A resource may have 50 tags, this one would have {len(tags)}."
-                )
+                message = f"A resource may have 50 tags, this one would have {len(tags)}."
+                raise AwsError("ResourceLimitExceeded", message)
             record["Tags"] = list(tags.values())
 
         return {"Tags": self._context.store.update(*self._tagged(request["ResourceArn"]), change)["Tags"]}
@@ -345,13 +311,9 @@ def _page(kind: str, records: list[dict], request: dict, descending: bool) -> tu
     The token holds the place of the last record, so that what is created or deleted meanwhile moves nothing.
     """
     name, status = f"{kind}Name", f"{kind}Status"
-    after, before = "{}After", "{}Before"
     for field in ("CreationTime", "LastModifiedTime"):
-        low, high = request.get(after.format(field)), request.get(before.format(field))
-        if low is not None:
-            records = [record for record in records if low <= record[field]]
-        if high is not None:
-            records = [record for record in records if record[field] <= high]
+        low, high = request.get(f"{field}After", -math.inf), request.get(f"{field}Before", math.inf)
+        records = [record for record in records if low <= record[field] <= high]
     contains, wanted = request.get("NameContains", "").lower(), request.get("StatusEquals")
     records = [
         record
@@ -370,9 +332,7 @@ def _page(kind: str, records: list[dict], request: dict, descending: bool) -> tu
             last = json.loads(base64.urlsafe_b64decode(token))
             records = [r for r in records if (place(r) < last if descending else place(r) > last)]
         except (ValueError, TypeError) as error:
-            raise AwsError(
-                "ValidationException", "NextToken is not one that a List call has answered."
-            ) from error
+            raise Invalid("NextToken is not one that a List call has answered.") from error
     size = request.get("MaxResults", PAGE)
     if len(records) <= size:
         return records, None

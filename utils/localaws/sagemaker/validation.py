@@ -12,6 +12,20 @@ import botocore.session
 from localaws.errors import AwsError
 
 
+class Invalid(AwsError):
+    """A request that the service refuses; the message says why."""
+
+    def __init__(self, message: str):
+        super().__init__("ValidationException", message)
+
+
+class NotServed(AwsError):
+    """What AWS would do and localaws does not; `mend` is what can be done instead."""
+
+    def __init__(self, what: str, mend: str):
+        super().__init__("NotServedByLocalaws", f"localaws does not serve {what}: {mend}.", 501)
+
+
 @functools.cache
 def service_model(service: str = "sagemaker"):
     """botocore's model of a service's API."""
@@ -68,10 +82,7 @@ def _bounds(shape, value) -> list[str]:
 def _spell(value) -> str:
     """A value as the service prints it: strings quoted, maps as `{key=value}`."""
     if isinstance(value, dict):
-        inner = ", ".join(
-            f"{key}={item if isinstance(item, str) else _spell(item)}" for key, item in value.items()
-        )
-        return "{" + inner + "}"
+        return "{" + ", ".join(f"{key}={_spell(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_spell(item) for item in value) + "]"
     return str(value)
@@ -82,11 +93,7 @@ def _check(shape, value, path: str, broken: list[str]) -> None:
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         found = _JSON_TYPES.get(type(value), type(value).__name__)
         raise AwsError("SerializationException", f"{found} can not be converted to a {name} (at '{path}')")
-    if shape.type_name != "structure":
-        broken += [
-            f"Value '{_spell(value)}' at '{path}' failed to satisfy constraint: {rule}"
-            for rule in _bounds(shape, value)
-        ]
+    rules = _bounds(shape, value)
     if shape.type_name == "structure":
         _check_members(shape, value, path, broken)
     elif shape.type_name == "list":
@@ -97,11 +104,9 @@ def _check(shape, value, path: str, broken: list[str]) -> None:
             for part, item_shape, text in (("keys", shape.key, key), ("value", shape.value, item)):
                 if item_shape.type_name != "string" or not isinstance(text, str):
                     _check(item_shape, text, f"{path}.{key}.member", broken)
-                elif rules := _bounds(item_shape, text):
-                    broken.append(
-                        f"Value '{_spell(value)}' at '{path}' failed to satisfy constraint: "
-                        f"Map {part} must satisfy constraint: [{', '.join(rules)}]"
-                    )
+                elif inner := _bounds(item_shape, text):
+                    rules.append(f"Map {part} must satisfy constraint: [{', '.join(inner)}]")
+    broken += [f"Value '{_spell(value)}' at '{path}' failed to satisfy constraint: {rule}" for rule in rules]
 
 
 def _check_members(shape, value: dict, path: str, broken: list[str]) -> None:
@@ -111,16 +116,12 @@ def _check_members(shape, value: dict, path: str, broken: list[str]) -> None:
 
     for member in shape.required_members:
         if value.get(member) is None:
-            broken.append(
-                f"Value null at '{at(member)}' failed to satisfy constraint: Member must not be null"
-            )
+            null = f"Value null at '{at(member)}'"
+            broken.append(f"{null} failed to satisfy constraint: Member must not be null")
     for member, item in value.items():
         if member not in shape.members:
             known = ", ".join(shape.members)
-            raise AwsError(
-                "ValidationException",
-                f'Unknown field "{member}" at "{path or "request"}": expected one of {known}',
-            )
+            raise Invalid(f'Unknown field "{member}" at "{path or "request"}": expected one of {known}')
         if item is not None:
             _check(shape.members[member], item, at(member), broken)
 
@@ -156,7 +157,7 @@ def refuse_unserved(operation: str, request: dict, served: dict[str, set[str]]) 
     """Refuse by name each field (or value of one) that `operation` takes on AWS and we do not serve.
 
     A path that is served serves all below it. Lists are looked through. A field that is switched off (false, empty,
-    "None") passes. Raises AwsError NotServedByLocalaws (501).
+    "None") passes. Raises NotServed.
     """
 
     def walk(value, path):
@@ -165,15 +166,13 @@ def refuse_unserved(operation: str, request: dict, served: dict[str, set[str]]) 
                 walk(item, path)
         elif path in served:
             if served[path] and value not in served[path]:
-                refuse(f'{path} "{value}"', f"localaws serves {', '.join(sorted(served[path]))}")
+                mend = f"localaws serves {', '.join(sorted(served[path]))}"
+                raise NotServed(f'{path} "{value}" of {operation}', mend)
         elif isinstance(value, dict) and (not path or any(name.startswith(path + ".") for name in served)):
             for name, item in value.items():
                 walk(item, f"{path}.{name}" if path else name)
         elif not _is_off(value):
-            refuse(path, "leave the field out, or run this against AWS")
-
-    def refuse(what, mend):
-        raise AwsError("NotServedByLocalaws", f"localaws does not serve {what} of {operation}: {mend}.", 501)
+            raise NotServed(f"{path} of {operation}", "leave the field out, or run this against AWS")
 
     walk(request, "")
 

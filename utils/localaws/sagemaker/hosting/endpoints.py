@@ -5,18 +5,16 @@ import json
 import math
 import random
 import shutil
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import urllib3
 
 from localaws.errors import AwsError
-from localaws.sagemaker.context import Context
-from localaws.sagemaker.validation import validate
+from localaws.sagemaker.context import Context, internal_error
+from localaws.sagemaker.validation import Invalid, NotServed, validate
 
 from . import asynchronous
 from .instances import Instance, ServeError, container_definition
@@ -29,9 +27,8 @@ ALARM_SECONDS = 0.5  # between two looks at the alarms of a deployment
 PAYLOAD_BYTES = 6_291_456
 SERVERLESS_PAYLOAD_BYTES = 4 << 20
 ORIGINAL_MESSAGE_CHARACTERS = 2048
-WANTED = (
-    "Wanted"  # in an endpoint's record, while it is updated: what it is to become, as `_take_up` passes it on
-)
+# In an endpoint's record, while it is updated: what it is to become, as `_take_up` passes it on.
+WANTED = "Wanted"
 PINNED = "ResolvedImage"  # in a variant's configuration: the image to use instead of the model's
 # Request headers that reach the container.
 FORWARDED = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id")
@@ -60,31 +57,19 @@ class Variant:
         self._context, self._endpoint = context, endpoint
         self._least = config.get("RoutingConfig", {}).get("RoutingStrategy") == "LEAST_OUTSTANDING_REQUESTS"
         self._definition = container_definition(context.require("Model", config["ModelName"]))
-        try:
-            self._resolved = config.get(PINNED) or context.pin(self._definition["Image"])
-        except KeyError as error:
-            raise ServeError(
-                f"The image of the model for production variant {self.name} does not exist. {error.args[0]}"
-            ) from error
+        problem = f"The image of the model for production variant {self.name} does not exist"
+        self._resolved = config.get(PINNED) or context.pin(self._definition["Image"], problem)
 
     def launch(self, count: int) -> list[Instance]:
         """Start `count` more instances; raises ServeError (all of them stopped again) unless all become healthy."""
-        started = [
-            Instance(
-                self._context,
-                f"endpoint {self._endpoint} variant {self.name}",
-                self._definition
-                | {"Image": self._resolved}
-                | {"InstanceType": self.config.get("InstanceType", ""), "Serverless": self.serverless},
-                {},
-                self._context.home / "jobs" / "endpoints",
-                (LOG_GROUP.format(self._endpoint), f"{self.name}/{{id}}"),
-            )
-            for _ in range(count)
-        ]
-        deadline = time.monotonic() + self.config.get(
-            "ContainerStartupHealthCheckTimeoutInSeconds", START_SECONDS
-        )
+        what = f"endpoint {self._endpoint} variant {self.name}"
+        instance_type = self.config.get("InstanceType", "")
+        own = {"Image": self._resolved, "InstanceType": instance_type, "Serverless": self.serverless}
+        folder = self._context.home / "jobs" / "endpoints"
+        log = (LOG_GROUP.format(self._endpoint), f"{self.name}/{{id}}")
+        started = [Instance(self._context, what, self._definition | own, folder, log) for _ in range(count)]
+        seconds = self.config.get("ContainerStartupHealthCheckTimeoutInSeconds", START_SECONDS)
+        deadline = time.monotonic() + seconds
         try:
             for instance in started:
                 instance.wait_healthy(max(0, deadline - time.monotonic()))
@@ -129,6 +114,7 @@ class Fleet:
     """What an endpoint configuration describes, running."""
 
     def __init__(self, context: Context, endpoint: str, config: dict):
+        self.config = config
         self.capture = config.get("DataCaptureConfig", {})
         self.queued = config.get("AsyncInferenceConfig")
         limit = math.inf
@@ -170,6 +156,26 @@ class Fleet:
         weights = [variant.weight for variant in variants]
         return random.choices(variants, weights if any(weights) else None)[0]
 
+    def summary(self) -> dict:
+        """What an endpoint's record says of it."""
+        capture, enabled = None, self.capture.get("EnableCapture", False)
+        if self.capture:
+            capture = {
+                "EnableCapture": enabled,
+                "CaptureStatus": "Started" if enabled else "Stopped",
+                "CurrentSamplingPercentage": self.capture["InitialSamplingPercentage"],
+                "DestinationS3Uri": self.capture["DestinationS3Uri"],
+                "KmsKeyId": "",
+            }
+        counts = {name: len(variant.instances) for name, variant in self.variants.items()}
+        return {
+            "EndpointConfigName": self.config["EndpointConfigName"],
+            "ProductionVariants": [variant.summary() for variant in self.variants.values()],
+            "Instances": _instances(self.config, counts),
+            "AsyncInferenceConfig": self.queued,
+            "DataCaptureConfig": capture,
+        }
+
     def stop(self, drain: float = 0) -> None:
         stop_all([instance for variant in self.variants.values() for instance in variant.instances], drain)
 
@@ -191,15 +197,13 @@ class Hosting:
         self._monitoring = Monitoring(context)
 
     def create(self, request: dict) -> dict:
-        context, name = self.context, request["EndpointName"]
-        config = context.require("EndpointConfig", request["EndpointConfigName"])
-        arn = context.arn("Endpoint", name)
-        record = request | {"EndpointArn": arn, "EndpointStatus": "Creating", "Instances": _instances(config)}
-        with context.placing:
-            context.check_limit("Endpoint", record["Instances"])
-            context.insert("Endpoint", name, record)
-        self._spawn(self._create, name, config)
-        return {"EndpointArn": arn}
+        config = self.context.require("EndpointConfig", request["EndpointConfigName"])
+        record = request | {"EndpointStatus": "Creating", "Instances": _instances(config)}
+        with self.context.placing:
+            self.context.check_limit("Endpoint", record["Instances"])
+            answer = self.context.insert("Endpoint", record)
+        self._spawn(self._create, request["EndpointName"], config)
+        return answer
 
     def update(self, request: dict) -> dict:
         """UpdateEndpoint: the new fleet starts beside the old one, takes its place, then the old one is drained.
@@ -209,8 +213,7 @@ class Hosting:
         name, deployment = request["EndpointName"], request.get("DeploymentConfig", {})
         for alarm in _alarms(deployment):
             if not self._alarm_state(alarm):
-                message = f'The CloudWatch alarm "{alarm}" of AutoRollbackConfiguration does not exist.'
-                raise AwsError("ValidationException", message)
+                raise Invalid(f'The CloudWatch alarm "{alarm}" of AutoRollbackConfiguration does not exist.')
         config = self.context.require("EndpointConfig", request["EndpointConfigName"])
         self.context.check_limit("Endpoint", _instances(config))  # both fleets are there for a while
 
@@ -228,18 +231,16 @@ class Hosting:
         record = self.context.require("Endpoint", name)
         known = {variant["VariantName"]: variant for variant in record.get("ProductionVariants", ())}
         for item in desired:
-            if item["VariantName"] not in known:
-                raise AwsError(
-                    "ValidationException",
+            variant = known.get(item["VariantName"])
+            if variant is None:
+                raise Invalid(
                     f"The variant name(s) {item['VariantName']} is/are not present within endpoint configuration "
-                    f'"{record["EndpointConfigName"]}": expected {", ".join(sorted(known))}.',
+                    f'"{record["EndpointConfigName"]}": expected {", ".join(sorted(known))}.'
                 )
-            if known[item["VariantName"]].get("CurrentServerlessConfig") and "DesiredInstanceCount" in item:
-                raise AwsError(
-                    "ValidationException",
-                    f'Production variant "{item["VariantName"]}" is serverless: leave DesiredInstanceCount out.',
+            if variant.get("CurrentServerlessConfig") and "DesiredInstanceCount" in item:
+                raise Invalid(
+                    f'Production variant "{item["VariantName"]}" is serverless: leave DesiredInstanceCount out.'
                 )
-            variant = known[item["VariantName"]]
             growth = item.get("DesiredInstanceCount", 0) - variant["CurrentInstanceCount"]
             if growth > 0:
                 self.context.check_limit("Endpoint", {variant["InstanceType"]: growth})
@@ -261,15 +262,14 @@ class Hosting:
             if status == "Deleting":
                 self.context.store.delete("Endpoint", name)
             elif status == "Creating":
-                reason = "InternalServerError: localaws was stopped while this endpoint was created. Delete it, create it again."
-                self.context.store.update("Endpoint", name, EndpointStatus="Failed", FailureReason=reason)
+                lost = "InternalServerError: localaws was stopped while this endpoint was created. Delete it, create it again."
+                self._failed(name, "Failed", lost)
             elif status != "Failed":
                 status = "Updating" if WANTED in record else "SystemUpdating"
                 self.context.store.update("Endpoint", name, EndpointStatus=status)
                 self._spawn(self._restart, name, record)
-        for record in sorted(
-            self.context.store.list(asynchronous.KIND), key=lambda item: item["CreationTime"]
-        ):
+        requests = self.context.store.list(asynchronous.KIND)
+        for record in sorted(requests, key=lambda request: request["CreationTime"]):
             if self.context.store.get("Endpoint", record["Endpoint"]):
                 self._queue(record["Endpoint"]).take_up(record["Id"])
             else:
@@ -283,9 +283,7 @@ class Hosting:
         def change(record):
             if record["EndpointStatus"] not in allowed:
                 state = "failed" if record["EndpointStatus"] == "Failed" else "in-progress"
-                raise AwsError(
-                    "ValidationException", f'Cannot update {state} endpoint "{record["EndpointArn"]}".'
-                )
+                raise Invalid(f'Cannot update {state} endpoint "{record["EndpointArn"]}".')
             record["EndpointStatus"] = status
             if wanted:
                 record[WANTED] = wanted(record)
@@ -300,27 +298,20 @@ class Hosting:
         def guarded():
             try:
                 work(name, *arguments)
+            except ServeError as error:
+                # What served before still does.
+                self._failed(name, "InService" if name.lower() in self._fleets else "Failed", str(error))
             except Exception as error:
-                # Nobody is above a thread: the record must tell, and the server's log has the traceback.
-                traceback.print_exc(file=sys.stderr)
-                reason = f"InternalServerError: {type(error).__name__}: {error}"
-                self.context.store.update(
-                    "Endpoint", name, EndpointStatus="Failed", FailureReason=reason[:1024]
-                )
+                self._failed(name, "Failed", internal_error(error))
 
         threading.Thread(target=guarded, name=f"endpoint-{name}", daemon=True).start()
 
     def _create(self, name: str, config: dict):
-        try:
-            fleet = self._start(name, config)
-        except ServeError as error:
-            self._failed(name, "Failed", error)
-            return
-        self._fleets[name.lower()] = fleet
+        self._fleets[name.lower()] = self._start(name, config)
         if WANTED in self.context.require("Endpoint", name):  # localaws was stopped before it was so
             self._take_up(name)
         else:
-            self._in_service(name, fleet, config)
+            self._in_service(name)
 
     def _take_up(self, name: str):
         """Bring an endpoint that serves to what its record says that it is to become."""
@@ -329,21 +320,16 @@ class Hosting:
         work(name, **wanted)
 
     def _update(self, name: str, config: dict, deployment: dict):
-        try:
-            fleet = self._start(name, config)
-        except ServeError as error:
-            self._failed(name, "InService", error)
-            return
+        fleet = self._start(name, config)
         old, self._fleets[name.lower()] = self._fleets[name.lower()], fleet
         if alarm := self._bake(deployment):
-            error = ServeError(f"The CloudWatch alarm {alarm} went off: rolled back.")
-            self._failed(name, "RollingBack", error)
+            reason = f"The CloudWatch alarm {alarm} went off: rolled back."
+            self._failed(name, "RollingBack", reason)
             self._fleets[name.lower()] = old
             fleet.stop(drain=INVOCATION_SECONDS)
-            self._failed(name, "InService", error)
-            return
+            raise ServeError(reason)
         old.stop(drain=INVOCATION_SECONDS)
-        self._in_service(name, fleet, config)
+        self._in_service(name)
 
     def _bake(self, deployment: dict) -> str | None:
         """Watch the alarms while all requests go to the new fleet; the one that goes off, or None."""
@@ -377,20 +363,15 @@ class Hosting:
         return fleet
 
     def _rescale(self, name: str, desired: list[dict]):
-        fleet = self._fleets[name.lower()]
-        try:
-            for item in desired:
-                variant = fleet.variants[item["VariantName"]]
-                count = item.get("DesiredInstanceCount", len(variant.instances))
-                if count > len(variant.instances):
-                    variant.instances = variant.instances + variant.launch(count - len(variant.instances))
-                surplus, variant.instances = variant.instances[count:], variant.instances[:count]
-                stop_all(surplus, drain=INVOCATION_SECONDS)
-                variant.weight = item.get("DesiredWeight", variant.weight)
-        except ServeError as error:
-            self._failed(name, "InService", error)
-            return
-        self._in_service(name, fleet, None)
+        for item in desired:
+            variant = self._fleets[name.lower()].variants[item["VariantName"]]
+            count = item.get("DesiredInstanceCount", len(variant.instances))
+            if count > len(variant.instances):
+                variant.instances = variant.instances + variant.launch(count - len(variant.instances))
+            surplus, variant.instances = variant.instances[count:], variant.instances[:count]
+            stop_all(surplus, drain=INVOCATION_SECONDS)
+            variant.weight = item.get("DesiredWeight", variant.weight)
+        self._in_service(name)
 
     def _delete(self, name: str, fleet: Fleet | None):
         if queue := self._queues.pop(name.lower(), None):
@@ -399,36 +380,18 @@ class Hosting:
             fleet.stop(drain=INVOCATION_SECONDS)
         self.context.store.delete("Endpoint", name)
 
-    def _failed(self, name: str, status: str, error: ServeError):
+    def _failed(self, name: str, status: str, reason: str):
         def change(record):
-            record |= {"EndpointStatus": status, "FailureReason": str(error)[:1024]}
+            record |= {"EndpointStatus": status, "FailureReason": reason[:1024]}
             record.pop(WANTED, None)
 
         if not self.context.engine.closed:  # else it is as it was, for the next start
             self.context.store.update("Endpoint", name, change)
 
-    def _in_service(self, name: str, fleet: Fleet, config: dict | None):
+    def _in_service(self, name: str):
         def change(record):
-            record["EndpointStatus"] = "InService"
+            record |= {"EndpointStatus": "InService"} | self._fleets[name.lower()].summary()
             record.pop(WANTED, None)
-            record["ProductionVariants"] = [variant.summary() for variant in fleet.variants.values()]
-            counts = {name: len(variant.instances) for name, variant in fleet.variants.items()}
-            record["Instances"] = _instances(
-                {"ProductionVariants": [v.config for v in fleet.variants.values()]}, counts
-            )
-            if config:
-                record["EndpointConfigName"] = config["EndpointConfigName"]
-                record["AsyncInferenceConfig"] = config.get("AsyncInferenceConfig")
-                record.pop("DataCaptureConfig", None)
-                if capture := config.get("DataCaptureConfig"):
-                    enabled = capture.get("EnableCapture", False)
-                    record["DataCaptureConfig"] = {
-                        "EnableCapture": enabled,
-                        "CaptureStatus": "Started" if enabled else "Stopped",
-                        "CurrentSamplingPercentage": capture["InitialSamplingPercentage"],
-                        "DestinationS3Uri": capture["DestinationS3Uri"],
-                        "KmsKeyId": "",
-                    }
 
         self.context.store.update("Endpoint", name, change)
 
@@ -455,11 +418,7 @@ class Hosting:
         headers = {key.lower(): value for key, value in headers.items()}
         _refuse_headers(headers, "s3outputpathextension", "filename")
         if body:
-            raise AwsError(
-                "NotServedByLocalaws",
-                "localaws does not serve Body of InvokeEndpointAsync: put the input into S3 and give InputLocation.",
-                501,
-            )
+            raise NotServed("Body of InvokeEndpointAsync", "put the input into S3 and give InputLocation")
         request = {"EndpointName": name}
         for member, read in ASYNC_HEADERS.items():
             header = "inference-id" if member == "InferenceId" else member.lower()
@@ -610,10 +569,7 @@ def _alarms(deployment: dict) -> list[str]:
 def _refuse_headers(headers: dict, *fields: str) -> None:
     for field in fields:
         if f"x-amzn-sagemaker-{field}" in headers:
-            header = f"X-Amzn-SageMaker-{field.title()}"
-            raise AwsError(
-                "NotServedByLocalaws", f"localaws does not serve the header {header}: leave it out.", 501
-            )
+            raise NotServed(f"the header X-Amzn-SageMaker-{field.title()}", "leave it out")
 
 
 def _with_state(config: dict, record: dict, same_images: bool = False) -> dict:

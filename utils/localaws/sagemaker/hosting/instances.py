@@ -5,10 +5,8 @@ import io
 import math
 import shutil
 import socket
-import sys
 import threading
 import time
-import traceback
 import uuid
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +16,7 @@ import urllib3
 from localaws.engines.logs import LogStream
 from localaws.engines.process import Container, Spec, StartError, Unpacked
 from localaws.sagemaker import storage
-from localaws.sagemaker.context import Context
+from localaws.sagemaker.context import Context, internal_error
 
 PING_SECONDS = 2  # how long a container may take to answer /ping
 PING_INTERVAL = 5
@@ -44,7 +42,8 @@ def container_definition(model: dict) -> dict:
 class Instance:
     """A `serve` that is started again whenever it ends, until `stop`. The model is fetched once.
 
-    `definition` is a model's container: image (by digest), model data, environment, instance type. `log` is (group, stream); `{id}` in the stream's name is the instance's id.
+    `definition` is a model's container: image (by digest), model data, environment, instance type. `log` is (group,
+    stream); `{id}` in the stream's name is the instance's id.
     """
 
     def __init__(
@@ -52,14 +51,12 @@ class Instance:
         context: Context,
         what: str,
         definition: dict,
-        environment: dict,
         folder: Path,
         log: tuple[str, str],
     ):
         self.id = f"i-{uuid.uuid4().hex[:17]}"
         self.in_flight = 0
         self._context, self._what, self._definition = context, what, definition
-        self._environment = self._definition.get("Environment", {}) | environment
         self._folder = folder / self.id
         self._log = LogStream(context.logs, log[0], log[1].format(id=self.id))
         self._last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
@@ -146,15 +143,12 @@ class Instance:
         except (storage.DataError, StartError) as error:
             self._fail(str(error))
         except Exception as error:
-            # Nobody is above a thread: who waits for the instance must hear of it, the server's log has the traceback.
-            traceback.print_exc(file=sys.stderr)
-            self._fail(f"InternalServerError: {type(error).__name__}: {error}")
+            self._fail(internal_error(error))
 
     def _ending(self) -> str:
-        memory = (
-            ", killed for memory: use an instance type with more" if self._container.out_of_memory else ""
-        )
-        return f"exit code {self._container.exit_code}{memory}"
+        ending = f"exit code {self._container.exit_code}"
+        memory = ", killed for memory: use an instance type with more"
+        return ending + memory if self._container.out_of_memory else ending
 
     def _fail(self, reason: str):
         with self._changed:
@@ -172,18 +166,16 @@ class Instance:
         elif source:
             objects = storage.list_objects(self._context.s3, "S3Prefix", source["S3Uri"])
             storage.download(self._context.s3, objects, model)
-        return self._context.fetch(self._definition["Image"])
+        return self._context.engine.fetch(self._context.registry, self._definition["Image"])
 
     def _serve_once(self, image: Unpacked | str) -> bool:
         """One life of the container; whether it ever answered /ping."""
         port = _free_port()
-        environment = self._environment | {"SAGEMAKER_BIND_TO_PORT": str(port)}
-        instance_type, isolated = map(self._definition.get, ("InstanceType", "EnableNetworkIsolation"))
+        environment = self._definition.get("Environment", {}) | {"SAGEMAKER_BIND_TO_PORT": str(port)}
+        instance_type, isolated = self._definition["InstanceType"], self._definition["EnableNetworkIsolation"]
         memory = (self._definition.get("Serverless") or {}).get("MemorySizeInMB", 0)
         base = self._folder / "ml"
-        spec = Spec(
-            self._what, image, "serve", base, environment, instance_type or "", bool(isolated), memory
-        )
+        spec = Spec(self._what, image, "serve", base, environment, instance_type, isolated, memory)
         self._wake.clear()
         if self._stopping:
             return False

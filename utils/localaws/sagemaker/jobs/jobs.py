@@ -1,15 +1,12 @@
 """What training and transform jobs share: a thread each, a way to stop, and an end that the record always tells."""
 
-import re
 import shutil
-import sys
 import threading
 import time
-import traceback
 
-from localaws.errors import AwsError
-from localaws.sagemaker.context import Context
+from localaws.sagemaker.context import Context, internal_error, spell
 from localaws.sagemaker.storage import DataError
+from localaws.sagemaker.validation import Invalid
 
 FAILURE_CHARACTERS = 1024
 LOST = "InternalServerError: localaws was stopped while this job ran. Create it again."
@@ -22,9 +19,9 @@ class JobError(Exception):
 class Job:
     """One job; a subclass does the work in `execute`, which answers the status that it has come to."""
 
-    def __init__(self, context: Context, kind: str, name: str):
-        self.context, self.kind, self.name = context, kind, name
-        self.folder = context.home / "jobs" / kind / name
+    def __init__(self, context: Context, kind: str, record: dict):
+        self.context, self.record, self.name = context, record, record[f"{kind}Name"]
+        self.folder = context.home / "jobs" / kind / self.name
         self.stop_requested = threading.Event()
         self.server_closing = threading.Event()
         self.ended = threading.Event()  # its record tells how
@@ -60,12 +57,15 @@ class Jobs:
     def stopping(self, record: dict) -> None:
         """Add to a record that the job is to stop; a kind may have more to tell."""
 
-    def launch(self, record: dict, job: Job) -> None:
-        """Keep the record and start the job's thread. Raises AwsError for a name that was used, or too many instances."""
+    def launch(self, job: Job) -> dict:
+        """Keep the job's record and start its thread; what Create answers. Raises AwsError for a name that was used, or
+        too many instances."""
+        job.record[f"{self.kind}Status"] = "InProgress"
         with self.context.placing:
-            self.context.check_limit(self.kind, record.get("Instances", {}))
-            self.context.insert(self.kind, job.name, record)
+            self.context.check_limit(self.kind, job.record.get("Instances", {}))
+            answer = self.context.insert(self.kind, job.record)
         self._start(job)
+        return answer
 
     def _start(self, job: Job) -> None:
         self._running[job.name.lower()] = job
@@ -82,9 +82,7 @@ class Jobs:
         except DataError as error:
             reason = f"ClientError: {error}"
         except Exception as error:
-            # Nobody is above a thread: the record must tell, and the server's log has the traceback.
-            traceback.print_exc(file=sys.stderr)
-            reason = f"InternalServerError: {type(error).__name__}: {error}"
+            reason = internal_error(error)
         shutil.rmtree(job.folder, ignore_errors=True)
         if job.server_closing.is_set():
             status, reason = "Failed", LOST
@@ -138,10 +136,7 @@ class Jobs:
 
     def _refuse(self, record: dict, statuses: set[str]) -> None:
         if (status := record[f"{self.kind}Status"]) in statuses:
-            words = re.sub(r"(?<!^)([A-Z])", r" \1", self.kind).lower()
-            raise AwsError(
-                "ValidationException", f"The request was rejected because the {words} is in status {status}."
-            )
+            raise Invalid(f"The request was rejected because the {spell(self.kind)} is in status {status}.")
 
     def recover(self) -> None:
         """Fail the jobs that an earlier server left unfinished, or begin them again where they may be retried."""

@@ -20,9 +20,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.engines.logs import LogStream
 from localaws.engines.process import Container, Spec, StartError, Unpacked
-from localaws.errors import AwsError
 from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context
+from localaws.sagemaker.validation import Invalid, NotServed
 from localaws.state.processes import write_json
 
 from .checkpoints import Checkpoints
@@ -63,50 +63,38 @@ class Training(Jobs):
     kind = "TrainingJob"
 
     def create(self, request: dict) -> dict:
-        job = self.prepare(request)
-        self.launch(job.record, job)
-        return {"TrainingJobArn": job.record["TrainingJobArn"]}
+        return self.launch(self.prepare(request))
 
     def prepare(self, request: dict) -> "_Job":
         """The job that a request asks for, to be launched. Raises AwsError for what the service refuses."""
         context, name = self.context, request["TrainingJobName"]
         specification = request.get("AlgorithmSpecification", {})
         if "TrainingImage" not in specification:
-            raise AwsError(
-                "ValidationException", "AlgorithmSpecification.TrainingImage is required: an image's URI."
-            )
+            raise Invalid("AlgorithmSpecification.TrainingImage is required: an image's URI.")
         resources = request.get("ResourceConfig", {})
         if "InstanceType" not in resources or resources.get("InstanceCount", 0) < 1:
-            raise AwsError(
-                "ValidationException", "ResourceConfig needs InstanceType and an InstanceCount of 1 or more."
-            )
+            raise Invalid("ResourceConfig needs InstanceType and an InstanceCount of 1 or more.")
         for definition in specification.get("MetricDefinitions", ()):
             _compile(definition)
-        for channel in request.get("InputDataConfig", ()):
+        channels = request.get("InputDataConfig", ())
+        for channel in channels:
             _check_channel(channel, specification["TrainingInputMode"])
         _check_spot(request)
-        names = [channel["ChannelName"] for channel in request.get("InputDataConfig", ())]
+        names = [channel["ChannelName"] for channel in channels]
         if len(set(names)) < len(names):
-            raise AwsError("ValidationException", f"Channel names must be unique, got {', '.join(names)}.")
+            raise Invalid(f"Channel names must be unique, got {', '.join(names)}.")
         context.check_isolation(request)
         context.check_role(request["RoleArn"])
-        try:
-            image = context.pin(specification["TrainingImage"])
-        except KeyError as error:
-            message = f"Cannot find the requested image: {specification['TrainingImage']}. {error.args[0]}"
-            raise AwsError("ValidationException", message) from error
-        for channel in request.get("InputDataConfig", ()):
+        image = specification["TrainingImage"]
+        image = context.pin(image, f"Cannot find the requested image: {image}")
+        for channel in channels:
             context.check_data(channel["DataSource"]["S3DataSource"]["S3Uri"], request["RoleArn"])
         output = request["OutputDataConfig"]["S3OutputPath"]
         context.check_bucket(output)
-
-        arn = context.arn("TrainingJob", name)
         suffix = "" if request["OutputDataConfig"].get("CompressionType") == "NONE" else ".tar.gz"
         record = request | {
-            "TrainingJobArn": arn,
             "ResolvedImage": image,
             "Instances": {resources["InstanceType"]: resources["InstanceCount"]},
-            "TrainingJobStatus": "InProgress",
             "SecondaryStatus": "Starting",
             "SecondaryStatusTransitions": [
                 {"Status": "Starting", "StartTime": time.time(), "StatusMessage": MESSAGES["Starting"]}
@@ -168,21 +156,19 @@ def _compile(definition: dict) -> regex.Pattern:
             raise regex.error(f"its counts in braces multiply to more than {REPEATS:,}")
         return regex.compile(definition["Regex"])
     except regex.error as error:
-        raise AwsError(
-            "ValidationException",
-            f'Metric "{definition["Name"]}": invalid regex "{definition["Regex"]}": {error}.',
+        raise Invalid(
+            f'Metric "{definition["Name"]}": invalid regex "{definition["Regex"]}": {error}.'
         ) from error
 
 
 def _check_channel(channel: dict, default_mode: str) -> None:
     name, source = channel["ChannelName"], channel["DataSource"].get("S3DataSource")
     if source is None:
-        raise AwsError("ValidationException", f'Channel "{name}" needs DataSource.S3DataSource.')
+        raise Invalid(f'Channel "{name}" needs DataSource.S3DataSource.')
     mode = channel.get("InputMode", default_mode)
     if channel.get("CompressionType") == "Gzip" and mode != "Pipe":
-        raise AwsError(
-            "ValidationException",
-            f'Channel "{name}": CompressionType Gzip is supported in Pipe mode only, not in {mode}.',
+        raise Invalid(
+            f'Channel "{name}": CompressionType Gzip is supported in Pipe mode only, not in {mode}.'
         )
 
 
@@ -191,36 +177,26 @@ def _check_spot(request: dict) -> None:
     stopping, spot = request.get("StoppingCondition", {}), request.get("EnableManagedSpotTraining")
     wait, runtime = stopping.get("MaxWaitTimeInSeconds"), stopping.get("MaxRuntimeInSeconds", DEFAULT_RUNTIME)
     if spot and (wait is None or wait < runtime):
-        raise AwsError(
-            "ValidationException",
+        raise Invalid(
             f"Invalid MaxWaitTimeInSeconds ({wait}). It must be present and be greater than or equal to "
-            f"MaxRuntimeInSeconds ({runtime}) if managed spot training is on.",
+            f"MaxRuntimeInSeconds ({runtime}) if managed spot training is on."
         )
     if wait is not None and not spot:
-        raise AwsError(
-            "ValidationException", "MaxWaitTimeInSeconds is for managed spot training only: leave it out."
-        )
+        raise Invalid("MaxWaitTimeInSeconds is for managed spot training only: leave it out.")
     interruption = request.get("Environment", {}).get(INTERRUPTION, "0")
     if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", interruption):
-        raise AwsError(
-            "ValidationException", f'{INTERRUPTION} is "{interruption}": expected seconds, such as 10.'
-        )
+        raise Invalid(f'{INTERRUPTION} is "{interruption}": expected seconds, such as 10.')
     path = request.get("CheckpointConfig", {}).get("LocalPath", CHECKPOINTS)
     if not path.startswith("/opt/ml/") or ".." in path:
-        raise AwsError(
-            "NotServedByLocalaws",
-            f'localaws does not serve CheckpointConfig.LocalPath "{path}": its process engine can only stand in for '
-            f"folders below /opt/ml. Leave it out ({CHECKPOINTS}).",
-            501,
-        )
+        mend = f"its process engine can only stand in for folders below /opt/ml. Leave it out ({CHECKPOINTS})"
+        raise NotServed(f'CheckpointConfig.LocalPath "{path}"', mend)
 
 
 class _Job(Job):
     """One training job from Starting to its end."""
 
     def __init__(self, context: Context, record: dict):
-        super().__init__(context, "TrainingJob", record["TrainingJobName"])
-        self.record = record
+        super().__init__(context, "TrainingJob", record)
         self.final: dict[str, tuple[float, float]] = {}  # metric -> its last value and when it came
         self.series: dict[str, list[float]] = {}  # metric -> all its values
         self._containers: list[Container] = []
@@ -241,7 +217,7 @@ class _Job(Job):
     def execute(self) -> str:
         self._enter("Downloading", TrainingStartTime=time.time())
         try:
-            image = self.context.fetch(self.record["ResolvedImage"])
+            image = self.context.engine.fetch(self.context.registry, self.record["ResolvedImage"])
         except StartError as error:
             raise JobError(f"ClientError: {error}") from error
         for attempt in itertools.count():
@@ -340,7 +316,7 @@ class _Job(Job):
         record, epoch = self.record, int(time.time() * 1000)
         environment = record.get("Environment", {}) | {
             "TRAINING_JOB_NAME": self.name,
-            "TRAINING_JOB_ARN": record["TrainingJobArn"],
+            "TRAINING_JOB_ARN": self.context.arn("TrainingJob", self.name),
         }
         streams, checkpoints = {}, []
         self._containers.clear()

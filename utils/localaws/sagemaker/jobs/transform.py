@@ -15,10 +15,10 @@ import urllib3
 from botocore.exceptions import BotoCoreError
 
 from localaws.engines.logs import LogStream
-from localaws.errors import AwsError
 from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context
 from localaws.sagemaker.hosting.instances import Instance, ServeError, container_definition
+from localaws.sagemaker.validation import Invalid
 
 from .jobs import Job, JobError, Jobs
 from .records import Filter, RecordError, decode, encode, join, record_format
@@ -46,7 +46,7 @@ class Transform(Jobs):
     kind = "TransformJob"
 
     def create(self, request: dict) -> dict:
-        context, name = self.context, request["TransformJobName"]
+        context = self.context
         model = context.require("Model", request["ModelName"])
         _check(request)
         resources = request["TransformResources"]
@@ -55,19 +55,10 @@ class Transform(Jobs):
         context.check_data(source["S3Uri"], model["ExecutionRoleArn"])
         context.check_bucket(request["TransformOutput"]["S3OutputPath"])
         definition = container_definition(model)
-        try:
-            image = context.pin(definition["Image"])
-        except KeyError as error:
-            raise AwsError("ValidationException", f"Requested image not found. {error.args[0]}") from error
-        arn = context.arn("TransformJob", name)
-        record = request | {
-            "TransformJobArn": arn,
-            "TransformJobStatus": "InProgress",
-            "Instances": {resources["InstanceType"]: resources["InstanceCount"]},
-        }
+        image = context.pin(definition["Image"], "Requested image not found")
         definition |= {"Image": image, "InstanceType": resources["InstanceType"]}
-        self.launch(record, _Job(context, request, definition, model["ExecutionRoleArn"]))
-        return {"TransformJobArn": arn}
+        record = request | {"Instances": {resources["InstanceType"]: resources["InstanceCount"]}}
+        return self.launch(_Job(context, record, definition, model["ExecutionRoleArn"]))
 
     def finish(self, record: dict, status: str, job: "_Job | None") -> None:
         record["TransformEndTime"] = time.time()
@@ -78,66 +69,56 @@ def _check(request: dict) -> None:
     source, output = request["TransformInput"], request["TransformOutput"]
     processing = request.get("DataProcessing", {})
     split, assemble = source.get("SplitType", "None"), output.get("AssembleWith", "None")
-
-    def refuse(message):
-        raise AwsError("ValidationException", message)
-
     payload = request.get("MaxPayloadInMB", MAX_PAYLOAD_IN_MB)
     if payload > 100 or payload * max(1, request.get("MaxConcurrentTransforms", 1)) > 100:
-        refuse(
+        raise Invalid(
             f"MaxPayloadInMB ({payload}) times MaxConcurrentTransforms "
             f"({request.get('MaxConcurrentTransforms', 1)}) must not exceed 100 MB."
         )
     if request.get("BatchStrategy") == "MultiRecord" and split == "None":
-        refuse("BatchStrategy MultiRecord needs a SplitType: set TransformInput.SplitType to Line.")
+        raise Invalid("BatchStrategy MultiRecord needs a SplitType: set TransformInput.SplitType to Line.")
     filters = {name: processing.get(name, "$") for name in ("InputFilter", "OutputFilter")}
     for name, expression in filters.items():
         try:
             Filter(expression)
         except ValueError as error:
-            refuse(f"DataProcessing.{name}: {error}.")
+            raise Invalid(f"DataProcessing.{name}: {error}.") from error
     joined = processing.get("JoinSource") == "Input"
-    input_format, output_format = (
-        record_format(source.get("ContentType")),
-        record_format(output.get("Accept")),
-    )
+    input_format = record_format(source.get("ContentType"))
+    output_format = record_format(output.get("Accept"))
     readable = "expected text/csv, application/json or application/jsonlines"
     if (joined or filters["InputFilter"] != "$") and input_format is None:
-        refuse(f'DataProcessing cannot read ContentType "{source.get("ContentType")}": {readable}.')
+        raise Invalid(f'DataProcessing cannot read ContentType "{source.get("ContentType")}": {readable}.')
     if (joined or filters["OutputFilter"] != "$") and output_format is None:
-        refuse(f'DataProcessing cannot read Accept "{output.get("Accept")}": {readable}.')
+        raise Invalid(f'DataProcessing cannot read Accept "{output.get("Accept")}": {readable}.')
     if joined and input_format != output_format:
-        refuse(
+        raise Invalid(
             "JoinSource Input needs the same format in TransformInput.ContentType and TransformOutput.Accept."
         )
     if joined and split != assemble:
-        refuse("JoinSource Input needs the same SplitType and AssembleWith: set both to Line.")
+        raise Invalid("JoinSource Input needs the same SplitType and AssembleWith: set both to Line.")
 
 
 class _Job(Job):
     """One transform job."""
 
-    def __init__(self, context: Context, request: dict, definition: dict, role: str):
-        super().__init__(context, "TransformJob", request["TransformJobName"])
-        self.request = request
+    def __init__(self, context: Context, record: dict, definition: dict, role: str):
+        super().__init__(context, "TransformJob", record)
         self._definition, self._role = definition, role
-        source, output = request["TransformInput"], request["TransformOutput"]
-        processing = request.get("DataProcessing", {})
+        source, output = record["TransformInput"], record["TransformOutput"]
+        processing = record.get("DataProcessing", {})
         self._lines = source.get("SplitType", "None") == "Line"
         self._assemble_lines = output.get("AssembleWith", "None") == "Line"
         self._input_filter = Filter(processing.get("InputFilter", "$"))
         self._output_filter = Filter(processing.get("OutputFilter", "$"))
         self._join = processing.get("JoinSource") == "Input"
         self._formats = record_format(source.get("ContentType")), record_format(output.get("Accept"))
-        client = request.get("ModelClientConfig", {})
+        client = record.get("ModelClientConfig", {})
         self._instances: list[Instance] = []
         self._timeout = client.get("InvocationsTimeoutInSeconds", INVOCATION_SECONDS)
         self._retries = client.get("InvocationsMaxRetries", MAX_RETRIES)
-        self._headers = {
-            name: value
-            for name, value in (("Content-Type", source.get("ContentType")), ("Accept", output.get("Accept")))
-            if value
-        }
+        headers = {"Content-Type": source.get("ContentType"), "Accept": output.get("Accept")}
+        self._headers = {name: value for name, value in headers.items() if value}
 
     def stop(self) -> None:
         """As of any job; and a request under way, which may take an hour, is not waited for."""
@@ -165,14 +146,14 @@ class _Job(Job):
 
     def _transform_all(self, instances: list[Instance]) -> list[str]:
         """Transform every object with instances that are added to `instances`; the sides to blame for failures."""
-        request, context = self.request, self.context
+        request, context = self.record, self.context
         source = request["TransformInput"]["DataSource"]["S3DataSource"]
         objects = storage.list_objects(context.s3, source["S3DataType"], source["S3Uri"])
         output = f"{request['TransformOutput']['S3OutputPath'].rstrip('/')}/x.out"
         context.require_access(self._role, "s3:PutObject", output)
         for bucket, key, _ in objects[:1]:
             context.require_access(self._role, "s3:GetObject", f"s3://{bucket}/{key}")
-        environment = request.get("Environment", {}) | {
+        environment = {
             "SAGEMAKER_BATCH": "true",
             "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(request.get("MaxPayloadInMB", MAX_PAYLOAD_IN_MB)),
             "SAGEMAKER_BATCH_STRATEGY": (
@@ -180,10 +161,11 @@ class _Job(Job):
             ),
             "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(request.get("MaxConcurrentTransforms") or 1),
         }
+        environment = self._definition.get("Environment", {}) | request.get("Environment", {}) | environment
+        definition = self._definition | {"Environment": environment}
+        what, log = f"transform job {self.name}", (LOG_GROUP, f"{self.name}/{{id}}")
         for _ in range(min(request["TransformResources"]["InstanceCount"], len(objects))):
-            what = f"transform job {self.name}"
-            log = (LOG_GROUP, f"{self.name}/{{id}}")
-            instances.append(Instance(context, what, self._definition, environment, self.folder, log))
+            instances.append(Instance(context, what, definition, self.folder, log))
         for instance in instances:
             instance.wait_healthy(START_SECONDS, self.stop_requested)
         with ThreadPoolExecutor(max(1, len(instances))) as pool:
@@ -229,7 +211,7 @@ class _Job(Job):
             offered = {}  # it is optional
         known |= {name: offered[name] for name in known if isinstance(offered, dict) and name in offered}
         strategy = {"MultiRecord": "MULTI_RECORD", "SingleRecord": "SINGLE_RECORD"}
-        asked = {name: self.request[name] for name in known if self.request.get(name) is not None}
+        asked = {name: self.record[name] for name in known if name in self.record}
         known |= {name: strategy.get(value, value) for name, value in asked.items()}
         known["MaxConcurrentTransforms"] = max(1, known["MaxConcurrentTransforms"])
         return known
@@ -239,7 +221,7 @@ class _Job(Job):
 
         Of an object that is split no more is held than the requests under way and one beyond them.
         """
-        output, target = storage.parse_uri(self.request["TransformOutput"]["S3OutputPath"])
+        output, target = storage.parse_uri(self.record["TransformOutput"]["S3OutputPath"])
         target = f"{target.rstrip('/')}/{name}.out".lstrip("/")
         sent: collections.deque[tuple[list[bytes], Future]] = collections.deque()
 
@@ -273,7 +255,7 @@ class _Job(Job):
         most = limit + 3 if limit else -1  # enough to tell that a record is too large: it may end with CR LF
         try:
             with storage.open_object(self.context.s3, bucket, key) as body:
-                inflated = self.request["TransformInput"].get("CompressionType") == "Gzip"
+                inflated = self.record["TransformInput"].get("CompressionType") == "Gzip"
                 source = gzip.GzipFile(fileobj=body) if inflated else io.BufferedReader(body, READ_BYTES)
                 if not self._lines:
                     yield source.read(most)

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from localaws.errors import AwsError
 from localaws.sagemaker.context import ENDED, Context
+from localaws.sagemaker.validation import Invalid
 
 from .jobs import Job, JobError, Jobs
 from .training import Training
@@ -18,16 +19,6 @@ METRIC_NAME = "_tuning_objective_metric"  # the hyperparameter that tells a trai
 FIRST_AT_RANDOM = 4  # training jobs before the Bayesian search has something to go by
 ATTEMPTS = 5  # training jobs without an objective's value, after which a tuning job gives up
 POLL_SECONDS = 0.05
-SUMMARY = (
-    "TrainingJobName",
-    "TrainingJobArn",
-    "CreationTime",
-    "TrainingStartTime",
-    "TrainingEndTime",
-    "TrainingJobStatus",
-    "TunedHyperParameters",
-    "FailureReason",
-)
 
 
 class Tuning(Jobs):
@@ -40,35 +31,28 @@ class Tuning(Jobs):
         self.training = training
 
     def create(self, request: dict) -> dict:
-        context, name = self.context, request["HyperParameterTuningJobName"]
         config, definition = request["HyperParameterTuningJobConfig"], request.get("TrainingJobDefinition")
         if definition is None:
-            raise AwsError("ValidationException", "TrainingJobDefinition is required.")
+            raise Invalid("TrainingJobDefinition is required.")
         objective = config.get("HyperParameterTuningJobObjective", {})
         metrics = definition["AlgorithmSpecification"].get("MetricDefinitions", ())
         if objective.get("MetricName") not in [metric["Name"] for metric in metrics]:
-            raise AwsError(
-                "ValidationException",
+            raise Invalid(
                 "A metric is required for this hyperparameter tuning job objective. Provide a metric in the metric "
-                "definitions.",
+                "definitions."
             )
         limits = config["ResourceLimits"] | {"MaxNumberOfTrainingJobs": _check_search(config, definition)}
-        arn = context.arn(self.kind, name)
         record = request | {
-            "HyperParameterTuningJobArn": arn,
             "HyperParameterTuningJobConfig": config | {"ResourceLimits": limits},
-            "HyperParameterTuningJobStatus": "InProgress",
             "Strategy": config["Strategy"],
             "ResourceLimits": limits,
         }
-        record |= _counters([])
-        job = _Job(self, record)
+        job = _Job(self, record | _counters([]))
         # What no training job of it could run with is refused now.
-        first = self.training.prepare(job.training_request(f"{name}-001", {})).record
+        first = self.training.prepare(job.training_request(f"{job.name}-001", {})).record
         at_once = min(limits["MaxParallelTrainingJobs"], limits["MaxNumberOfTrainingJobs"])
-        context.check_limit("TrainingJob", {kind: n * at_once for kind, n in first["Instances"].items()})
-        self.launch(record, job)
-        return {"HyperParameterTuningJobArn": arn}
+        self.context.check_limit("TrainingJob", {kind: n * at_once for kind, n in first["Instances"].items()})
+        return self.launch(job)
 
     def summaries(self, arn: str) -> list[dict]:
         """The training jobs of a tuning job, each as ListTrainingJobsForHyperParameterTuningJob shows it."""
@@ -98,8 +82,8 @@ class _Job(Job):
     """One tuning job: as many training jobs at once as it may have, until it has had them all."""
 
     def __init__(self, tuning: Tuning, record: dict):
-        super().__init__(tuning.context, tuning.kind, record["HyperParameterTuningJobName"])
-        self._tuning, self._record = tuning, record
+        super().__init__(tuning.context, tuning.kind, record)
+        self._tuning, self._arn = tuning, tuning.context.arn(tuning.kind, self.name)
         self._config = record["HyperParameterTuningJobConfig"]
         self._objective = self._config["HyperParameterTuningJobObjective"]
         self._sign = 1 if self._objective["Type"] == "Maximize" else -1
@@ -109,16 +93,16 @@ class _Job(Job):
 
     def training_request(self, name: str, tuned: dict[str, str]) -> dict:
         """The CreateTrainingJob request of one point of the search."""
-        definition = self._record["TrainingJobDefinition"]
+        definition = self.record["TrainingJobDefinition"]
         fixed = definition.get("StaticHyperParameters", {}) | {METRIC_NAME: self._objective["MetricName"]}
         own = ("StaticHyperParameters", "DefinitionName", "TuningObjective")
         return {key: value for key, value in definition.items() if key not in own} | {
             "TrainingJobName": name,
             "HyperParameters": fixed | tuned,
             "TunedHyperParameters": tuned,
-            "TuningJobArn": self._record["HyperParameterTuningJobArn"],
+            "TuningJobArn": self._arn,
             "TuningObjective": self._objective,
-            "Tags": self._record.get("Tags", []),
+            "Tags": self.record.get("Tags", []),
         }
 
     def execute(self) -> str:
@@ -161,7 +145,7 @@ class _Job(Job):
         request = self.training_request(f"{self.name}-{number:03}-{uuid.uuid4().hex[:8]}", tuned)
         try:
             job = self._tuning.training.prepare(request)
-            self._tuning.training.launch(job.record, job)
+            self._tuning.training.launch(job)
         except AwsError as error:
             raise JobError(f"ClientError: {error.message}") from error
         self._running[job] = point
@@ -198,7 +182,7 @@ class _Job(Job):
         """Raise JobError once the first training jobs have shown that none will tell the objective."""
         if len(self._values) < ATTEMPTS or any(value is not None for value in self._values):
             return
-        summaries = self._tuning.summaries(self._record["HyperParameterTuningJobArn"])
+        summaries = self._tuning.summaries(self._arn)
         if any(summary["TrainingJobStatus"] == "Completed" for summary in summaries):
             raise JobError(
                 f"No objective metrics found after running {len(self._values)} training jobs. Please ensure that the "
@@ -231,8 +215,9 @@ def _summary(record: dict) -> dict:
     values = {metric["MetricName"]: metric["Value"] for metric in record.get("FinalMetricDataList", ())}
     value = values.get(objective["MetricName"], math.nan)
     known = status in ("Completed", "Stopped") and math.isfinite(value)
-    summary = {name: record[name] for name in SUMMARY if name in record}
-    summary["ObjectiveStatus"] = "Succeeded" if known else "Failed" if status in ENDED else "Pending"
+    summary = record | {
+        "ObjectiveStatus": "Succeeded" if known else "Failed" if status in ENDED else "Pending"
+    }
     if known:
         summary["FinalHyperParameterTuningJobObjectiveMetric"] = objective | {"Value": value}
         summary["FinalObjectiveMetricValue"] = value
@@ -279,16 +264,12 @@ def _bounds(kind: str, item: dict) -> tuple[float, float]:
 
 def _check_search(config: dict, definition: dict) -> int:
     """Refuse ranges that cannot be searched; how many training jobs the search may have."""
-
-    def refuse(message):
-        raise AwsError("ValidationException", message)
-
     ranges = list(_ranges(config))
     names = [item["Name"] for _, item in ranges] + list(definition.get("StaticHyperParameters", {}))
     if not ranges:
-        refuse("ParameterRanges is required: at least one hyperparameter with a range.")
+        raise Invalid("ParameterRanges is required: at least one hyperparameter with a range.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        refuse(
+        raise Invalid(
             f"Hyperparameter names must be unique in ParameterRanges and StaticHyperParameters: {', '.join(twice)}."
         )
     for kind, item in ranges:
@@ -301,29 +282,33 @@ def _check_search(config: dict, definition: dict) -> int:
         scale, where = item.get("ScalingType"), f'Range of hyperparameter "{item["Name"]}"'
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             wanted = "whole numbers" if kind == "Integer" else "numbers"
-            refuse(
+            raise Invalid(
                 f'{where}: MinValue "{item["MinValue"]}" and MaxValue "{item["MaxValue"]}" must be {wanted}, the '
                 "first not above the second."
             )
         if scale == "Logarithmic" and low <= 0:
-            refuse(f"{where}: ScalingType Logarithmic needs values greater than 0.")
+            raise Invalid(f"{where}: ScalingType Logarithmic needs values greater than 0.")
         if scale == "ReverseLogarithmic" and (kind == "Integer" or low < 0 or high >= 1):
-            refuse(f"{where}: ScalingType ReverseLogarithmic needs a continuous range within 0<=x<1.0.")
+            raise Invalid(
+                f"{where}: ScalingType ReverseLogarithmic needs a continuous range within 0<=x<1.0."
+            )
     asked = config["ResourceLimits"].get("MaxNumberOfTrainingJobs")
     if config["Strategy"] == "Grid":
         if any(kind != "Categorical" for kind, _ in ranges):
-            refuse(
+            raise Invalid(
                 "Strategy Grid searches categorical hyperparameters only: give CategoricalParameterRanges."
             )
         points = math.prod(len(set(item["Values"])) for _, item in ranges)
         if asked not in (None, points):
-            refuse(
+            raise Invalid(
                 f"MaxNumberOfTrainingJobs is {asked}, but Strategy Grid has {points} combinations: leave it out, or "
                 "give their number."
             )
         return points
     if asked is None:
-        refuse(f"ResourceLimits.MaxNumberOfTrainingJobs is required for Strategy {config['Strategy']}.")
+        raise Invalid(
+            f"ResourceLimits.MaxNumberOfTrainingJobs is required for Strategy {config['Strategy']}."
+        )
     return asked
 
 
@@ -335,10 +320,6 @@ class _Search:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        samplers = {
-            "Random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-            "Bayesian": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST_AT_RANDOM),
-        }
         self._failed = optuna.trial.TrialState.FAIL
         self._grid: Iterator | None = None
         self._distributions, self._spell = {}, {}
@@ -349,7 +330,11 @@ class _Search:
             self._grid = itertools.product(*values)
             return
         direction = config["HyperParameterTuningJobObjective"]["Type"].lower()
-        sampler = samplers[config["Strategy"]](config.get("RandomSeed"))
+        seed = config.get("RandomSeed")
+        if config["Strategy"] == "Random":
+            sampler = optuna.samplers.RandomSampler(seed=seed)
+        else:
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST_AT_RANDOM)
         self._study = optuna.create_study(sampler=sampler, direction=direction)
 
     def ask(self) -> tuple[object, dict[str, str]]:
