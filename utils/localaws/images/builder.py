@@ -9,17 +9,15 @@ Specification: https://github.com/opencontainers/image-spec/blob/main/spec.md
 import fcntl
 import gzip
 import hashlib
-import http.client
 import io
 import json
 import re
 import tarfile
-from base64 import b64encode
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from localaws.state import locate
 from localaws.state.processes import write_json, write_whole
@@ -85,7 +83,7 @@ def build(algorithm: str, name: str, progress: Callable[[str], None] = lambda li
         "layers": [_store(LAYER, layer)],
     }
     body = _json(manifest)
-    descriptor = {**_store(MANIFEST, body), "annotations": {REF_NAME: name}}
+    descriptor = _store(MANIFEST, body) | {"annotations": {REF_NAME: name}}
     with _index() as entries:
         entries[:] = [entry for entry in entries if entry["annotations"][REF_NAME] != name] + [descriptor]
     return inspect(name)
@@ -103,10 +101,8 @@ def inspect(name: str) -> Image:
             f"Build it: python -m localaws build ALGORITHM -t {name}"
         )
     manifest = _read_json(found[0]["digest"])
-    with tarfile.open(blob(manifest["layers"][0]["digest"])) as archive:
-        files = tuple(member.name.removeprefix(f"{PROGRAM}/") for member in archive if member.isfile())
     size = sum(part["size"] for part in [manifest["config"], *manifest["layers"]])
-    return Image(name, found[0]["digest"], size, files)
+    return Image(name, found[0]["digest"], size, tuple(_contents(manifest)))
 
 
 def changed(name: str) -> list[str]:
@@ -120,12 +116,7 @@ def changed(name: str) -> list[str]:
         program = sources(labels["org.opencontainers.image.title"])
     except ValueError:
         return []
-    with tarfile.open(blob(manifest["layers"][0]["digest"])) as archive:
-        built = {
-            member.name.removeprefix(f"{PROGRAM}/"): archive.extractfile(member).read()
-            for member in archive
-            if member.isfile()
-        }
+    built = _contents(manifest)
     now = {path: file.read_bytes() for path, file in program.items()}
     paths = sorted(path for path in built.keys() | now.keys() if built.get(path) != now.get(path))
     return [str(program[path].relative_to(locate.ROOT)) if path in program else path for path in paths]
@@ -153,13 +144,13 @@ def push(name: str, uri: str, progress: Callable[[str], None] = lambda line: Non
         )
     tag = match["tag"] or image.name.rpartition(":")[2]
     manifest = _read_json(image.digest)
-    with _Client(match["host"], match["name"]) as client:
+    client = _Client(match["host"], match["name"])
+    with client.session:
         for part in [manifest["config"], *manifest["layers"]]:
             short = f"{part['digest'][7:19]}: {part['size']:>9,} bytes "
             progress(short + ("pushed" if client.push_blob(part, blob(part["digest"])) else "already there"))
-        client.send(
-            "PUT", f"manifests/{tag}", blob(image.digest).read_bytes(), {"Content-Type": MANIFEST}, {201}
-        )
+        body, headers = blob(image.digest).read_bytes(), {"Content-Type": MANIFEST}
+        client.send("PUT", f"manifests/{tag}", {201}, data=body, headers=headers)
     progress(f"{tag}: digest {image.digest}")
     return image.digest
 
@@ -168,44 +159,34 @@ class _Client:
     """Pushes to one repository, logged in as `docker login` would be."""
 
     def __init__(self, host: str, repository: str):
-        self.base = f"/v2/{repository}/"
+        import requests  # here, not above: only a push needs it, and it takes a tenth of a second
+
         self.host, self.repository = host, repository
-        password, _ = Registry(locate.home()).password()
-        self.login = {"Authorization": "Basic " + b64encode(f"AWS:{password}".encode()).decode()}
-        self.connection = http.client.HTTPConnection(host, timeout=60)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.connection.close()
+        self.session = requests.Session()
+        self.session.trust_env = False  # no proxy stands between
+        self.session.auth = ("AWS", Registry(locate.home()).password()[0])
 
     def push_blob(self, part: dict, file: Path) -> bool:
         """Push a blob unless the repository has it; return whether it was pushed."""
-        status, _ = self.send("HEAD", f"blobs/{part['digest']}", expected={200, 404})
-        if status == 200:
+        if self.send("HEAD", f"blobs/{part['digest']}", {200, 404}).status_code == 200:
             return False
-        _, headers = self.send("POST", "blobs/uploads/", expected={202})
-        parts = urlsplit(headers["Location"])
-        query = f"{parts.query}&" if parts.query else ""
+        upload = self.send("POST", "blobs/uploads/", {202}).headers["Location"]
         with file.open("rb") as body:
-            headers = {"Content-Length": str(part["size"]), "Content-Type": "application/octet-stream"}
-            self.send("PUT", f"{parts.path}?{query}digest={part['digest']}", body, headers, {201})
+            self.send("PUT", upload, {201}, data=body, params={"digest": part["digest"]})
         return True
 
-    def send(self, method: str, path: str, body=None, headers=None, expected=frozenset()) -> tuple[int, dict]:
+    def send(self, method: str, path: str, expected: set[int], **options):
         """Send one request; raise RuntimeError with the registry's own words when its answer is not `expected`."""
+        url = urljoin(f"http://{self.host}/v2/{self.repository}/", path)
         try:
-            self.connection.request(method, urljoin(self.base, path), body, {**self.login, **(headers or {})})
-            response = self.connection.getresponse()
+            response = self.session.request(method, url, timeout=60, **options)
         except OSError as error:
             raise RuntimeError(
                 f"{self.host} does not answer ({error}). Start it: python -m localaws up"
             ) from error
-        text = response.read().decode("utf-8", "replace")
-        if response.status not in expected:
-            raise RuntimeError(f"{method} {urljoin(self.base, path)}: {response.status} {self._reason(text)}")
-        return response.status, dict(response.getheaders())
+        if response.status_code not in expected:
+            raise RuntimeError(f"{method} {url}: {response.status_code} {self._reason(response.text)}")
+        return response
 
     def _reason(self, text: str) -> str:
         try:
@@ -226,11 +207,7 @@ def sources(algorithm: str) -> dict[str, Path]:
     container = locate.ROOT / "container"
     folders = [container / "stack", container / algorithm]
     if Path(algorithm).name != algorithm or algorithm == "stack" or not folders[1].is_dir():
-        known = sorted(
-            folder.name
-            for folder in container.iterdir()
-            if (folder / "training.py").exists() and folder != folders[0]
-        )
+        known = sorted(file.parent.name for file in container.glob("*/training.py"))
         raise ValueError(f"container/{algorithm} is not an algorithm's folder; there are: {', '.join(known)}")
     found: dict[str, Path] = {}
     for folder, place in ((folders[0], "stack"), (folders[1], "")):
@@ -321,6 +298,13 @@ def _index():
         if entries != before["manifests"]:
             write_json(folder / "oci-layout", {"imageLayoutVersion": "1.0.0"})
             write_json(file, {**before, "manifests": entries})
+
+
+def _contents(manifest: dict) -> dict[str, bytes]:
+    """Return the files in an image's /opt/program, by their paths there."""
+    with tarfile.open(blob(manifest["layers"][0]["digest"])) as archive:
+        files = [member for member in archive if member.isfile()]
+        return {file.name.removeprefix(f"{PROGRAM}/"): archive.extractfile(file).read() for file in files}
 
 
 def _read_json(digest: str) -> dict:
