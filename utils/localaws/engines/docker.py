@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from localaws.images.registry import INDEXES, URI
+from localaws.images.registry import URI
 from localaws.state import locate, processes
 from localaws.state.processes import write_json
 
@@ -160,21 +160,10 @@ class DockerEngine(ProcessEngine):
         self._give_back = self._direct and os.getuid() != 0
         remove_orphans(home)
 
-    def fetch(self, registry, image: str):
-        """Pull an image by digest; what Spec.image is to be. Raises StartError if it is not there or cannot be run."""
-        digest = _found(registry, image)
-        manifest = json.loads(registry.read_manifest(digest))
-        if "manifests" in manifest or manifest.get("mediaType") in INDEXES:
-            raise StartError(
-                f"The image {digest} is an index of images, which SageMaker does not take: build it with "
-                "--provenance=false and for one platform"
-            )
-        config = json.loads(registry.read_manifest(manifest["config"]["digest"]))
-        if config.get("history", [{}])[0].get("created_by", "").startswith(BUILDER):
-            return super().fetch(registry, image)
-        platform = f"{config.get('os')}/{config.get('architecture')}"
-        if platform != "linux/amd64":
-            raise StartError(f"The image {digest} is for {platform}: build it with --platform linux/amd64")
+    def _fetch(self, registry, image: str, digest: str, config: dict) -> Unpacked | str:
+        """Pull an image by digest, unless it is made to be unpacked."""
+        if (config.get("history") or [{}])[0].get("created_by", "").startswith(BUILDER):
+            return super()._fetch(registry, image, digest, config)
         # Not the host of `image`: an endpoint may have been made when localaws listened on another port.
         reference = f"{self._host}/{URI.fullmatch(image)['name']}@{digest}"
         if _docker("image", "inspect", reference, check=False).returncode:
@@ -199,19 +188,15 @@ class DockerEngine(ProcessEngine):
         if self.closed:
             raise StartError("localaws is being stopped")
         name = f"localaws-{uuid.uuid4().hex[:16]}"
-        for path in (
-            spec.base_dir,
-            *spec.base_dir.rglob("*"),
-        ):  # an image's own user is none of this machine's
+        # An image's own user is none of this machine's.
+        for path in (spec.base_dir, *spec.base_dir.rglob("*")):
             path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
         host, hosts = _hosts(spec.base_dir)
         command = ["docker", "run", "--name", name, "--label", f"{LABEL}={self._home}", "--label"]
         command += [f"localaws.what={spec.what}", "--log-driver=none"]
         command += _serverless(spec.serverless_mb) if spec.serverless_mb else _limits(spec.instance_type)
-        environment = {
-            "AWS_REGION": locate.REGION,
-            "AWS_DEFAULT_REGION": locate.REGION,
-        } | spec.environment
+        region = {"AWS_REGION": locate.REGION, "AWS_DEFAULT_REGION": locate.REGION}
+        environment = region | spec.environment
         network, serves = "", spec.command == "serve"
         if serves:
             port = environment.pop("SAGEMAKER_BIND_TO_PORT", "")
@@ -273,13 +258,6 @@ class DockerEngine(ProcessEngine):
             self._networks[network] -= 1
             if not self._networks[network]:
                 _docker("network", "rm", network, check=False)
-
-
-def _found(registry, image: str) -> str:
-    try:
-        return registry.resolve(image)
-    except KeyError as error:
-        raise StartError(error.args[0]) from error
 
 
 def _mount(source: Path, target: str) -> str:

@@ -28,9 +28,8 @@ ISOLATION_NOTICE = (
 )
 # What programs of any kind need of the server's own environment; nothing else of it reaches a container.
 INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER")
-DEFAULT_PATH = (
-    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's, for an image that sets none
-)
+# Docker's, for an image that sets none.
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_LINE = 200_000  # bytes; a CloudWatch event holds 256 KiB
 START_SECONDS = 30  # for a keeper, which takes a hundredth of it, to say whether the program runs
 LAST_LINES_SECONDS = 5  # for what a program has printed last; nobody prints any more, so it is in the pipe
@@ -58,14 +57,16 @@ class Unpacked:
 
     def environment(self) -> dict[str, str]:
         """The image's own variables, without paths that are not there."""
-        pairs = (variable.partition("=") for variable in self.config.get("Env") or ())
-        values = {name: (value, self.here(value)) for name, _, value in pairs}
-        return {name: here for name, (value, here) in values.items() if here or not value}
+        here = {name: self.here(value) for name, value in self._variables.items()}
+        return {name: value for name, value in here.items() if value or not self._variables[name]}
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        return dict(variable.partition("=")[::2] for variable in self.config.get("Env") or ())
 
     def find(self, command: str) -> tuple[Path, list[str]]:
         """A program, found along the image's PATH as Docker finds it, and that path here. Raises StartError."""
-        pairs = dict(variable.split("=", 1) for variable in self.config.get("Env") or () if "=" in variable)
-        path = pairs.get("PATH", DEFAULT_PATH)
+        path = self._variables.get("PATH", DEFAULT_PATH)
         folders = [folder for folder in self.here(path).split(":") if folder]
         found = [Path(folder, command) for folder in folders if Path(folder, command).is_file()]
         for program in found:
@@ -104,9 +105,8 @@ class Container:
     """
 
     out_of_memory = False
-    kill_seconds = (
-        10  # to end after SIGKILL, for which a process may need the disk or network that it waits for
-    )
+    # To end after SIGKILL, for which a process may need the disk or network that it waits for.
+    kill_seconds = 10
 
     def __init__(
         self, process: subprocess.Popen, home: Path, on_line: Callable, on_exit: Callable, link=None
@@ -196,12 +196,15 @@ class ProcessEngine:
         self.closed = False
 
     def fetch(self, registry, image: str) -> Unpacked | str:
-        """What Spec.image is to be for an image. Raises StartError if it cannot be run."""
+        """What Spec.image is to be for an image. Raises StartError if it is not there or cannot be run."""
         try:
             digest = registry.resolve(image)
-            return Unpacked(registry.unpack(digest), registry.config(digest))
+            return self._fetch(registry, image, digest, registry.config(digest))
         except (KeyError, ValueError) as error:
             raise StartError(error.args[0]) from error
+
+    def _fetch(self, registry, image: str, digest: str, config: dict) -> Unpacked | str:
+        return Unpacked(registry.unpack(digest), config.get("config") or {})
 
     def start(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None = None) -> Container:
         """Start a program. Raises StartError, naming the program and what is wrong with it."""
@@ -227,9 +230,8 @@ class ProcessEngine:
                     | self._environment
                     | spec.environment
                     | {"PATH": os.pathsep.join(path), "SAGEMAKER_BASE_DIR": str(spec.base_dir)}
-                    | {
-                        "MODEL_SERVER_ADDRESS": "127.0.0.1"
-                    },  # the stack's: in a container it listens everywhere
+                    # The stack's: in a container it listens everywhere.
+                    | {"MODEL_SERVER_ADDRESS": "127.0.0.1"},
                     umask=0o022,  # as in a container; the home is closed to others
                     stdin=theirs,
                     stdout=subprocess.PIPE,

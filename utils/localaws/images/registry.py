@@ -44,13 +44,13 @@ URI = re.compile(rf"(?:(?P<host>[^/]+)/)?(?P<name>{NAME})(?::(?P<tag>{TAG})|@(?P
 OURS = re.compile(r"(?:127\.0\.0\.1|localhost):\d+")
 UUID = r"[0-9a-f]{32}"
 ROUTES = [
-    (re.compile(rf"/v2/(?P<name>{NAME})/{tail}"), handler)
-    for tail, handler in [
-        (r"blobs/uploads/?", "_on_start_upload"),
-        (rf"blobs/uploads/(?P<upload>{UUID})", "_on_upload"),
-        (r"blobs/(?P<digest>[^/]+)", "_on_blob"),
-        (r"manifests/(?P<reference>[^/]+)", "_on_manifest"),
-        (r"tags/list", "_on_tags"),
+    (re.compile(rf"/v2/(?P<name>{NAME})/{tail}"), handler, methods)
+    for tail, handler, methods in [
+        (r"blobs/uploads/?", "_on_start_upload", ["POST"]),
+        (rf"blobs/uploads/(?P<upload>{UUID})", "_on_upload", ["GET", "PATCH", "PUT", "DELETE"]),
+        (r"blobs/(?P<digest>[^/]+)", "_on_blob", ["GET", "HEAD", "DELETE"]),
+        (r"manifests/(?P<reference>[^/]+)", "_on_manifest", ["GET", "HEAD", "PUT", "DELETE"]),
+        (r"tags/list", "_on_tags", ["GET"]),
     ]
 ]
 INDEXES = {
@@ -127,9 +127,9 @@ class Registry:
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         temporary.mkdir(parents=True)
         try:
-            layers = self._layers(digest)
-            for layer, diff_id in layers:
-                self._extract(layer, diff_id, temporary)
+            manifest, config = self._described(digest)
+            for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True):
+                self._extract(layer["digest"], diff_id, temporary)
             if not (temporary / "opt/program").is_dir():
                 raise ValueError(
                     f"The image {digest} has no folder /opt/program: build it with this project's recipe"
@@ -142,9 +142,8 @@ class Registry:
         return target
 
     def config(self, digest: str) -> dict:
-        """Return what an image says of how it is run: `Env`, `WorkingDir`, and so on. Raises ValueError if it is damaged."""
-        manifest = json.loads(self._verified(digest).read_bytes())
-        return json.loads(self._verified(manifest["config"]["digest"]).read_bytes()).get("config") or {}
+        """Return what an image says of itself; under `config`, of how it is run. Raises ValueError as `unpack` does."""
+        return self._described(digest)[1]
 
     def check(self, tell: Callable[[str], None]) -> None:
         """Put aside what is not there as it was pushed; tell each loss in words."""
@@ -209,9 +208,8 @@ class Registry:
         if by_digest and reference != digest:
             raise RegistryError("DIGEST_INVALID", f"The manifest's digest is {digest}, not {reference}")
         if not by_digest and not re.fullmatch(TAG, reference):
-            raise RegistryError(
-                "TAG_INVALID", f"{reference!r} is not a tag: letters, digits, `_.-`, at most 128"
-            )
+            message = f"{reference!r} is not a tag: letters, digits, `_.-`, at most 128"
+            raise RegistryError("TAG_INVALID", message)
         manifest = _checked_manifest(body, media_type)
         folder = self._repository(name)
         with self._lock:
@@ -275,7 +273,7 @@ class Registry:
     def _route(self, request: Request) -> Response:
         if request.path in ("/v2", "/v2/"):
             return Response("{}", content_type="application/json")
-        for pattern, handler in ROUTES:
+        for pattern, handler, methods in ROUTES:
             if match := pattern.fullmatch(request.path):
                 arguments = match.groupdict()
                 if len(arguments["name"]) > MAX_NAME:
@@ -289,14 +287,18 @@ class Registry:
                         f"in the registry with id '{self.account}'",
                         404,
                     )
+                if request.method not in methods:
+                    allow = {"Allow": ", ".join(methods)}
+                    raise RegistryError("UNSUPPORTED", f"{request.method} is not allowed here", 405, allow)
                 return getattr(self, handler)(request, **arguments)
         raise RegistryError("NAME_INVALID", f"{request.path} is no path of the distribution protocol", 404)
 
     def _on_start_upload(self, request: Request, name: str) -> Response:
-        _allow(request, "POST")
-        mount = request.args.get("mount")
-        if mount and re.fullmatch(DIGEST, mount) and self._mount(name, mount, request.args.get("from", "")):
-            return self._created(f"/v2/{name}/blobs/{mount}", mount)
+        mount, source = request.args.get("mount", ""), request.args.get("from", "")
+        if re.fullmatch(DIGEST, mount) and re.fullmatch(NAME, source):
+            with self._lock:
+                if self._held(source, mount).exists():
+                    return self._link(name, mount)
         upload = self._repository(name) / "_uploads" / uuid.uuid4().hex
         upload.parent.mkdir(parents=True, exist_ok=True)
         upload.touch()
@@ -305,12 +307,10 @@ class Registry:
         return _progress(name, upload, 202)
 
     def _on_upload(self, request: Request, name: str, upload: str) -> Response:
-        _allow(request, "GET", "PATCH", "PUT", "DELETE")
         file = self._repository(name) / "_uploads" / upload
         if not file.is_file():
-            raise RegistryError(
-                "BLOB_UPLOAD_UNKNOWN", f"There is no upload {upload}: begin again with POST", 404
-            )
+            message = f"There is no upload {upload}: begin again with POST"
+            raise RegistryError("BLOB_UPLOAD_UNKNOWN", message, 404)
         if request.method == "PUT":
             digest = request.args.get("digest")
             if not digest:
@@ -331,23 +331,20 @@ class Registry:
         actual = _sha256(file)
         if actual != digest:
             file.unlink(missing_ok=True)
-            raise RegistryError(
-                "DIGEST_INVALID", f"The bytes that arrived have the digest {actual}, not {digest}"
-            )
+            message = f"The bytes that arrived have the digest {actual}, not {digest}"
+            raise RegistryError("DIGEST_INVALID", message)
         with self._lock:
-            _sync(file)
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
             file.rename(self._blob(digest))
-            self._link(name, digest)
-        return self._created(f"/v2/{name}/blobs/{digest}", digest)
+            return self._link(name, digest)
 
     def _on_blob(self, request: Request, name: str, digest: str) -> Response:
-        _allow(request, "GET", "HEAD", "DELETE")
-        link = self._repository(name) / "_blobs" / digest.removeprefix("sha256:")
-        if not re.fullmatch(DIGEST, digest) or not link.exists():
+        if not re.fullmatch(DIGEST, digest) or not self._held(name, digest).exists():
             raise RegistryError("BLOB_UNKNOWN", f"The repository {name} has no blob {digest}", 404)
         if request.method == "DELETE":
             with self._lock:
-                link.unlink(missing_ok=True)
+                self._held(name, digest).unlink(missing_ok=True)
                 self._collect()
             return Response(status=202)
         try:
@@ -360,19 +357,17 @@ class Registry:
                 max_age=None,
             )
         except RequestedRangeNotSatisfiable as error:
-            raise RegistryError(
-                "RANGE_INVALID", f"{request.headers['Range']} is outside the blob", 416
-            ) from error
+            message = f"{request.headers['Range']} is outside the blob"
+            raise RegistryError("RANGE_INVALID", message, 416) from error
         response.headers["Docker-Content-Digest"] = digest
         return response
 
     def _on_manifest(self, request: Request, name: str, reference: str) -> Response:
-        _allow(request, "GET", "HEAD", "PUT", "DELETE")
         if request.method == "PUT":
             if (request.content_length or 0) > MAX_MANIFEST:
                 raise RegistryError("MANIFEST_INVALID", f"A manifest has at most {MAX_MANIFEST:,} bytes", 413)
             digest = self.put_manifest(name, reference, request.get_data(), request.mimetype)
-            return self._created(f"/v2/{name}/manifests/{digest}", digest)
+            return _created(f"/v2/{name}/manifests/{digest}", digest)
         digest = self._digest(name, reference)
         if digest is None:
             raise RegistryError("MANIFEST_UNKNOWN", f"Requested image not found: {name}, {reference}", 404)
@@ -386,7 +381,6 @@ class Registry:
         return response
 
     def _on_tags(self, request: Request, name: str) -> Response:
-        _allow(request, "GET")
         tags = sorted(file.name for file in _files(self._repository(name) / "_tags"))
         last, count = request.args.get("last", ""), request.args.get("n", "")
         if count and not count.isdecimal():
@@ -408,9 +402,8 @@ class Registry:
         if user.username != "AWS" or not hmac.compare_digest(signature.encode(), expected.encode()):
             raise RegistryError("DENIED", "Your authorization token is not valid. Log in again.", 403)
         if int(expires) < time.time():
-            raise RegistryError(
-                "DENIED", "Your authorization token has expired. Reauthenticate and try again.", 403
-            )
+            message = "Your authorization token has expired. Reauthenticate and try again."
+            raise RegistryError("DENIED", message, 403)
 
     # Files
 
@@ -433,20 +426,15 @@ class Registry:
             digest = tag.read_text()
         return digest if (folder / "_manifests" / _hex(digest)).is_file() else None
 
-    def _link(self, name: str, digest: str) -> None:
-        link = self._repository(name) / "_blobs" / _hex(digest)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.touch()
+    def _held(self, name: str, digest: str) -> Path:
+        """The file that is there where a repository may serve a blob."""
+        return self._repository(name) / "_blobs" / _hex(digest)
 
-    def _mount(self, name: str, digest: str, source: str) -> bool:
-        with self._lock:
-            if (
-                not re.fullmatch(NAME, source)
-                or not (self._repository(source) / "_blobs" / _hex(digest)).exists()
-            ):
-                return False
-            self._link(name, digest)
-            return True
+    def _link(self, name: str, digest: str) -> Response:
+        held = self._held(name, digest)
+        held.parent.mkdir(parents=True, exist_ok=True)
+        held.touch()
+        return _created(f"/v2/{name}/blobs/{digest}", digest)
 
     def _check_parts(self, name: str, manifest: dict, media_type: str) -> None:
         kind = "_manifests" if media_type in INDEXES else "_blobs"
@@ -455,15 +443,12 @@ class Registry:
             if part.get("urls"):
                 continue  # a foreign layer: by definition not in the registry
             if not (folder / _hex(part["digest"])).exists():
-                raise RegistryError(
-                    "MANIFEST_BLOB_UNKNOWN",
-                    f"The manifest names {part['digest']}, which was not pushed to {name}",
-                )
+                message = f"The manifest names {part['digest']}, which was not pushed to {name}"
+                raise RegistryError("MANIFEST_BLOB_UNKNOWN", message)
             actual = self._blob(part["digest"]).stat().st_size
             if part["size"] != actual:
-                raise RegistryError(
-                    "SIZE_INVALID", f"{part['digest']} has {actual} bytes, not {part['size']}"
-                )
+                message = f"{part['digest']} has {actual} bytes, not {part['size']}"
+                raise RegistryError("SIZE_INVALID", message)
 
     def _check_mutability(self, name: str, reference: str, digest: str) -> None:
         held = self._digest(name, reference)
@@ -472,7 +457,7 @@ class Registry:
             raise RegistryError(
                 "TAG_INVALID",
                 f"The image tag '{reference}' already exists in the '{name}' repository and cannot be "
-                f"overwritten because the repository is immutable.",
+                "overwritten because the repository is immutable.",
             )
 
     def _collect(self) -> None:
@@ -486,15 +471,10 @@ class Registry:
             if blob.name not in named:
                 blob.unlink()
 
-    def _created(self, location: str, digest: str) -> Response:
-        response = Response(status=201, headers={"Location": location, "Docker-Content-Digest": digest})
-        response.autocorrect_location_header = False
-        return response
-
     # Unpacking
 
-    def _layers(self, digest: str) -> list[tuple[str, str]]:
-        """Return (layer digest, digest of its content) from bottom to top, after checking all of them."""
+    def _described(self, digest: str) -> tuple[dict, dict]:
+        """Return an image's manifest and its configuration. Raises ValueError where SageMaker would not run it."""
         manifest = json.loads(self._verified(digest).read_bytes())
         if "manifests" in manifest:
             raise ValueError(
@@ -505,12 +485,10 @@ class Registry:
         platform = f"{config.get('os')}/{config.get('architecture')}"
         if platform != "linux/amd64":
             raise ValueError(
-                f"exec format error: the image {digest} is for {platform}, SageMaker runs linux/amd64"
+                f"exec format error: the image {digest} is for {platform}, SageMaker runs linux/amd64: "
+                "build it with --platform linux/amd64"
             )
-        layers = [layer["digest"] for layer in manifest["layers"]]
-        for layer in layers:
-            self._verified(layer)
-        return list(zip(layers, config["rootfs"]["diff_ids"], strict=True))
+        return manifest, config
 
     def _verified(self, digest: str) -> Path:
         file = self._blob(digest)
@@ -520,7 +498,7 @@ class Registry:
 
     def _extract(self, layer: str, diff_id: str, target: Path) -> None:
         """Extract what lies under /opt/program, the only part that the process engine runs."""
-        with _uncompressed(self._blob(layer)) as content:
+        with _uncompressed(self._verified(layer)) as content:
             if "sha256:" + hashlib.file_digest(content, "sha256").hexdigest() != diff_id:
                 raise ValueError(
                     f"The content of layer {layer} is not the {diff_id} that the image's config names"
@@ -574,13 +552,9 @@ def _append(request: Request, name: str, file: Path) -> None:
             match = re.fullmatch(r"(?:bytes[ =])?(\d+)-(\d+)(?:/.*)?", stated)
             length = request.content_length or 0
             if not match or int(match[1]) != size or int(match[2]) - int(match[1]) + 1 != length:
+                message = f"Content-Range {stated} does not follow the {size} bytes here"
                 headers = dict(_progress(name, file, 416).headers)
-                raise RegistryError(
-                    "BLOB_UPLOAD_INVALID",
-                    f"Content-Range {stated} does not follow the {size} bytes here",
-                    416,
-                    headers,
-                )
+                raise RegistryError("BLOB_UPLOAD_INVALID", message, 416, headers)
         shutil.copyfileobj(request.stream, out, CHUNK)
 
 
@@ -592,16 +566,11 @@ def _progress(name: str, upload: Path, status: int) -> Response:
         "Range": f"0-{max(size - 1, 0)}",
         "Content-Length": "0",
     }
-    response = Response(status=status, headers=headers)
-    response.autocorrect_location_header = False
-    return response
+    return Response(status=status, headers=headers)
 
 
-def _allow(request: Request, *methods: str) -> None:
-    if request.method not in methods:
-        raise RegistryError(
-            "UNSUPPORTED", f"{request.method} is not allowed here", 405, {"Allow": ", ".join(methods)}
-        )
+def _created(location: str, digest: str) -> Response:
+    return Response(status=201, headers={"Location": location, "Docker-Content-Digest": digest})
 
 
 def _hex(digest: str) -> str:
@@ -620,22 +589,12 @@ def _sha256(file: Path) -> str:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
 @contextmanager
 def _uncompressed(layer: Path):
     with layer.open("rb") as stream:
-        magic = stream.read(4)
-        stream.seek(0)
-        if magic[:2] == b"\x1f\x8b":
-            with gzip.open(stream) as content:
-                yield content
-        elif magic == b"\x28\xb5\x2f\xfd":
+        magic = stream.peek(4)
+        if magic.startswith(b"\x28\xb5\x2f\xfd"):
             raise ValueError(
                 "A layer is compressed with zstd, which SageMaker does not take: build with gzip"
             )
-        else:
-            yield stream
+        yield gzip.GzipFile(fileobj=stream) if magic.startswith(b"\x1f\x8b") else stream
