@@ -57,9 +57,8 @@ def main() -> None:
         import psutil  # late: most programs leave nothing behind
 
         for process in psutil.Process().children(recursive=True):
-            with suppress(
-                psutil.Error
-            ):  # it has ended, or is root's: who waits for the keeper gives up at last
+            # It has ended, or is root's: who waits for the keeper gives up at last.
+            with suppress(psutil.Error):
                 process.kill()
         time.sleep(BETWEEN_ROUNDS)
         found, left = reap(program)

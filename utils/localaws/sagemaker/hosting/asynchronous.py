@@ -65,9 +65,8 @@ class Queue:
         self._waiting.put(None)
 
     def _run(self):
-        while (
-            identity := self._waiting.get()
-        ) is not None:  # for as long as there is an endpoint: see `close`
+        # For as long as there is an endpoint: see `close`.
+        while (identity := self._waiting.get()) is not None:
             claimed = None
             while not self._closed and not (claimed := self._claim()):
                 time.sleep(POLL_SECONDS)  # until an instance has room, which it may come to in many ways
