@@ -67,7 +67,7 @@ def list_objects(s3, data_type: str, uri: str) -> list[tuple[str, str, str]]:
     if data_type == "S3Prefix":
         return [(bucket, key, relative_name(prefix, key)) for key in list_keys(s3, uri)]
     try:
-        first, *names = json.loads(read(s3, bucket, prefix))
+        first, *names = json.loads(read(s3, uri))
         base = first["prefix"]
         if not all(isinstance(name, str) for name in names):
             raise TypeError("names must be strings")
@@ -79,9 +79,9 @@ def list_objects(s3, data_type: str, uri: str) -> list[tuple[str, str, str]]:
     return [(bucket, prefix + name, name) for name in names]
 
 
-def read(s3, bucket: str, key: str) -> bytes:
+def read(s3, uri: str) -> bytes:
     """An object's bytes. Raises DataError, naming it, if it cannot be read."""
-    with open_object(s3, bucket, key) as body:
+    with open_object(s3, *parse_uri(uri)) as body:
         return body.read()
 
 
@@ -104,12 +104,8 @@ def download(s3, objects: list[tuple[str, str, str]], folder: Path) -> None:
             raise DataError(f'"s3://{bucket}/{key}" would be written outside its folder: rename the object')
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with s3.get_object(Bucket=bucket, Key=key)["Body"] as body, open(target, "wb") as file:
+            with open_object(s3, bucket, key) as body, open(target, "wb") as file:
                 shutil.copyfileobj(body, file, 1 << 20)
-        except ClientError as error:
-            raise DataError(
-                f'Cannot read "s3://{bucket}/{key}": {error.response["Error"]["Message"]}'
-            ) from error
         except OSError as error:
             raise DataError(f'Cannot write "{name}" from "s3://{bucket}/{key}": {error.strerror}') from error
 

@@ -83,7 +83,7 @@ class Queue:
                 raise AwsError(
                     "ModelError", "The request expired: it waited for longer than RequestTTLSeconds."
                 )
-            body = storage.read(s3, *storage.parse_uri(record["InputLocation"]))
+            body = storage.read(s3, record["InputLocation"])
         except (AwsError, storage.DataError) as error:
             instance.leave()
             failure = str(error)
