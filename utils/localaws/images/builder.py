@@ -108,7 +108,7 @@ def inspect(name: str) -> Image:
 def changed(name: str) -> list[str]:
     """Return the files that are not as they were when a local image was built of them, as paths in the repository.
 
-    None where its algorithm's folder is not here. Raises ValueError when the image was not built.
+    Of one whose algorithm's folder is not here there are none. Raises ValueError when the image was not built.
     """
     manifest = _read_json(inspect(name).digest)
     labels = _read_json(manifest["config"]["digest"])["config"]["Labels"]

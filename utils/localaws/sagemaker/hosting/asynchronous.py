@@ -24,8 +24,8 @@ POLL_SECONDS = 0.05
 class Queue:
     """The requests to one endpoint, taken up in the order in which they came.
 
-    claim:    answers an instance with room for one more request (what it answers is passed on to `exchange`), or None
-    exchange: sends one request: (claimed, headers, body, timeout) -> (status, headers, body). Raises AwsError
+    claim:    (endpoint) -> an instance with room for one more request, as it is passed on to `exchange`, or None
+    exchange: (endpoint, claimed, headers, body, timeout) -> (status, headers, body) of one request. Raises AwsError
     """
 
     def __init__(self, context: Context, endpoint: str, group: str, claim: Callable, exchange: Callable):
@@ -68,7 +68,7 @@ class Queue:
         # For as long as there is an endpoint: see `close`.
         while (identity := self._waiting.get()) is not None:
             claimed = None
-            while not self._closed and not (claimed := self._claim()):
+            while not self._closed and not (claimed := self._claim(self._endpoint)):
                 time.sleep(POLL_SECONDS)  # until an instance has room, which it may come to in many ways
             record = self._context.store.get(KIND, identity)
             if claimed:
@@ -77,50 +77,43 @@ class Queue:
                 abandon(self._context, record)
 
     def _answer(self, record: dict, claimed: tuple):
-        s3, (_, variant, instance) = self._context.s3, claimed
+        context, (_, variant, instance) = self._context, claimed
         try:
             if time.time() > record["Expires"]:
-                raise AwsError(
-                    "ModelError", "The request expired: it waited for longer than RequestTTLSeconds."
-                )
-            body = storage.read(s3, record["InputLocation"])
-        except (AwsError, storage.DataError) as error:
+                raise storage.DataError("The request expired: it waited for longer than RequestTTLSeconds.")
+            body = storage.read(context.s3, record["InputLocation"])
+        except storage.DataError as error:
             instance.leave()
             failure = str(error)
         else:
             try:
-                _, headers, answer = self._exchange(claimed, record["Headers"], body, record["Timeout"])
-                failure = None
+                _, headers, answer = self._exchange(
+                    self._endpoint, claimed, record["Headers"], body, record["Timeout"]
+                )
+                _settle(context, record, "OutputLocation", answer, headers["Content-Type"])
+                return
             except AwsError as error:
-                if self._context.engine.closed:
+                if context.engine.closed:
                     return  # localaws is being stopped: the request waits for the next start
                 failure = error.message
-        try:
-            if failure is None:
-                bucket, key = storage.parse_uri(record["OutputLocation"])
-                s3.put_object(Bucket=bucket, Key=key, Body=answer, ContentType=headers["Content-Type"])
-            else:
-                log = LogStream(self._context.logs, self._group, f"{variant.name}/{instance.id}/data-log")
-                log.write(f"[sagemaker logs] [{record['InferenceId']}] {failure}")
-                log.close()
-                _put_failure(s3, record, failure)
-        except (ClientError, BotoCoreError) as error:
-            print(f"localaws: {self._endpoint}: an answer cannot be stored: {error}", file=sys.stderr)
-        self._context.store.delete(KIND, record["Id"])
+        log = LogStream(context.logs, self._group, f"{variant.name}/{instance.id}/data-log")
+        log.write(f"[sagemaker logs] [{record['InferenceId']}] {failure}")
+        log.close()
+        _settle(context, record, "FailureLocation", failure)
 
 
 def abandon(context: Context, record: dict) -> None:
     """Fail a request whose endpoint is gone."""
+    failure = f"Endpoint {record['Endpoint']} was deleted before it took up the request."
+    _settle(context, record, "FailureLocation", failure)
+
+
+def _settle(context: Context, record: dict, place: str, content: bytes | str, kind: str = "text/plain"):
+    """Put what came of a request at its `place`, where it has one, and forget the request."""
     try:
-        _put_failure(
-            context.s3, record, f"Endpoint {record['Endpoint']} was deleted before it took up the request."
-        )
+        if uri := record.get(place):
+            bucket, key = storage.parse_uri(uri)
+            context.s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType=kind)
     except (ClientError, BotoCoreError) as error:
-        print(f"localaws: {record['Endpoint']}: a failure cannot be stored: {error}", file=sys.stderr)
+        print(f"localaws: {record['Endpoint']}: an answer cannot be stored: {error}", file=sys.stderr)
     context.store.delete(KIND, record["Id"])
-
-
-def _put_failure(s3, record: dict, failure: str) -> None:
-    if uri := record.get("FailureLocation"):
-        bucket, key = storage.parse_uri(uri)
-        s3.put_object(Bucket=bucket, Key=key, Body=failure.encode(), ContentType="text/plain")

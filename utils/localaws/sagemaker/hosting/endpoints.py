@@ -1,6 +1,5 @@
 """Endpoints: fleets of serving instances, invoked through weighted variants, replaced without a lost request."""
 
-import functools
 import json
 import math
 import random
@@ -447,20 +446,20 @@ class Hosting:
 
     def _queue(self, name: str) -> asynchronous.Queue:
         """The queue of an asynchronous endpoint."""
-
-        def claim():
-            fleet = self._fleets.get(name.lower())
-            variant = fleet and fleet.choose(None)
-            instance = variant and variant.claim()
-            return instance and (fleet, variant, instance)
-
         with self._queues_lock:
             if name.lower() not in self._queues:
-                exchange = functools.partial(self._exchange, name)
-                self._queues[name.lower()] = asynchronous.Queue(
-                    self.context, name, LOG_GROUP.format(name), claim, exchange
+                made = asynchronous.Queue(
+                    self.context, name, LOG_GROUP.format(name), self._look, self._exchange
                 )
+                self._queues[name.lower()] = made
             return self._queues[name.lower()]
+
+    def _look(self, name: str) -> tuple[Fleet, Variant, Instance] | None:
+        """An instance with room for one more request, entered for it, if there is one now."""
+        fleet = self._fleets.get(name.lower())
+        variant = fleet and fleet.choose(None)
+        instance = variant and variant.claim()
+        return instance and (fleet, variant, instance)
 
     def _exchange(
         self,

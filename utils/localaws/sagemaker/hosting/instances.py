@@ -2,7 +2,6 @@
 
 import collections
 import io
-import math
 import shutil
 import socket
 import threading
@@ -85,7 +84,7 @@ class Instance:
             reason = self._failure or f"/ping was not answered with 200 within {seconds:.0f} s"
             raise ServeError(f"{reason}. Its last lines: {' | '.join(self._last)}" if self._last else reason)
 
-    def enter(self, limit: float = math.inf) -> bool:
+    def enter(self, limit: float) -> bool:
         """Claim the instance for one of `limit` requests at once; False if it has no room. Pair with `leave`."""
         with self._changed:
             if not self.healthy or self._draining or self.in_flight >= limit:
