@@ -95,10 +95,7 @@ class Training(Jobs):
         record = request | {
             "ResolvedImage": image,
             "Instances": {resources["InstanceType"]: resources["InstanceCount"]},
-            "SecondaryStatus": "Starting",
-            "SecondaryStatusTransitions": [
-                {"Status": "Starting", "StartTime": time.time(), "StatusMessage": MESSAGES["Starting"]}
-            ],
+            "SecondaryStatusTransitions": [],
             "StoppingCondition": {"MaxRuntimeInSeconds": DEFAULT_RUNTIME}
             | request.get("StoppingCondition", {}),
             "ModelArtifacts": {"S3ModelArtifacts": f"{output.rstrip('/')}/{name}/output/model{suffix}"},
@@ -106,6 +103,7 @@ class Training(Jobs):
             "EnableInterContainerTrafficEncryption": False,
             "EnableManagedSpotTraining": request.get("EnableManagedSpotTraining", False),
         }
+        transition(record, "Starting")
         return _Job(context, record)
 
     def again(self, record: dict) -> "_Job | None":
@@ -124,10 +122,7 @@ class Training(Jobs):
     def finish(self, record: dict, status: str, job: "_Job | None") -> None:
         """The times, the final metrics and the last secondary status."""
         if job and job.final:
-            record["FinalMetricDataList"] = [
-                {"MetricName": name, "Value": value, "Timestamp": when}
-                for name, (value, when) in job.final.items()
-            ]
+            record["FinalMetricDataList"] = list(job.final.values())
         record["TrainingEndTime"] = time.time()
         # What AWS bills, an instance; here it is the time that the job took.
         seconds = math.ceil(record["TrainingEndTime"] - record.get("TrainingStartTime", time.time()))
@@ -141,7 +136,8 @@ def transition(record: dict, status: str, message: str | None = None) -> None:
     """Enter a secondary status: the one before it ends now."""
     now = time.time()
     transitions = record["SecondaryStatusTransitions"]
-    transitions[-1].setdefault("EndTime", now)
+    for last in transitions[-1:]:
+        last.setdefault("EndTime", now)
     record["SecondaryStatus"] = status
     entry = {"Status": status, "StartTime": now, "StatusMessage": message or MESSAGES[status]}
     if status in ("Completed", "Failed", "Stopped", "MaxRuntimeExceeded"):
@@ -197,7 +193,7 @@ class _Job(Job):
 
     def __init__(self, context: Context, record: dict):
         super().__init__(context, "TrainingJob", record)
-        self.final: dict[str, tuple[float, float]] = {}  # metric -> its last value and when it came
+        self.final: dict[str, dict] = {}  # metric -> its last value and when it came, as they are told
         self.series: dict[str, list[float]] = {}  # metric -> all its values
         self._containers: list[Container] = []
         count = record["ResourceConfig"]["InstanceCount"]
@@ -210,9 +206,8 @@ class _Job(Job):
         self._streams: dict[str, str] = {}  # host -> its log stream
 
     def _enter(self, status: str, **fields) -> None:
-        self.context.store.update(
-            "TrainingJob", self.name, lambda record: transition(record, status), **fields
-        )
+        store = self.context.store
+        store.update("TrainingJob", self.name, lambda record: transition(record, status), **fields)
 
     def execute(self) -> str:
         self._enter("Downloading", TrainingStartTime=time.time())
@@ -259,17 +254,14 @@ class _Job(Job):
             (base / folder).mkdir(parents=True)
         config = base / "input" / "config"
         write_json(config / "hyperparameters.json", record.get("HyperParameters", {}))
+        group, instance_type = "homogeneousCluster", record["ResourceConfig"]["InstanceType"]
         resources = {
             "current_host": host,
-            "current_instance_type": record["ResourceConfig"]["InstanceType"],
-            "current_group_name": "homogeneousCluster",
+            "current_instance_type": instance_type,
+            "current_group_name": group,
             "hosts": self._hosts,
             "instance_groups": [
-                {
-                    "instance_group_name": "homogeneousCluster",
-                    "instance_type": record["ResourceConfig"]["InstanceType"],
-                    "hosts": self._hosts,
-                }
+                {"instance_group_name": group, "instance_type": instance_type, "hosts": self._hosts}
             ],
             "network_interface_name": "lo",
         }
@@ -326,10 +318,12 @@ class _Job(Job):
                 streams[host] = LogStream(self.context.logs, LOG_GROUP, self._streams[host])
             if "CheckpointConfig" in record:
                 checkpoints += [self._checkpoints(bases[host], streams[host]) for host in self._hosts]
+            instance_type, isolated = (
+                record["ResourceConfig"]["InstanceType"],
+                record["EnableNetworkIsolation"],
+            )
             for host, stream in streams.items():
                 what = f"training job {self.name} {host}"
-                instance_type = record["ResourceConfig"]["InstanceType"]
-                isolated = record["EnableNetworkIsolation"]
                 spec = Spec(what, image, "train", bases[host], environment, instance_type, isolated)
                 self._containers.append(
                     self.context.engine.start(spec, lambda line, to=stream: self._line(line, to))
@@ -354,23 +348,21 @@ class _Job(Job):
     def _checkpoints(self, base: Path, stream: LogStream) -> Checkpoints:
         config = self.record["CheckpointConfig"]
         place = config.get("LocalPath", CHECKPOINTS).removeprefix("/opt/ml/")
-        return Checkpoints(
-            self.context.s3,
-            config["S3Uri"],
-            base,
-            place,
-            lambda what: stream.write(f"[localaws] checkpoint {what}"),
-        )
+
+        def say(what):
+            stream.write(f"[localaws] checkpoint {what}")
+
+        return Checkpoints(self.context.s3, config["S3Uri"], base, place, say)
 
     def _line(self, line: str, stream: LogStream) -> None:
         stream.write(line)
         for name, pattern in list(self._metrics.items()):
             try:
                 if match := pattern.search(line, timeout=REGEX_SECONDS, concurrent=True):
-                    self.final[name] = (float(match[1]), time.time())
+                    value = float(match[1])
+                    self.final[name] = {"MetricName": name, "Value": value, "Timestamp": time.time()}
                     series = self.series.setdefault(name, [])
-                    series[SERIES - 1 :] = []
-                    series.append(self.final[name][0])
+                    series[SERIES - 1 :] = [value]
             except (ValueError, IndexError):
                 continue  # not a number, or no group: AWS passes it over as well
             except TimeoutError:
@@ -438,19 +430,9 @@ class _Job(Job):
                 stream.close()
 
     def _publish_metrics(self) -> None:
-        if self.final:
-            self.context.cloudwatch.put_metric_data(
-                Namespace=LOG_GROUP,
-                MetricData=[
-                    {
-                        "MetricName": name,
-                        "Dimensions": [{"Name": "TrainingJobName", "Value": self.name}],
-                        "Timestamp": when,
-                        "Value": value,
-                    }
-                    for name, (value, when) in self.final.items()
-                ],
-            )
+        job = {"Dimensions": [{"Name": "TrainingJobName", "Value": self.name}]}
+        if data := [metric | job for metric in self.final.values()]:
+            self.context.cloudwatch.put_metric_data(Namespace=LOG_GROUP, MetricData=data)
 
 
 def _failure_reason(exit_codes: dict[str, int], bases: dict[str, Path]) -> str:
