@@ -7,6 +7,7 @@ nothing and says so in the first line of each log; what was pushed, by digest, i
 import errno
 import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,16 +65,14 @@ class Unpacked:
     def _variables(self) -> dict[str, str]:
         return dict(variable.partition("=")[::2] for variable in self.config.get("Env") or ())
 
-    def find(self, command: str) -> tuple[Path, list[str]]:
+    def find(self, command: str) -> tuple[Path, str]:
         """A program, found along the image's PATH as Docker finds it, and that path here. Raises StartError."""
         path = self._variables.get("PATH", DEFAULT_PATH)
-        folders = [folder for folder in self.here(path).split(":") if folder]
-        found = [Path(folder, command) for folder in folders if Path(folder, command).is_file()]
-        for program in found:
-            if os.access(program, os.X_OK):
-                return program, folders
-        if found:
-            place = found[0].relative_to(self.root).parent
+        here = self.here(path)
+        if program := shutil.which(command, path=here):
+            return Path(program), here
+        if found := shutil.which(command, os.F_OK, here):
+            place = Path(found).parent.relative_to(self.root)
             raise StartError(f'"{command}" in /{place} of the image is not executable: chmod +x, build, push')
         raise StartError(
             f'"{command}": executable file not found in /opt/program of the image, whose PATH is {path}'
@@ -218,7 +217,7 @@ class ProcessEngine:
         if self.closed:
             raise StartError("localaws is being stopped")
         on_line(ISOLATION_NOTICE)
-        path = [*folders, str(self._python(spec, on_line).parent), os.environ.get("PATH", os.defpath)]
+        path = [folders, str(self._python(spec, on_line).parent), os.environ.get("PATH", os.defpath)]
         link, theirs = socket.socketpair()
         try:
             with theirs:
