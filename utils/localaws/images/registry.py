@@ -147,12 +147,12 @@ class Registry:
 
     def check(self, tell: Callable[[str], None]) -> None:
         """Put aside what is not there as it was pushed; tell each loss in words."""
-        aside = self.home / "aside"
 
         def put_aside(file: Path, what: str, why) -> None:
-            aside.mkdir(exist_ok=True)
-            file.replace(aside / f"{file.parent.name}-{file.name}")
-            tell(f"{what}: {why} (kept as {aside / f'{file.parent.name}-{file.name}'})")
+            kept = self.home / "aside" / f"{file.parent.name}-{file.name}"
+            kept.parent.mkdir(exist_ok=True)
+            file.replace(kept)
+            tell(f"{what}: {why} (kept as {kept})")
 
         for blob in _files(self.blobs):
             if not is_whole(blob, blob.name):
@@ -171,9 +171,8 @@ class Registry:
             with suppress(ValueError):
                 if self._digest(name, tag.name):
                     continue
-            put_aside(
-                tag, f"image {name}:{tag.name}", f"there is no {tag.read_bytes().decode(errors='replace')}"
-            )
+            digest = tag.read_bytes().decode(errors="replace")
+            put_aside(tag, f"image {name}:{tag.name}", f"there is no {digest}")
 
     # What ECR's control plane asks
 
@@ -184,17 +183,13 @@ class Registry:
             tags = {file.name: file.read_text() for file in _files(folder / "_tags")}
             answer = []
             for file in _files(folder / "_manifests"):
-                digest, entry = f"sha256:{file.name}", json.loads(file.read_text())
-                manifest = json.loads(self.read_manifest(digest))
-                answer.append(
-                    {
-                        "digest": digest,
-                        "tags": sorted(tag for tag, target in tags.items() if target == digest),
-                        "size": sum(part["size"] for part in _parts(manifest)),
-                        "mediaType": entry["mediaType"],
-                        "pushed": entry["pushed"],
-                    }
-                )
+                digest = f"sha256:{file.name}"
+                about = {
+                    "digest": digest,
+                    "tags": sorted(tag for tag, target in tags.items() if target == digest),
+                    "size": sum(part["size"] for part in _parts(json.loads(self.read_manifest(digest)))),
+                }
+                answer.append(about | json.loads(file.read_text()))
         return answer
 
     def read_manifest(self, digest: str) -> bytes:
