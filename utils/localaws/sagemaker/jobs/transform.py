@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import urllib3
 from botocore.exceptions import BotoCoreError
@@ -30,6 +31,10 @@ MAX_RETRIES = 3
 MAX_PAYLOAD_IN_MB = 6
 MB = 1024 * 1024
 READ_BYTES = 1 << 18
+STRATEGIES = {
+    "MultiRecord": "MULTI_RECORD",
+    "SingleRecord": "SINGLE_RECORD",
+}  # as the container is told of them
 
 
 class ObjectError(Exception):
@@ -129,7 +134,7 @@ class _Job(Job):
     def execute(self) -> str:
         self.context.store.update("TransformJob", self.name, TransformStartTime=time.time())
         try:
-            sides = self._transform_all(self._instances)
+            sides = self._transform_all()
         except ServeError as error:
             if not self.stop_requested.is_set():
                 message = f"AlgorithmError: the model's container did not come to serve: {error}"
@@ -144,9 +149,9 @@ class _Job(Job):
             raise JobError(f"{side}: See job logs for more information")
         return "Completed"
 
-    def _transform_all(self, instances: list[Instance]) -> list[str]:
-        """Transform every object with instances that are added to `instances`; the sides to blame for failures."""
-        request, context = self.record, self.context
+    def _transform_all(self) -> list[str]:
+        """Start the instances and transform every object with them; the sides to blame for failures."""
+        request, context, instances = self.record, self.context, self._instances
         source = request["TransformInput"]["DataSource"]["S3DataSource"]
         objects = storage.list_objects(context.s3, source["S3DataType"], source["S3Uri"])
         output = f"{request['TransformOutput']['S3OutputPath'].rstrip('/')}/x.out"
@@ -156,9 +161,7 @@ class _Job(Job):
         environment = {
             "SAGEMAKER_BATCH": "true",
             "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(request.get("MaxPayloadInMB", MAX_PAYLOAD_IN_MB)),
-            "SAGEMAKER_BATCH_STRATEGY": (
-                "SINGLE_RECORD" if request.get("BatchStrategy") == "SingleRecord" else "MULTI_RECORD"
-            ),
+            "SAGEMAKER_BATCH_STRATEGY": STRATEGIES[request.get("BatchStrategy", "MultiRecord")],
             "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(request.get("MaxConcurrentTransforms") or 1),
         }
         environment = self._definition.get("Environment", {}) | request.get("Environment", {}) | environment
@@ -210,9 +213,8 @@ class _Job(Job):
         except (urllib3.exceptions.HTTPError, ValueError):
             offered = {}  # it is optional
         known |= {name: offered[name] for name in known if isinstance(offered, dict) and name in offered}
-        strategy = {"MultiRecord": "MULTI_RECORD", "SingleRecord": "SINGLE_RECORD"}
         asked = {name: self.record[name] for name in known if name in self.record}
-        known |= {name: strategy.get(value, value) for name, value in asked.items()}
+        known |= {name: STRATEGIES.get(value, value) for name, value in asked.items()}
         known["MaxConcurrentTransforms"] = max(1, known["MaxConcurrentTransforms"])
         return known
 
@@ -322,9 +324,8 @@ class _Job(Job):
             try:
                 response = instance.request("POST", "/invocations", body, self._headers, self._timeout)
             except urllib3.exceptions.HTTPError as error:
-                failure = ObjectError(
-                    "AlgorithmError", "InternalServerError", f"no answer ({type(error).__name__})"
-                )
+                message = f"no answer ({type(error).__name__})"
+                failure = ObjectError("AlgorithmError", "InternalServerError", message)
             else:
                 if 200 <= response.status < 300:
                     return response.data
@@ -341,9 +342,7 @@ def _rows(data: bytes, kind: str) -> list[str]:
     """The records in a body: lines that are not blank; a JSON body that is one document counts as one record."""
     text = data.decode("utf-8-sig")
     if kind == "json":
-        try:
+        with suppress(ValueError):
             json.loads(text)
-        except ValueError:
-            return [line for line in text.splitlines() if line.strip()]
-        return [text]
+            return [text]
     return [line for line in text.splitlines() if line.strip()]
