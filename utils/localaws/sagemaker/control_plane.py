@@ -164,7 +164,7 @@ class ControlPlane:
     ) -> tuple[int, dict, bytes]:
         """InvokeEndpoint, or InvokeEndpointAsync (`async-invocations`): (status, headers, body). Raises AwsError."""
         answer = self._hosting.invoke if verb == "invocations" else self._hosting.invoke_async
-        return answer(endpoint_name, headers, body)
+        return answer(endpoint_name, {name.lower(): value for name, value in headers.items()}, body)
 
     def recover(self) -> None:
         """After a start: settle what an earlier server left. Call it once the endpoint answers."""

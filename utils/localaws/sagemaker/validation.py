@@ -36,6 +36,7 @@ def service_model(service: str = "sagemaker"):
 def _pattern(pattern: str) -> re.Pattern:
     """The model's Java pattern for Python, whose `re` lacks the Unicode classes."""
     classes = {"L": r"\w", "N": r"\w", "Z": r"\s", "Alnum": "a-zA-Z0-9", "Print": " -~"}
+    classes["ASCII"] = r"[\x00-\x7f]"  # never within brackets
     pattern = re.sub(r"\\p\{(\w+)\}", lambda match: classes[match[1]], pattern)
     return re.compile(pattern.replace(r"\z", r"\Z"))
 

@@ -13,7 +13,7 @@ import urllib3
 
 from localaws.errors import AwsError
 from localaws.sagemaker.context import Context, internal_error
-from localaws.sagemaker.validation import Invalid, NotServed, validate
+from localaws.sagemaker.validation import Invalid, NotServed, service_model, validate
 
 from . import asynchronous
 from .instances import Instance, ServeError, container_definition
@@ -29,14 +29,12 @@ ORIGINAL_MESSAGE_CHARACTERS = 2048
 # In an endpoint's record, while it is updated: what it is to become, as `_take_up` passes it on.
 WANTED = "Wanted"
 PINNED = "ResolvedImage"  # in a variant's configuration: the image to use instead of the model's
-# Request headers that reach the container.
-FORWARDED = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id")
-# Members of InvokeEndpointAsync that come as headers, and how they are read.
-ASYNC_HEADERS = {
-    "InputLocation": str,
-    "InferenceId": str,
-    "RequestTTLSeconds": int,
-    "InvocationTimeoutSeconds": int,
+# Request headers that reach the container, by the members of InvokeEndpointAsync that stand for them.
+FORWARDED = {
+    "ContentType": "content-type",
+    "Accept": "accept",
+    "CustomAttributes": "x-amzn-sagemaker-custom-attributes",
+    "InferenceId": "x-amzn-sagemaker-inference-id",
 }
 
 
@@ -397,7 +395,6 @@ class Hosting:
     def invoke(self, name: str, headers: dict, body: bytes) -> tuple[int, dict, bytes]:
         """InvokeEndpoint: (status, headers, body) of the answer. Raises AwsError, ModelError among them."""
         started = time.perf_counter()
-        headers = {key.lower(): value for key, value in headers.items()}
         _refuse_headers(
             headers, "target-model", "target-container-hostname", "inference-component", "session-id"
         )
@@ -414,16 +411,16 @@ class Hosting:
 
     def invoke_async(self, name: str, headers: dict, body: bytes) -> tuple[int, dict, bytes]:
         """InvokeEndpointAsync: (202, headers, body) once the request is on disk. Raises AwsError."""
-        headers = {key.lower(): value for key, value in headers.items()}
         _refuse_headers(headers, "s3outputpathextension", "filename")
         if body:
             raise NotServed("Body of InvokeEndpointAsync", "put the input into S3 and give InputLocation")
         request = {"EndpointName": name}
-        for member, read in ASYNC_HEADERS.items():
-            header = "inference-id" if member == "InferenceId" else member.lower()
-            if text := headers.get(f"x-amzn-sagemaker-{header}"):
-                request[member] = read(text) if read is str or text.lstrip("-").isdecimal() else text
-        validate("InvokeEndpointAsync", request, "sagemaker-runtime")
+        operation = service_model("sagemaker-runtime").operation_model("InvokeEndpointAsync")
+        for member, shape in operation.input_shape.members.items():
+            if text := headers.get(shape.serialization.get("name", "").lower()):
+                number = shape.type_name == "integer" and text.lstrip("-").isdecimal()
+                request[member] = int(text) if number else text
+        validate(operation.name, request, "sagemaker-runtime")
         if "InputLocation" not in request:
             raise AwsError("ValidationError", "InputLocation is required: the S3 URI of the request's input.")
         fleet = self._fleet(name)
@@ -432,10 +429,7 @@ class Hosting:
                 "ValidationError",
                 f"Endpoint {name} of account {self.context.account} has no AsyncInferenceConfig: use InvokeEndpoint.",
             )
-        forwarded = {key: value for key, value in headers.items() if key in FORWARDED[2:]}
-        for header in FORWARDED[:2]:
-            if value := headers.get(f"x-amzn-sagemaker-{header}"):
-                forwarded[header] = value
+        forwarded = {header: request[member] for member, header in FORWARDED.items() if member in request}
         record = self._queue(name).add(fleet.queued, request, forwarded)
         answer = {
             f"X-Amzn-SageMaker-{member}": record[member]
@@ -454,10 +448,10 @@ class Hosting:
                 self._queues[name.lower()] = made
             return self._queues[name.lower()]
 
-    def _look(self, name: str) -> tuple[Fleet, Variant, Instance] | None:
+    def _look(self, name: str, target: str | None = None) -> tuple[Fleet, Variant, Instance] | None:
         """An instance with room for one more request, entered for it, if there is one now."""
         fleet = self._fleets.get(name.lower())
-        variant = fleet and fleet.choose(None)
+        variant = fleet and fleet.choose(target)
         instance = variant and variant.claim()
         return instance and (fleet, variant, instance)
 
@@ -472,7 +466,7 @@ class Hosting:
     ) -> tuple[int, dict, bytes]:
         """One request to the instance that was claimed for it, and what it leaves behind. Raises AwsError."""
         fleet, variant, instance = claimed
-        forwarded = {key: value for key, value in headers.items() if key in FORWARDED}
+        forwarded = {key: value for key, value in headers.items() if key in FORWARDED.values()}
         sent, status = time.perf_counter(), 0
         try:
             response = instance.request("POST", "/invocations", body, forwarded, timeout)
@@ -520,10 +514,9 @@ class Hosting:
     def _claim(self, name: str, target: str) -> tuple[Fleet, Variant, Instance]:
         """An instance to send one request to. A fleet that is replaced between two looks is looked up again."""
         for _ in range(3):
-            fleet = self._fleet(name)
-            variant = fleet.choose(target)
-            if instance := variant.claim():
-                return fleet, variant, instance
+            if claimed := self._look(name, target):
+                return claimed
+        variant = self._fleet(name).choose(target)
         if variant.serverless and any(instance.healthy for instance in variant.instances):
             raise AwsError(
                 "ThrottlingException",
