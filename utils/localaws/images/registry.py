@@ -270,22 +270,17 @@ class Registry:
             return Response("{}", content_type="application/json")
         for pattern, handler, methods in ROUTES:
             if match := pattern.fullmatch(request.path):
-                arguments = match.groupdict()
-                if len(arguments["name"]) > MAX_NAME:
-                    raise RegistryError(
-                        "NAME_INVALID", f"A repository's name has at most {MAX_NAME} characters"
-                    )
-                if self.describe(arguments["name"]) is None:
-                    raise RegistryError(
-                        "NAME_UNKNOWN",
-                        f"The repository with name '{arguments['name']}' does not exist "
-                        f"in the registry with id '{self.account}'",
-                        404,
-                    )
+                name = match["name"]
+                if len(name) > MAX_NAME:
+                    message = f"A repository's name has at most {MAX_NAME} characters"
+                    raise RegistryError("NAME_INVALID", message)
+                if self.describe(name) is None:
+                    message = f"The repository with name '{name}' does not exist in the registry with id '{self.account}'"
+                    raise RegistryError("NAME_UNKNOWN", message, 404)
                 if request.method not in methods:
                     allow = {"Allow": ", ".join(methods)}
                     raise RegistryError("UNSUPPORTED", f"{request.method} is not allowed here", 405, allow)
-                return getattr(self, handler)(request, **arguments)
+                return getattr(self, handler)(request, **match.groupdict())
         raise RegistryError("NAME_INVALID", f"{request.path} is no path of the distribution protocol", 404)
 
     def _on_start_upload(self, request: Request, name: str) -> Response:

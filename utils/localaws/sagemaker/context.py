@@ -86,14 +86,11 @@ class Context:
         if self.store.insert(kind, name, record | own):
             return {f"{kind}Arn": arn}
         if kind == "HyperParameterTuningJob":
-            message = (
-                f"A hyperparameter tuning job with the name, {name}, already exists. Choose a different name."
-            )
-            raise AwsError("ResourceInUse", message)
+            named = f"A hyperparameter tuning job with the name, {name}, already exists"
+            raise AwsError("ResourceInUse", f"{named}. Choose a different name.")
         if kind.endswith("Job"):
-            names, job = (
-                ("Training job names", "training job") if kind == "TrainingJob" else ("Job name", "job")
-            )
+            training = kind == "TrainingJob"
+            names, job = ("Training job names", "training job") if training else ("Job name", "job")
             message = f"{names} must be unique within an AWS account and region, and a {job} with this name already exists"
             raise AwsError("ResourceInUse", f"{message} ({arn})")
         raise Invalid(f'Cannot create already existing {spell(kind)} "{arn}".')

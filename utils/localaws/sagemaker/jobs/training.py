@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -152,9 +153,8 @@ def _compile(definition: dict) -> regex.Pattern:
             raise regex.error(f"its counts in braces multiply to more than {REPEATS:,}")
         return regex.compile(definition["Regex"])
     except regex.error as error:
-        raise Invalid(
-            f'Metric "{definition["Name"]}": invalid regex "{definition["Regex"]}": {error}.'
-        ) from error
+        message = f'Metric "{definition["Name"]}": invalid regex "{definition["Regex"]}": {error}.'
+        raise Invalid(message) from error
 
 
 def _check_channel(channel: dict, default_mode: str) -> None:
@@ -198,10 +198,8 @@ class _Job(Job):
         self._containers: list[Container] = []
         count = record["ResourceConfig"]["InstanceCount"]
         self._hosts = sorted(f"algo-{number}" for number in range(1, count + 1))
-        self._metrics = {
-            definition["Name"]: _compile(definition)
-            for definition in record["AlgorithmSpecification"].get("MetricDefinitions", ())
-        }
+        definitions = record["AlgorithmSpecification"].get("MetricDefinitions", ())
+        self._metrics = {definition["Name"]: _compile(definition) for definition in definitions}
         self._pipes: list[_Pipe] = []
         self._streams: dict[str, str] = {}  # host -> its log stream
 
@@ -318,16 +316,13 @@ class _Job(Job):
                 streams[host] = LogStream(self.context.logs, LOG_GROUP, self._streams[host])
             if "CheckpointConfig" in record:
                 checkpoints += [self._checkpoints(bases[host], streams[host]) for host in self._hosts]
-            instance_type, isolated = (
-                record["ResourceConfig"]["InstanceType"],
-                record["EnableNetworkIsolation"],
-            )
+            instance_type = record["ResourceConfig"]["InstanceType"]
+            isolated = record["EnableNetworkIsolation"]
             for host, stream in streams.items():
                 what = f"training job {self.name} {host}"
                 spec = Spec(what, image, "train", bases[host], environment, instance_type, isolated)
-                self._containers.append(
-                    self.context.engine.start(spec, lambda line, to=stream: self._line(line, to))
-                )
+                on_line = partial(self._line, stream)
+                self._containers.append(self.context.engine.start(spec, on_line))
             spot = first and record["EnableManagedSpotTraining"]
             interruption = float(record.get("Environment", {}).get(INTERRUPTION, 0)) if spot else 0
             outcome = self._await(record["StoppingCondition"]["MaxRuntimeInSeconds"], interruption)
@@ -354,7 +349,7 @@ class _Job(Job):
 
         return Checkpoints(self.context.s3, config["S3Uri"], base, place, say)
 
-    def _line(self, line: str, stream: LogStream) -> None:
+    def _line(self, stream: LogStream, line: str) -> None:
         stream.write(line)
         for name, pattern in list(self._metrics.items()):
             try:

@@ -215,10 +215,9 @@ def _summary(record: dict) -> dict:
     values = {metric["MetricName"]: metric["Value"] for metric in record.get("FinalMetricDataList", ())}
     value = values.get(objective["MetricName"], math.nan)
     known = status in ("Completed", "Stopped") and math.isfinite(value)
-    summary = record | {
-        "ObjectiveStatus": "Succeeded" if known else "Failed" if status in ENDED else "Pending"
-    }
+    summary = record | {"ObjectiveStatus": "Failed" if status in ENDED else "Pending"}
     if known:
+        summary["ObjectiveStatus"] = "Succeeded"
         summary["FinalHyperParameterTuningJobObjectiveMetric"] = objective | {"Value": value}
         summary["FinalObjectiveMetricValue"] = value
     return summary
