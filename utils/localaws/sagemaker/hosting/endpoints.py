@@ -57,7 +57,7 @@ class Variant:
         problem = f"The image of the model for production variant {self.name} does not exist"
         self._resolved = config.get(PINNED) or context.pin(self._definition["Image"], problem)
 
-    def launch(self, count: int) -> list[Instance]:
+    def launch(self, count: int) -> None:
         """Start `count` more instances; raises ServeError (all of them stopped again) unless all become healthy."""
         what = f"endpoint {self._endpoint} variant {self.name}"
         instance_type = self.config.get("InstanceType", "")
@@ -78,7 +78,7 @@ class Variant:
                 f"The primary container for production variant {self.name} did not pass the ping health check. "
                 f"Please check CloudWatch logs for this endpoint. {error}"
             ) from error
-        return started
+        self.instances = self.instances + started
 
     def summary(self) -> dict:
         """As DescribeEndpoint shows it."""
@@ -125,21 +125,15 @@ class Fleet:
 
     def start(self) -> None:
         """Start all variants at once. Raises ServeError, nothing left running, if one does not come up."""
-        variants = list(self.variants.values())
-        with ThreadPoolExecutor(len(variants)) as pool:
-            launches = [
-                pool.submit(variant.launch, variant.config.get("InitialInstanceCount", 1))
-                for variant in variants
-            ]
-        failures = []
-        for variant, launch in zip(variants, launches, strict=True):
-            if error := launch.exception():
-                failures.append(error)
-            else:
-                variant.instances = launch.result()
-        if failures:
+        counts = [variant.config.get("InitialInstanceCount", 1) for variant in self.variants.values()]
+        try:
+            with ThreadPoolExecutor(
+                len(counts)
+            ) as pool:  # which waits for all of them, whatever comes of one
+                list(pool.map(Variant.launch, self.variants.values(), counts))
+        except Exception:
             self.stop()
-            raise failures[0]
+            raise
 
     def choose(self, target: str | None) -> Variant:
         """The variant that a request goes to: the one it names, else by weight."""
@@ -364,7 +358,7 @@ class Hosting:
             variant = self._fleets[name.lower()].variants[item["VariantName"]]
             count = item.get("DesiredInstanceCount", len(variant.instances))
             if count > len(variant.instances):
-                variant.instances = variant.instances + variant.launch(count - len(variant.instances))
+                variant.launch(count - len(variant.instances))
             surplus, variant.instances = variant.instances[count:], variant.instances[:count]
             stop_all(surplus, drain=INVOCATION_SECONDS)
             variant.weight = item.get("DesiredWeight", variant.weight)
