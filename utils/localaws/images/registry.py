@@ -504,33 +504,25 @@ def _parts(manifest: dict) -> list[dict]:
 
 
 def _checked_manifest(body: bytes, media_type: str) -> dict:
-    if media_type not in MANIFESTS | INDEXES:
-        raise RegistryError(
-            "MANIFEST_INVALID",
-            f"The media type {media_type!r} is not a manifest's: {sorted(MANIFESTS | INDEXES)}",
-        )
+    """Return the manifest in a body. Raises RegistryError where it is none, or not what its media type says."""
     try:
         manifest = json.loads(body)
-        inner = manifest.get("mediaType", media_type)
-        parts = _parts(manifest)
-        well_formed = manifest["schemaVersion"] == 2 and (
-            bool(parts) if media_type in INDEXES else "config" in manifest
+        parts, inner = _parts(manifest), manifest.get("mediaType", media_type)
+        complete = bool(parts) if media_type in INDEXES else "config" in manifest
+        described = all(
+            re.fullmatch(DIGEST, part["digest"]) and isinstance(part["size"], int) for part in parts
         )
-        for part in parts:
-            well_formed &= bool(re.fullmatch(DIGEST, part["digest"])) and isinstance(part["size"], int)
+        if media_type not in MANIFESTS | INDEXES:
+            problem = f"The media type {media_type!r} is not a manifest's: {sorted(MANIFESTS | INDEXES)}"
+        elif inner != media_type:
+            problem = f"Content-Type is {media_type}, the manifest's mediaType {inner}"
+        elif not (manifest["schemaVersion"] == 2 and complete and described):
+            problem = "A manifest has schemaVersion 2 and descriptors with digest and size"
+        else:
+            return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RegistryError(
-            "MANIFEST_INVALID", f"The manifest is not what its media type says: {error!r}"
-        ) from error
-    if inner != media_type:
-        raise RegistryError(
-            "MANIFEST_INVALID", f"Content-Type is {media_type}, the manifest's mediaType {inner}"
-        )
-    if not well_formed:
-        raise RegistryError(
-            "MANIFEST_INVALID", "A manifest has schemaVersion 2 and descriptors with digest and size"
-        )
-    return manifest
+        problem = f"The manifest is not what its media type says: {error!r}"
+    raise RegistryError("MANIFEST_INVALID", problem)
 
 
 def _append(request: Request, name: str, file: Path) -> None:
