@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from botocore import xform_name
+
 from localaws.door import server
 from localaws.moto import backend, gaps
 from localaws.sagemaker.control_plane import SERVED
@@ -30,7 +32,6 @@ OTHERS = {
     "logs": "CloudWatch Logs",
     "monitoring": "CloudWatch",
 }
-OURS = {"ecr": gaps.OPERATIONS | {"DeleteRepository"}, "iam": {"SimulatePrincipalPolicy"}}
 
 
 def table() -> str:
@@ -93,10 +94,8 @@ def _runtime() -> Iterator[str]:
 
 def _other(service: str, title: str) -> str:
     known = set(backend.service_model(service).operation_names)
-    ours = OURS.get(service, set())
-    refused = known - backend.answered(service) - ours
-    if service == "ecr":
-        refused |= gaps.ECR_REFUSED.keys()
+    ours = {name for name in known if xform_name(name) in gaps.OURS}
+    refused = known - backend.answered(service)
     by_moto = known - refused - ours
     counts = [
         f"{len(by_moto)} by moto",

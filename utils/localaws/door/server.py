@@ -5,7 +5,6 @@
     /v2/...                             the image registry                              images/registry.py
     X-Amz-Target: SageMaker.OPERATION   our executing control plane                     sagemaker/control_plane.py
     /endpoints/NAME/invocations         the same
-    ECR's images and login; IAM's SimulatePrincipalPolicy: what moto lacks              moto/gaps.py
     the rest                            moto: S3, STS, IAM, ECR, CloudWatch, Logs       moto/backend.py
 
 Readiness is told to everybody. The page wants the owner's browser, the registry its login, all else a signature
@@ -38,9 +37,8 @@ from werkzeug import Request, Response
 from localaws import loopback, protocol
 from localaws.errors import AwsError
 from localaws.images.registry import Registry
-from localaws.moto import takeover
+from localaws.moto import gaps, takeover
 from localaws.moto.backend import Backend
-from localaws.moto.gaps import Gaps, Key
 from localaws.sagemaker.context import Context
 from localaws.sagemaker.control_plane import ControlPlane
 from localaws.state import locate
@@ -82,18 +80,16 @@ class Front:
         self.ready = False
         self.database = Database(home)
         self.backend = Backend(home, self.database)
-        self.registry = Registry(home, lambda name: self.gaps.describe_repository(name), locate.ACCOUNT)
+        self.registry = gaps.registry = Registry(home, gaps.describe_repository, locate.ACCOUNT)
+        gaps.address = self.url.removeprefix("http://")
         connect = functools.partial(loopback.client, region=locate.REGION, url=self.url, app=self)
-        self.gaps = Gaps(self.registry, self.backend, connect, self.url, locate.REGION, locate.ACCOUNT)
         context = Context(
             home, self.database, self.url, connect, self.registry, locate.REGION, locate.ACCOUNT
         )
         self.control = ControlPlane(context)
         about = {"region": locate.REGION, "account": locate.ACCOUNT, "engine": self.control.engine}
-        owner = Key(locate.secret(home))
-        self.signatures = Signatures(
-            lambda identity: owner if identity == locate.KEY else self.gaps.key(identity)
-        )
+        owner = gaps.Key(locate.secret(home))
+        self.signatures = Signatures(lambda identity: owner if identity == locate.KEY else gaps.key(identity))
         self.page = Page(self.control, self.registry, self.backend, self.url, locate.token(home), about)
 
     def __call__(self, environ, start_response):
@@ -157,7 +153,7 @@ class Front:
         protocol.bound(request, MAX_CALL)
         if target:
             protocol.parse(request)  # moto would stumble over a body that is no JSON
-        return self.gaps.answer(request, region) or self.backend(request, region, service)
+        return self.backend(request, region, service)
 
     def _invoke(self, request: Request, endpoint: str, verb: str) -> Response:
         if verb not in VERBS:

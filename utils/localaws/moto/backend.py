@@ -33,14 +33,16 @@ from moto.backends import get_backend
 from moto.core.responses import BaseResponse
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from . import bodies
+from . import bodies, gaps
 from .kept import Kept
 
 log = logging.getLogger("localaws")
 
 MOTO_NAMES = {"monitoring": "cloudwatch"}  # where moto and botocore do not use the name that signs requests
+# What leaves moto as it is: whatever reads, and what changes the registry alone.
 READS = re.compile(
     r"(Batch)?(Get|List|Describe|Filter|Head|Simulate|Lookup|Query|Search|Test)[A-Z]|GenerateCredential"
+    r"|(PutImage|BatchDeleteImage)$"
 )
 
 
@@ -66,7 +68,8 @@ class Backend:
         body = b"" if service == "s3" and _is_upload(request) else protocol.peek(request)
         operation = _operation(request, service, body)
         if _is_unanswered(request, service, operation):
-            message = f"localaws does not serve {operation} of {service}: run it against AWS."
+            instead = gaps.REFUSED.get(operation, "run it against AWS")
+            message = f"localaws does not serve {operation} of {service}: {instead}."
             return _failure(request, service, AwsError("NotServedByLocalaws", message, 501))
         try:
             if service == "s3" and _is_upload(request):
@@ -152,7 +155,8 @@ def answered(service: str) -> set[str]:
     ]
     places = [get_backend(name).backend, *readers]
     operations = service_model(service).operation_names
-    return {one for one in operations if any(hasattr(place, xform_name(one)) for place in places)}
+    has = {one for one in operations if any(hasattr(place, xform_name(one)) for place in places)}
+    return has - gaps.REFUSED.keys()
 
 
 @functools.cache

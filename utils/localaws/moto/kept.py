@@ -31,7 +31,7 @@ from localaws.state.database import Database
 from . import bodies, streams
 
 SERVICES = ("s3", "iam", "ecr", "logs", "cloudwatch")
-GLOBAL = {"s3", "iam"}  # whose one backend moto calls "aws"
+GLOBAL = {"s3", "iam", "sts"}  # whose one backend moto calls "aws"
 METRIC_DAYS = 15  # as long as CloudWatch keeps the data of a minute
 # Kept as entries of their own, or no state.
 LEFT_OUT = {

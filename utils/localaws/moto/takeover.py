@@ -20,6 +20,7 @@ from werkzeug.test import EnvironBuilder
 from localaws.state.database import Database
 from localaws.state.store import KIND
 
+from . import gaps
 from .backend import Backend
 
 
@@ -59,6 +60,8 @@ def _do_again(journal: Path, database: Database, backend: Backend) -> None:
         if name.startswith("moto.") and hasattr(module, "utcnow")
     ]
     patches.append(mock.patch.object(s3, "os", SimpleNamespace(urandom=mock_random.randbytes)))
+    # Which images there are the registry's own files tell, as they are now.
+    patches.append(mock.patch.object(gaps, "registry", mock.Mock(images=lambda name: [])))
     patches.append(
         mock.patch.object(s3, "datetime", SimpleNamespace(**{**vars(datetime), "datetime": _Clock}))
     )
