@@ -14,15 +14,13 @@ import hmac
 import re
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 from werkzeug import Request, Response
 
 from localaws import protocol
 from localaws.errors import AwsError
-from localaws.sagemaker.control_plane import SERVED
 from localaws.sagemaker.hosting import endpoints
 from localaws.sagemaker.jobs import training, transform
 
@@ -88,15 +86,14 @@ def is_wanted(request: Request) -> bool:
 class Page:
     """Answers below PATH for the localaws that listens at `url`; `about` is what its header says besides.
 
-    Who has `token` is its owner.
+    Who has `token` is its owner. `connect` gives boto3's client of a service.
     """
 
-    def __init__(self, control, registry, backend, url: str, token: str, about: dict):
+    def __init__(self, control, registry, backend, connect: Callable, url: str, token: str, about: dict):
         self.control, self.registry, self.backend = control, registry, backend
         self.token, self.cookie = token, f"localaws-{url.rpartition(':')[2]}"  # a cookie is sent to all ports
         self.about = {"url": url, **about}
-        where = {"endpoint_url": url, "region_name": about["region"]}
-        self.logs, self.ecr = (boto3.client(name, **where) for name in ("logs", "ecr"))
+        self.logs, self.ecr = map(connect, ("logs", "ecr"))
 
     def __call__(self, request: Request) -> Response:
         path, wanted = request.path.removeprefix(PATH), is_wanted(request)
@@ -163,8 +160,6 @@ class Page:
 
     def _described(self, kind: str) -> Iterator[tuple[str, dict]]:
         """Give name and description of the newest resources of a kind."""
-        if f"List{kind}s" not in SERVED:
-            return
         newest = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": SHOWN}
         answer = self.control.handle(f"List{kind}s", newest)
         for entry in next(value for name, value in answer.items() if name != "NextToken"):

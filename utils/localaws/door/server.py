@@ -72,7 +72,7 @@ INVOCATION = re.compile(r"/endpoints/([^/]+)/(.+)")
 
 
 class Front:
-    """The WSGI app. `port` is where it listens; nothing else may call itself so (see `_refusal`)."""
+    """The WSGI app. `port` is where it listens; nothing else may call itself so (see `_check_origin`)."""
 
     def __init__(self, home: Path, port: int):
         self.port = port
@@ -90,12 +90,15 @@ class Front:
         about = {"region": locate.REGION, "account": locate.ACCOUNT, "engine": self.control.engine}
         owner = gaps.Key(locate.secret(home))
         self.signatures = Signatures(lambda identity: owner if identity == locate.KEY else gaps.key(identity))
-        self.page = Page(self.control, self.registry, self.backend, self.url, locate.token(home), about)
+        self.page = Page(
+            self.control, self.registry, self.backend, connect, self.url, locate.token(home), about
+        )
 
     def __call__(self, environ, start_response):
         request = Request(environ)
         try:
-            response = self._refusal(request) or self._answer(request)
+            self._check_origin(request)
+            response = self._answer(request)
         except AwsError as error:
             response = protocol.failure(error)
         except Exception:
@@ -107,7 +110,7 @@ class Front:
         response.headers.setdefault("Content-Security-Policy", "sandbox")
         return response(environ, start_response)
 
-    def _refusal(self, request: Request) -> Response | None:
+    def _check_origin(self, request: Request) -> None:
         """Refuse what a web page open in the learner's browser could send.
 
         A page's own requests carry its Origin, or come from a name that its owner pointed at 127.0.0.1.
@@ -125,8 +128,8 @@ class Front:
         ):
             reason = "Another site's page may not use localaws"
         else:
-            return None
-        return protocol.failure(AwsError("AccessDeniedException", reason, 403))
+            return
+        raise AwsError("AccessDeniedException", reason, 403)
 
     def _answer(self, request: Request) -> Response:
         if request.path.startswith(MOTO_OWN):
@@ -148,7 +151,7 @@ class Front:
             raise AwsError("UnknownOperationException", f"localaws does not serve {service}: {request.path}")
         if service == "s3":
             if (request.content_length or 0) > (MAX_OBJECT if request.method == "PUT" else MAX_FORM):
-                return protocol.failure_xml(AwsError("EntityTooLarge", TOO_LARGE), "Error")
+                raise AwsError("EntityTooLarge", TOO_LARGE, root="Error")
             return self.backend(request, region, "s3")
         protocol.bound(request, MAX_CALL)
         if target:
@@ -286,9 +289,8 @@ def main() -> None:
     finally:
         front.control.close()
         (home / "server.json").unlink(missing_ok=True)
-        os._exit(
-            code
-        )  # nothing is left to do, and to take down 200 threads costs Python a quarter of a second
+        # Nothing is left to do, and to take down 200 threads costs Python a quarter of a second.
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -163,11 +163,9 @@ def running() -> Status | None:
 
 def answers(address: str, seconds: float = 5) -> bool:
     """Tell whether a localaws that is ready answers at an address of the form HOST:PORT."""
-    connection = http.client.HTTPConnection(address, timeout=seconds)
-    try:
-        connection.request("GET", "/_localaws/health")
-        return b'"ready": true' in connection.getresponse().read(64)
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    with closing(http.client.HTTPConnection(address, timeout=seconds)) as connection:
+        try:
+            connection.request("GET", "/_localaws/health")
+            return b'"ready": true' in connection.getresponse().read(64)
+        except (OSError, http.client.HTTPException):
+            return False
