@@ -3,7 +3,6 @@
 import io
 import json
 import uuid
-from datetime import datetime
 from xml.sax.saxutils import escape
 
 from werkzeug import Request, Response
@@ -30,27 +29,21 @@ def peek(request: Request) -> bytes:
 
 
 def answer(value, status: int = 200, headers: dict | None = None) -> Response:
-    """Answer with a JSON value, in which a datetime becomes a number of seconds."""
-    body = json.dumps(value, default=_seconds)
-    response = Response(body, status, headers, content_type="application/x-amz-json-1.1")
+    """Answer with a JSON value."""
+    response = Response(json.dumps(value), status, headers, content_type="application/x-amz-json-1.1")
     response.headers["x-amzn-RequestId"] = str(uuid.uuid4())
     return response
 
 
 def failure(error: AwsError) -> Response:
     """Answer with an error in AWS's form."""
-    if error.root:
-        return failure_xml(error, error.root)
-    body = {"__type": error.code, "message": error.message, **error.fields}
-    return answer(body, error.status, {"x-amzn-errortype": error.code})
-
-
-def failure_xml(error: AwsError, root: str = "ErrorResponse") -> Response:
-    """Answer with an error in the form of the services that speak XML; S3's own has the root `Error`."""
+    if not error.root:
+        body = {"__type": error.code, "message": error.message, **error.fields}
+        return answer(body, error.status, {"x-amzn-errortype": error.code})
     inner = f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
-    if root != "Error":
+    if error.root != "Error":
         inner = f"<Error><Type>Sender</Type>{inner}</Error>"
-    return Response(f"<{root}>{inner}</{root}>", error.status, content_type="application/xml")
+    return Response(f"<{error.root}>{inner}</{error.root}>", error.status, content_type="application/xml")
 
 
 def bound(request: Request, limit: int) -> None:
@@ -61,9 +54,3 @@ def bound(request: Request, limit: int) -> None:
             f"The body has {request.content_length:,} bytes, localaws takes at most {limit:,} here",
             413,
         )
-
-
-def _seconds(value) -> float:
-    if isinstance(value, datetime):
-        return value.timestamp()
-    raise TypeError(f"{type(value).__name__} has no place in a JSON answer")

@@ -28,13 +28,11 @@ from localaws.state.database import Database
 os.environ["MOTO_ACCOUNT_ID"] = locate.ACCOUNT
 os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"  # so that AmazonSageMakerFullAccess can be attached
 
-import moto.s3.models
 from moto.backends import get_backend
 from moto.core.responses import BaseResponse
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from . import bodies, gaps
-from .kept import Kept
+from . import bodies, gaps, kept
 
 log = logging.getLogger("localaws")
 
@@ -52,40 +50,40 @@ class Backend:
     def __init__(self, home: Path, database: Database):
         self.app = DomainDispatcherApplication(create_backend_app)
         self._home = home
-        self._kept = Kept(database)
+        self._kept = kept.Kept(database)
         bodies.folder = home / "bodies"
         self._lock = threading.Lock()  # moto is not made for threads
 
-    def __call__(self, request: Request, region: str | None, service: str | None) -> Response:
+    def __call__(self, request: Request, region: str | None, service: str) -> Response:
         """Let moto answer; what changed something is on disk before this returns.
 
-        Region and service are those that the request was signed for; unsigned requests are S3's.
+        Region and service are those that the request was signed for.
         """
         # moto tells an encoded slash in a key from a plain one by the raw path, under gunicorn's name for it.
         environ = request.environ
         environ["RAW_URI"] = environ.get("REQUEST_URI", "")
-        service = service or "s3"
         body = b"" if service == "s3" and _is_upload(request) else protocol.peek(request)
         operation = _operation(request, service, body)
-        if _is_unanswered(request, service, operation):
-            instead = gaps.REFUSED.get(operation, "run it against AWS")
-            message = f"localaws does not serve {operation} of {service}: {instead}."
-            return _failure(request, service, AwsError("NotServedByLocalaws", message, 501))
         try:
+            if _is_unanswered(request, service, operation):
+                instead = gaps.REFUSED.get(operation, "run it against AWS")
+                message = f"localaws does not serve {operation} of {service}: {instead}."
+                raise AwsError("NotServedByLocalaws", message, 501)
             if service == "s3" and _is_upload(request):
                 _claim_body(request)
             with self._lock:
                 response = self._run(environ)
                 if response.status_code < 400 and _changes(request, service, operation):
                     self._keep(request, region, service, operation)
+            return response
         except AwsError as error:
-            return _failure(request, service, error)
-        except bodies.DamagedBody as error:
-            return _failure(request, service, AwsError("InternalError", str(error), 500))
+            failure = error
         except (OSError, sqlite3.Error) as error:
             message = f"localaws cannot write to its folder {self._home} ({error}), and did nothing: free some space there"
-            return _failure(request, service, AwsError("InternalError", message, 500))
-        return response
+            failure = AwsError("InternalError", message, 500)
+        if service != "monitoring" and not request.headers.get("X-Amz-Target"):
+            failure.root = "Error" if service == "s3" else "ErrorResponse"
+        return protocol.failure(failure)
 
     def _keep(self, request: Request, region: str | None, service: str, operation: str) -> None:
         """Write what the request has changed; where that is impossible, take it back."""
@@ -101,23 +99,13 @@ class Backend:
 
         A client would have to list all objects for it, which takes moto half a millisecond for each.
         """
+        answer = []
         with self._lock:
-            sizes = [
-                (
-                    bucket,
-                    [key.size for key in bucket.keys.values() if hasattr(key, "size")],
-                )  # no delete marker
-                for bucket in moto.s3.models.s3_backends[locate.ACCOUNT]["aws"].list_buckets(None, None, None)
-            ]
-        return [
-            {
-                "name": bucket.name,
-                "created": bucket.creation_date.timestamp(),
-                "objects": len(found),
-                "bytes": sum(found),
-            }
-            for bucket, found in sizes
-        ]
+            for name, bucket in kept.backend("s3").buckets.items():
+                sizes = [key.size for key in bucket.keys.values() if hasattr(key, "size")]  # no delete marker
+                created = bucket.creation_date.timestamp()
+                answer.append({"name": name, "created": created, "objects": len(sizes), "bytes": sum(sizes)})
+        return answer
 
     def recover(self, progress: Callable[[int], None] = lambda done: None) -> None:
         """Put back what is on disk; what cannot be is put aside and told."""
@@ -131,7 +119,7 @@ class Backend:
         for name in [name for name, _ in response.headers if name.lower().startswith("access-control-")]:
             del response.headers[name]
         if claim := bodies.claimed(content):
-            for digest, _, _ in claim.pieces:
+            for digest, _, _ in claim.pieces:  # all, before the first byte goes out
                 bodies.verified(digest)
             response.response = claim.blocks()
             response.headers["Content-Length"] = str(len(claim))
@@ -179,13 +167,6 @@ def _is_unanswered(request: Request, service: str, operation: str) -> bool:
     of_object = bool(request.path.removeprefix("/").partition("/")[2])
     names = request.args.keys() - {"x-id"}
     return any(_s3_subresources().get((request.method, of_object, name)) is False for name in names)
-
-
-def _failure(request: Request, service: str, error: AwsError) -> Response:
-    """Answer with an error in the protocol that the request speaks."""
-    if request.headers.get("X-Amz-Target") or service == "monitoring":
-        return protocol.failure(error)
-    return protocol.failure_xml(error, "Error" if service == "s3" else "ErrorResponse")
 
 
 def _operation(request: Request, service: str, body: bytes) -> str:

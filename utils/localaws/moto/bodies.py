@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import moto.s3.models
 import moto.s3.responses
 
+from localaws.errors import AwsError
 from localaws.state.processes import is_whole
 
 BLOCK = 1 << 20
@@ -33,8 +34,11 @@ named: set[str] = set()  # the digests of what came back at the start
 _damaged: set[str] = set()
 
 
-class DamagedBody(Exception):
+class DamagedBody(AwsError):
     """A body is not there, or not what was stored under its name."""
+
+    def __init__(self, message: str):
+        super().__init__("InternalError", message, 500)
 
 
 class Claim(bytes):
@@ -141,32 +145,24 @@ def unchunked(stream, trailers: dict[str, str]) -> Iterator[bytes]:
             trailers[name.strip().lower()] = value.strip()
 
 
-class _Reader:
-    """What moto reads a value from when it makes an ETag."""
-
-    def __init__(self, claim: Claim):
-        self.claim = claim
-        self._blocks = iter(())
-
-    def seek(self, _: int) -> None:
-        self._blocks = self.claim.blocks()
-
-    def read(self, _: int) -> bytes:
-        return next(self._blocks, b"")
-
-    def close(self) -> None:
-        self._blocks = iter(())
-
-
-def _get_value(key) -> Claim:
-    return key._value_buffer.claim
-
-
 def _set_value(key, value: bytes | str) -> None:
     value = value.encode() if isinstance(value, str) else value
     claim = claimed(value)
-    claim = store([value]) if claim is None else claim
-    key._value_buffer, key.contentsize = _Reader(claim), len(claim)
+    key._value_buffer = store([value]) if claim is None else claim
+    key.contentsize = len(key._value_buffer)
+
+
+def _etag(key) -> str:
+    if key._etag is None:
+        key._etag = _digest("md5", key.value.blocks()).hexdigest()
+    return f'"{key._etag}"'
+
+
+def _digest(algorithm: str, blocks: Iterable[bytes]):
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    for block in blocks:
+        digest.update(block)
+    return digest
 
 
 def _checksum(body: bytes, algorithm: str, encode_base64: bool = True) -> bytes:
@@ -179,10 +175,7 @@ def _checksum(body: bytes, algorithm: str, encode_base64: bool = True) -> bytes:
             value = zlib.crc32(block, value)
         found = value.to_bytes(4, "big")
     else:
-        digest = hashlib.new("sha1" if algorithm == "SHA1" else "sha256", usedforsecurity=False)
-        for block in blocks:
-            digest.update(block)
-        found = digest.digest()
+        found = _digest("sha1" if algorithm == "SHA1" else "sha256", blocks).digest()
     return base64.b64encode(found) if encode_base64 else found
 
 
@@ -196,6 +189,8 @@ def _copy_object(s3, source, bucket_name: str, key_name: str, *rest, **names) ->
 
 _moto_copy_object = moto.s3.models.S3Backend.copy_object
 moto.s3.models.S3Backend.copy_object = _copy_object
-moto.s3.models.FakeKey.value = property(_get_value, _set_value)
+moto.s3.models.FakeKey.value = property(lambda key: key._value_buffer, _set_value)
+moto.s3.models.FakeKey.etag = property(_etag)
+moto.s3.models.FakeKey.dispose = lambda *_, **__: None  # nothing is open
 moto.s3.models.tempfile = SimpleNamespace(SpooledTemporaryFile=lambda *_, **__: None)
 moto.s3.models.compute_checksum = moto.s3.responses.compute_checksum = _checksum

@@ -80,7 +80,7 @@ def _do_again(journal: Path, database: Database, backend: Backend) -> None:
                 environ["wsgi.input"] = io.BytesIO(body)
                 _Clock.at = entry["at"]
                 mock_random.seed(entry["seed"])
-                answer = backend(Request(environ), entry["region"], entry["service"])
+                answer = backend(Request(environ), entry["region"], entry["service"] or "s3")
                 if answer.status_code >= 400:
                     raise ValueError(f"{answer.status_code} {answer.get_data(as_text=True)[:200]}")
             except Exception as error:  # whatever moto raises: the rest must come all the same
