@@ -171,23 +171,21 @@ class Page:
 
     def _jobs(self, kind: str) -> list[dict]:
         verb = kind.removesuffix("Job").removeprefix("HyperParameter")
-        return [
-            {
-                **_common(kind, name, job),
+        jobs = []
+        for name, job in self._described(kind):
+            started = job.get(f"{verb}StartTime")
+            ended = job.get(f"{verb}EndTime") or job.get("HyperParameterTuningEndTime")
+            fleet = job.get("ResourceConfig") or job.get("TransformResources") or {}
+            about = {
                 "what": f"{verb} job",
                 "secondary": job.get("SecondaryStatus"),
-                "started": job.get(f"{verb}StartTime"),
-                "ended": job.get(f"{verb}EndTime") or job.get("HyperParameterTuningEndTime"),
+                "started": started,
+                "ended": ended,
                 "best": job.get("BestTrainingJob", {}).get("TrainingJobName"),
                 "metrics": {item["MetricName"]: item["Value"] for item in job.get("FinalMetricDataList", ())},
-                **_cost(
-                    [job.get("ResourceConfig") or job.get("TransformResources") or {}],
-                    job.get(f"{verb}StartTime"),
-                    job.get(f"{verb}EndTime"),
-                ),
             }
-            for name, job in self._described(kind)
-        ]
+            jobs.append({**_common(kind, name, job), **about, **_cost([fleet], started, ended)})
+        return jobs
 
     def _endpoint(self, name: str, endpoint: dict) -> dict:
         try:

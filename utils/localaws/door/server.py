@@ -43,6 +43,7 @@ from localaws.sagemaker.context import Context
 from localaws.sagemaker.control_plane import ControlPlane
 from localaws.state import locate
 from localaws.state.database import Database
+from localaws.state.store import KIND
 
 from .page import PATH, Page, is_wanted
 from .signatures import Signatures
@@ -271,14 +272,13 @@ def main() -> None:
         _bring_back(front, home)  # clients wait in the socket's queue
         threading.Thread(target=server.run, daemon=True).start()
         front.control.recover()
-        kinds = {
-            kind.removeprefix("s3 ").removeprefix("sagemaker "): n
+        there = [
+            f"{n:,} {kind.removeprefix('s3 ').removeprefix(KIND)}{'s' * (n > 1)}"
             for kind, n in front.database.counts().items()
-        }
-        there = ", ".join(
-            f"{n:,} {kind}{'s' * (n > 1)}" for kind, n in kinds.items() if kind not in ("moto", "metrics")
-        )
-        locate.announce(home, dataclasses.replace(running, there=there, lost=tuple(front.database.lost)))
+            if kind not in ("moto", "metrics")
+        ]
+        lost = tuple(front.database.lost)
+        locate.announce(home, dataclasses.replace(running, there=", ".join(there), lost=lost))
         front.ready = True
         log.info("localaws listens on %s", front.url)
         threading.Event().wait()

@@ -91,11 +91,8 @@ class Kept:
                 self._keep_s3(bucket, key)
             elif operation == "PutMetricData":
                 metrics = backend(service, region)
-                self._put(
-                    "metrics",
-                    f"{region}/{time.time_ns()}",
-                    metrics.metric_data[getattr(metrics, "kept", 0) :],
-                )
+                new = metrics.metric_data[getattr(metrics, "kept", 0) :]
+                self._put("metrics", f"{region}/{time.time_ns()}", new)
                 metrics.kept = len(metrics.metric_data)
             elif operation == "PutLogEvents":
                 for stream in streams.written:
@@ -128,27 +125,21 @@ class Kept:
                 self.database.delete("s3 object", f"{name}/{one}")
         uploads = {f"{name}/{one}": upload for one, upload in bucket.multiparts.items()}
         parts = {f"{one}/{n}": part for one, upload in uploads.items() for n, part in upload.parts.items()}
-        self._keep_same(
-            "s3 upload", f"{name}/", uploads, lambda upload: _without(upload, "parts", "partlist")
-        )
-        self._keep_same("s3 part", f"{name}/", parts, lambda part: part)
+        self._keep_same("s3 upload", f"{name}/", uploads, "parts", "partlist")
+        self._keep_same("s3 part", f"{name}/", parts)
 
     def _keep_streams(self, region: str) -> None:
-        there = {
-            s.arn: s for group in backend("logs", region).groups.values() for s in group.streams.values()
-        }
-        prefix = f"arn:aws:logs:{region}:"
-        for gone in self._keep_same(
-            "log stream", prefix, there, lambda stream: _without(stream, "log_group")
-        ):
+        groups = backend("logs", region).groups.values()
+        there = {stream.arn: stream for group in groups for stream in group.streams.values()}
+        for gone in self._keep_same("log stream", f"arn:aws:logs:{region}:", there, "log_group"):
             gone.forget()
 
-    def _keep_same(self, kind: str, prefix: str, there: dict[str, object], state: Callable) -> list:
-        """Write what is new below a prefix, take out what is gone; return the latter."""
+    def _keep_same(self, kind: str, prefix: str, there: dict[str, object], *left_out: str) -> list:
+        """Write what is new below a prefix, as a whole or what is not left out; return what is gone, taken out."""
         kept = self._there[kind]
         for name, one in there.items():
             if kept.get(name) is not one:
-                self._put(kind, name, state(one))
+                self._put(kind, name, _without(one, *left_out) if left_out else one)
                 kept[name] = one
         gone = [name for name in kept if name.startswith(prefix) and name not in there]
         for name in gone:

@@ -2,7 +2,6 @@
 
 import hashlib
 import heapq
-import json
 from collections.abc import Iterator
 
 import moto.logs.models
@@ -24,15 +23,9 @@ class Lines:
         self._range = stream.number, begin or 0, end or 1 << 62
 
     def select(self, what: str, rest: str = "", *values: int) -> list[tuple]:
-        """Rows of the index, which has stream, at and id."""
+        """Rows of its events, found by the index, which has stream, at and id."""
         query = f"SELECT {what} FROM event WHERE stream = ? AND at BETWEEN ? AND ? {rest}"
         return database.select(query, *self._range, *values)
-
-    def page(self, begin: int, size: int) -> list[tuple[int, str, int]]:
-        """When each was taken, its message and its time, of so many events."""
-        numbers = [number for (number,) in self.select("id", "ORDER BY at, id LIMIT ? OFFSET ?", size, begin)]
-        chosen = "SELECT taken, message, at FROM event WHERE id IN (SELECT value FROM json_each(?)) ORDER BY at, id"
-        return database.select(chosen, json.dumps(numbers))
 
     def __len__(self) -> int:
         return self.select("count(*)")[0][0]
@@ -109,7 +102,7 @@ class Stream(moto.logs.models.LogStream):
         }
         begin = max(first[direction], 0)
         size = min(limit, int(place) - begin) if direction == "b" else limit
-        rows = lines.page(begin, size)
+        rows = lines.select("taken, message, at", "ORDER BY at, id LIMIT ? OFFSET ?", size, begin)
         end = begin + len(rows) - 1
         if not rows:
             begin = end = 0 if direction == "b" else max(last, 0)
@@ -117,21 +110,11 @@ class Stream(moto.logs.models.LogStream):
         return events, f"b/{begin:056d}", f"f/{end:056d}"
 
 
-def _filter_log_events(
-    group,
-    log_group_name,
-    log_stream_names,
-    start_time,
-    end_time,
-    limit,
-    next_token,
-    filter_pattern,
-    interleaved,
-):
+def _filter_log_events(group, _, names, start_time, end_time, limit, next_token, pattern, interleaved):
     """moto's, for a group; of all streams by time, as AWS has it."""
-    chosen = [name for name in group.streams if not log_stream_names or name in log_stream_names]
+    chosen = [name for name in group.streams if not names or name in names]
     streams = {group.streams[name].number: group.streams[name] for name in chosen}
-    wanted, found, more = EventMessageFilter(filter_pattern), [], None
+    wanted, found, more = EventMessageFilter(pattern), [], None
     at, _, number = (next_token or "0/0").partition("/")
     if not (at.isdecimal() and number.isdecimal()):
         raise InvalidParameterException("The specified nextToken is invalid.")
