@@ -10,9 +10,9 @@ from pathlib import Path
 from botocore import xform_name
 
 from localaws.door import server
-from localaws.moto import backend, gaps
+from localaws.moto import gaps
+from localaws.moto.backend import answered, service_model
 from localaws.sagemaker.control_plane import SERVED
-from localaws.sagemaker.validation import service_model
 
 FILE = Path(__file__).with_name("FIDELITY.md")
 HEAD = """\
@@ -46,12 +46,13 @@ def table() -> str:
 
 
 def _sagemaker() -> Iterator[str]:
-    known = service_model().operation_names
+    model = service_model("sagemaker")
+    known = model.operation_names
     yield f"## SageMaker: {len(SERVED)} of {len(known)} operations\n"
     whole = []
     for operation, served in sorted(SERVED.items()):
         taken, refused = [], []
-        for path, values in _fields(service_model().operation_model(operation).input_shape, served):
+        for path, values in _fields(model.operation_model(operation).input_shape, served):
             if values is None:
                 refused.append(f"`{path}`")
             else:
@@ -81,7 +82,7 @@ def _fields(shape, served: dict[str, set[str]], path: str = "") -> Iterator[tupl
 
 
 def _runtime() -> Iterator[str]:
-    model = backend.service_model("sagemaker-runtime")
+    model = service_model("sagemaker-runtime")
     verbs = {
         name: model.operation_model(name).http["requestUri"].rpartition("/")[2]
         for name in model.operation_names
@@ -93,19 +94,13 @@ def _runtime() -> Iterator[str]:
 
 
 def _other(service: str, title: str) -> str:
-    known = set(backend.service_model(service).operation_names)
+    known = set(service_model(service).operation_names)
     ours = {name for name in known if xform_name(name) in gaps.OURS}
-    refused = known - backend.answered(service)
-    by_moto = known - refused - ours
-    counts = [
-        f"{len(by_moto)} by moto",
-        f"{len(ours)} by localaws" if ours else "",
-        f"{len(refused)} refused",
-    ]
-    body = f"By moto: {_names(by_moto)}\n"
-    if ours:
-        body += f"By localaws: {_names(ours)}\n"
-    return _folded(f"<b>{title}</b>: {', '.join(filter(None, counts))}", f"{body}Refused: {_names(refused)}")
+    refused = known - answered(service)
+    told = {"by moto": known - refused - ours, "by localaws": ours, "refused": refused}
+    counts = ", ".join(f"{len(names)} {who}" for who, names in told.items() if names)
+    body = "\n".join(f"{who.capitalize()}: {_names(names)}" for who, names in told.items() if names)
+    return _folded(f"<b>{title}</b>: {counts}", body)
 
 
 def _names(operations: Iterable[str]) -> str:

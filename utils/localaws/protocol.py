@@ -1,6 +1,5 @@
 """AWS's JSON 1.1 protocol: requests in, answers and errors out; and errors for the services that speak XML."""
 
-import io
 import json
 import uuid
 from xml.sax.saxutils import escape
@@ -19,13 +18,6 @@ def parse(request: Request) -> dict:
     if not isinstance(value, dict):
         raise AwsError("SerializationException", "The request's body is not a JSON object")
     return value
-
-
-def peek(request: Request) -> bytes:
-    """Return a request's body and leave it to be read again by whoever the request is passed on to."""
-    body = request.get_data()
-    request.environ["wsgi.input"] = io.BytesIO(body)
-    return body
 
 
 def answer(value, status: int = 200, headers: dict | None = None) -> Response:

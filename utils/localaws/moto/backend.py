@@ -62,14 +62,16 @@ class Backend:
         # moto tells an encoded slash in a key from a plain one by the raw path, under gunicorn's name for it.
         environ = request.environ
         environ["RAW_URI"] = environ.get("REQUEST_URI", "")
-        body = b"" if service == "s3" and _is_upload(request) else protocol.peek(request)
-        operation = _operation(request, service, body)
+        is_upload = service == "s3" and _is_upload(request)
+        if not is_upload:
+            environ["wsgi.input"] = io.BytesIO(request.get_data())
+        operation = _operation(request, service)
         try:
             if _is_unanswered(request, service, operation):
                 instead = gaps.REFUSED.get(operation, "run it against AWS")
                 message = f"localaws does not serve {operation} of {service}: {instead}."
                 raise AwsError("NotServedByLocalaws", message, 501)
-            if service == "s3" and _is_upload(request):
+            if is_upload:
                 _claim_body(request)
             with self._lock:
                 response = self._run(environ)
@@ -169,7 +171,7 @@ def _is_unanswered(request: Request, service: str, operation: str) -> bool:
     return any(_s3_subresources().get((request.method, of_object, name)) is False for name in names)
 
 
-def _operation(request: Request, service: str, body: bytes) -> str:
+def _operation(request: Request, service: str) -> str:
     """Return the name of the operation; S3's requests have none, so it is the request itself."""
     if service == "s3":
         return f"{request.method} {request.full_path.rstrip('?')}"
@@ -177,7 +179,7 @@ def _operation(request: Request, service: str, body: bytes) -> str:
     return (
         request.headers.get("X-Amz-Target", "").rpartition(".")[2]
         or request.path.partition("/operation/")[2]
-        or parse_qs(body.decode("utf-8", "replace")).get("Action", [""])[0]
+        or parse_qs(request.get_data().decode("utf-8", "replace")).get("Action", [""])[0]
     )
 
 

@@ -49,6 +49,7 @@ SAFE = {
     "collections": {"OrderedDict", "defaultdict", "deque", "Counter"},
     "datetime": {"datetime", "date", "time", "timedelta", "timezone"},
     "re": {"_compile"},
+    __name__: {"_aws_policy"},
     "requests.structures": {"CaseInsensitiveDict"},
 }
 
@@ -296,12 +297,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if (module, name) == ("builtins", "getattr"):
             return _member
-        found = super().find_class(module, name) if "." not in name else None
-        ours = module == __name__ and name == "_aws_policy"
-        if (
-            name in SAFE.get(module, ())
-            or ours
-            or (module.startswith(("moto.", "localaws.moto.")) and isinstance(found, type))
-        ):
-            return found
+        if name in SAFE.get(module, ()):
+            return super().find_class(module, name)
+        if module.startswith(("moto.", "localaws.moto.")) and "." not in name:
+            found = super().find_class(module, name)
+            if isinstance(found, type):
+                return found
         raise pickle.UnpicklingError(f"it names {module}.{name}")
