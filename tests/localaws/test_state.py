@@ -234,7 +234,7 @@ def test_what_a_damaged_database_still_has_is_taken_from_it(tmp_path):
     database = Database(tmp_path)
     for number in range(2_000):
         database.put("thing", f"{number:04}", b"x" * 200)
-    database.close()
+    del database  # which closes its file
     file = tmp_path / "state.db"
     with sqlite3.connect(file) as connection:
         size = connection.execute("PRAGMA page_size").fetchone()[0]

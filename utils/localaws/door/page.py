@@ -23,6 +23,7 @@ from localaws import protocol
 from localaws.errors import AwsError
 from localaws.sagemaker.hosting import endpoints
 from localaws.sagemaker.jobs import training, transform
+from localaws.state.locate import ACCOUNT, REGION
 
 PATH = "/_localaws/"
 # On-demand list prices in us-west-2, US dollars for an hour of one instance: the same for training, endpoints and
@@ -84,15 +85,15 @@ def is_wanted(request: Request) -> bool:
 
 
 class Page:
-    """Answers below PATH for the localaws that listens at `url`; `about` is what its header says besides.
+    """Answers below PATH for the localaws that listens at `url`.
 
     Who has `token` is its owner. `connect` gives boto3's client of a service.
     """
 
-    def __init__(self, control, registry, backend, connect: Callable, url: str, token: str, about: dict):
+    def __init__(self, control, registry, backend, connect: Callable, url: str, token: str):
         self.control, self.registry, self.backend = control, registry, backend
         self.token, self.cookie = token, f"localaws-{url.rpartition(':')[2]}"  # a cookie is sent to all ports
-        self.about = {"url": url, **about}
+        self.about = {"url": url, "region": REGION, "account": ACCOUNT, "engine": control.engine}
         self.logs, self.ecr = map(connect, ("logs", "ecr"))
 
     def __call__(self, request: Request) -> Response:
@@ -199,14 +200,10 @@ class Page:
             | {"InstanceCount": running.get(variant["VariantName"], {}).get("CurrentInstanceCount", 0)}
             for variant in config["ProductionVariants"]
         ]
-        return {
-            **_common("Endpoint", name, endpoint),
-            "what": endpoint["EndpointConfigName"],
-            **_cost(fleet, endpoint["CreationTime"], None),
-            **(
-                {"instances": "serverless"} if any("ServerlessConfig" in variant for variant in fleet) else {}
-            ),
-        }
+        cost = _cost(fleet, endpoint["CreationTime"], None)
+        if any("ServerlessConfig" in variant for variant in fleet):
+            cost["instances"] = "serverless"
+        return {**_common("Endpoint", name, endpoint), "what": endpoint["EndpointConfigName"], **cost}
 
     def _model(self, name: str, model: dict) -> dict:
         container = model.get("PrimaryContainer") or model["Containers"][0]

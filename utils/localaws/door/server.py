@@ -88,12 +88,9 @@ class Front:
             home, self.database, self.url, connect, self.registry, locate.REGION, locate.ACCOUNT
         )
         self.control = ControlPlane(context)
-        about = {"region": locate.REGION, "account": locate.ACCOUNT, "engine": self.control.engine}
         owner = gaps.Key(locate.secret(home))
         self.signatures = Signatures(lambda identity: owner if identity == locate.KEY else gaps.key(identity))
-        self.page = Page(
-            self.control, self.registry, self.backend, connect, self.url, locate.token(home), about
-        )
+        self.page = Page(self.control, self.registry, self.backend, connect, self.url, locate.token(home))
 
     def __call__(self, environ, start_response):
         request = Request(environ)
@@ -116,9 +113,9 @@ class Front:
 
         A page's own requests carry its Origin, or come from a name that its owner pointed at 127.0.0.1.
         """
-        names = {f"{host}:{self.port}" for host in ("127.0.0.1", "localhost")}
+        names = {f"{host}:{self.port}" for host in locate.LOOPBACK}
         if self.port == 80:  # which clients leave out
-            names |= {"127.0.0.1", "localhost"}
+            names.update(locate.LOOPBACK)
         origin = request.headers.get("Origin")
         if request.headers.get("Host") not in names:
             reason = f"Host {request.headers.get('Host')!r} is not localaws: use {self.url}"

@@ -71,10 +71,11 @@ class Stream(moto.logs.models.LogStream):
         taken = int(unix_time_millis(self.last_ingestion_time))
         self.stored_bytes += sum(len(event["message"].encode()) for event in log_events)
         self.upload_sequence_token += 1
+        number = self.number
         with database.transaction() as connection:
             connection.executemany(
                 "INSERT INTO event (stream, at, taken, message) VALUES (?, ?, ?, ?)",
-                [(self.number, event["timestamp"], taken, event["message"]) for event in log_events],
+                [(number, event["timestamp"], taken, event["message"]) for event in log_events],
             )
         written.add(self)
         return f"{self.upload_sequence_token:056d}"

@@ -133,10 +133,6 @@ class Database:
         log.error("Not brought back: %s", loss)
         self.lost.append(loss)
 
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-
     def _opened(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.home / "state.db", check_same_thread=False, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
