@@ -6,7 +6,6 @@ joined by joining theirs; what has to be read (to send it, to hash it) is read p
 """
 
 import base64
-import contextlib
 import hashlib
 import io
 import os
@@ -104,8 +103,7 @@ def store(blocks: Iterable[bytes]) -> Claim:
             os.utime(file.name, (0, 0))  # see is_whole: this was read
             os.replace(file.name, folder / digest.hexdigest())
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(file.name)
+            Path(file.name).unlink(missing_ok=True)
     return Claim([(digest.hexdigest(), 0, size)])
 
 

@@ -20,7 +20,7 @@ class Lines:
     """The events of a stream between two times (ms since the epoch, both included), by time and then as they came."""
 
     def __init__(self, stream: "Stream", begin: int | None = None, end: int | None = None):
-        self._range = stream.number, begin or 0, end or 1 << 62
+        self._name, self._range = stream.log_stream_name, (stream.number, begin or 0, end or 1 << 62)
 
     def select(self, what: str, rest: str = "", *values: int) -> list[tuple]:
         """Rows of its events, found by the index, which has stream, at and id."""
@@ -36,15 +36,15 @@ class Lines:
     def __iter__(self) -> Iterator[LogEvent]:
         return (event for *_, event in self.after(0, 0, PAGE))
 
-    def after(self, at: int, number: int, size: int) -> Iterator[tuple[int, int, int, LogEvent]]:
-        """Give (time, number, number of the stream, event) after an event, of which `size` are in memory at most."""
+    def after(self, at: int, number: int, size: int) -> Iterator[tuple[int, int, str, LogEvent]]:
+        """Give (time, number, name of the stream, event) after an event, of which `size` are in memory at most."""
         while rows := self.select(
             "at, id, taken, message", "AND (at, id) > (?, ?) ORDER BY at, id LIMIT ?", at, number, size
         ):
             for at, number, taken, message in rows:
                 event = LogEvent(taken, {"timestamp": at, "message": message})
                 event.event_id = number
-                yield at, number, self._range[0], event
+                yield at, number, self._name, event
 
 
 class Stream(moto.logs.models.LogStream):
@@ -113,20 +113,19 @@ class Stream(moto.logs.models.LogStream):
 
 def _filter_log_events(group, _, names, start_time, end_time, limit, next_token, pattern, interleaved):
     """moto's, for a group; of all streams by time, as AWS has it."""
-    chosen = [name for name in group.streams if not names or name in names]
-    streams = {group.streams[name].number: group.streams[name] for name in chosen}
+    chosen = {name: stream for name, stream in group.streams.items() if not names or name in names}
     wanted, found, more = EventMessageFilter(pattern), [], None
     at, _, number = (next_token or "0/0").partition("/")
     if not (at.isdecimal() and number.isdecimal()):
         raise InvalidParameterException("The specified nextToken is invalid.")
-    size = max(1, PAGE // (len(streams) or 1))
-    every = (Lines(one, start_time, end_time).after(int(at), int(number), size) for one in streams.values())
-    for _, _, stream, event in heapq.merge(*every):
+    size = max(1, PAGE // (len(chosen) or 1))
+    every = (Lines(one, start_time, end_time).after(int(at), int(number), size) for one in chosen.values())
+    for _, _, name, event in heapq.merge(*every):
         if wanted.matches(event.message):
             if len(found) == (limit or PAGE):
                 more = f"{found[-1]['timestamp']}/{found[-1]['eventId']}"
                 break
-            found.append({**event.to_filter_dict(), "logStreamName": streams[stream].log_stream_name})
+            found.append({**event.to_filter_dict(), "logStreamName": name})
     return found, more, [{"logStreamName": name, "searchedCompletely": True} for name in chosen]
 
 
