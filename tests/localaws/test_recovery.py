@@ -4,6 +4,7 @@ It comes up with what can be read, puts aside what cannot, and says what was los
 holds is localaws' own business: each is damaged in turn, whatever it is.
 """
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -178,6 +179,22 @@ def test_a_home_of_the_version_before_is_taken_over(of_the_version_before):
         assert seen["repository", "images"]["images"][0]["imageTags"] == ["latest"]
         world.kill()
         world.up()
+
+
+def test_a_repository_that_was_deleted_and_made_again_keeps_its_images(of_the_version_before):
+    """They lie in the registry, where what the journal tells of has happened."""
+    aws = of_the_version_before
+    journal = aws.home / "moto" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines()
+    made = next(line for line in lines if b".CreateRepository" in line)
+    deleted = json.loads(made.replace(b".CreateRepository", b".DeleteRepository"))
+    body = b'{"repositoryName": "images", "force": true}'
+    deleted["body"] = base64.b64encode(body).decode()
+    lines += [json.dumps(deleted).encode(), made]
+    journal.write_bytes(b"".join(line + b"\n" for line in lines))
+    aws.up()
+    (image,) = aws.client("ecr").describe_images(repositoryName="images")["imageDetails"]
+    assert image["imageTags"] == ["latest"]
 
 
 NO_REQUESTS = (
