@@ -105,6 +105,8 @@ def session(content: bytes) -> onnxruntime.InferenceSession:
     """ONNX Runtime as forked workers need it: they are the parallelism, and threads made here would not be there."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # It would keep what a large request took, and be no faster.
+    options.enable_cpu_mem_arena = False
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
