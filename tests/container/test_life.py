@@ -2,6 +2,7 @@
 
 import gzip
 import http.client
+import json
 import os
 import re
 import shutil
@@ -790,22 +791,70 @@ def memory(server) -> int:
     return sum(int(re.search(r"^Pss_Anon:\s+(\d+)", text, re.M)[1]) for text in rollups)
 
 
+def peak(server) -> int:
+    """The most that one of the server's workers took until now, in MB."""
+    statuses = [Path(f"/proc/{pid}/status").read_text() for pid in parts(server)["worker"]]
+    return max(int(re.search(r"^VmHWM:\s+(\d+)", status, re.M)[1]) for status in statuses) >> 10
+
+
 @pytest.mark.nginx
 @linux
 def test_a_bomb_takes_no_memory(start):
     """Of 256 MB no more is inflated, before they are refused, than the 25 MB that a body may have."""
     server = start(MODEL_SERVER_WORKERS=1)
-
-    def peak() -> int:
-        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in parts(server)["worker"]]
-        return max(int(re.search(r"^VmHWM:\s+(\d+)", status, re.M)[1]) for status in statuses) >> 10
-
-    before = peak()
+    before = peak(server)
     bomb = gzip.compress(bytes(256 << 20), 1)
     for _ in range(5):
         reply = server.predict(bomb, Content_Encoding="gzip")
         assert (reply.status, reply.error["code"]) == (413, "payload_too_large")
-    assert peak() < before + 100
+    assert peak(server) < before + 100
+
+
+def filled(row: str, head: str = '{"instances": [', tail: str = "]}", between: str = ",") -> bytes:
+    """A body of 25 MB, the most that is taken, of one row again and again."""
+    room = (25 << 20) - len(head) - len(tail.encode())
+    return (head + between.join([row] * (room // (len(row) + len(between)))) + tail).encode()
+
+
+FEATURES = json.dumps([float(cell) for cell in ROW.split(",")])
+# What `filled` gets, and what is found in the error; None where there is none.
+LARGE_JSON = {
+    "lines": ((FEATURES, "", "", "\n"), None),
+    "rows": (("[1,2,3,4]",), None),
+    "one column": (("[1]",), {"code": "bad_columns"}),
+    "one row": (("1.5", '{"instances": [[', "]]}"), {"code": "bad_row", "row": 1}),
+    "one line": (("1.5", "[", "]"), {"code": "bad_row", "row": 1}),
+    "numbers": (("1",), {"code": "bad_row", "row": 1}),
+    "objects": (("{}",), {"code": "bad_row", "row": 1}),
+    "objects in a row": (("{}", '{"instances": [[', "]]}"), {"code": "bad_json"}),
+    "lines of null": (("null", "", "", "\n"), {"code": "bad_row", "row": 1}),
+    "lines of objects": (("{}", "", "", "\n"), {"code": "bad_row", "row": 1}),
+    "nested": (("[", '{"instances": [', "", ""), {"code": "bad_row", "row": 1}),
+    "no object": (("[1]", "[", "]"), {"code": "bad_json"}),
+    "a list in a row": (
+        ("[1,2,3,4]", '{"instances": [[[1],[2]],', "]}"),
+        {"code": "bad_value", "row": 1, "column": 1, "value": "[1]"},
+    ),
+    "text in the last row": (
+        ("[1,2,3,4]", '{"instances": [', ',[1,2,"\U0001f600",4]]}'),
+        {"code": "bad_value", "row": 2_621_437, "column": 3, "value": '"\U0001f600"'},
+    ),
+}
+
+
+@pytest.mark.nginx
+@linux
+def test_large_json_takes_little_memory(start):
+    """As Python's objects, one for each number or bracket, it took up to a gigabyte; the answer some more."""
+    server = start(MODEL_SERVER_WORKERS=1)
+    before = peak(server)
+    for name, (content, error) in LARGE_JSON.items():
+        content_type = "application/jsonlines" if "line" in name else "application/json"
+        reply = server.predict(filled(*content), content_type, Accept="application/json")
+        assert reply.status == (200 if error is None else 400), name
+        if error:
+            assert error.items() <= reply.error.items(), name
+    assert peak(server) < before + 300
 
 
 @pytest.mark.nginx

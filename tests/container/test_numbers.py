@@ -122,6 +122,74 @@ def test_the_fast_and_the_naive_reader_agree(body, piece):
         numeric.PIECE = original
 
 
+ODD_ROWS = [
+    "[]",
+    "{}",
+    "null",
+    "7",
+    '"],["',
+    "[true]",
+    "[1e39]",
+    "[NaN]",
+    "[01]",
+    "[1,]",
+    '["],[", 1]',
+    "[[1],[2]]",
+]
+ODD_ROWS += [
+    '["\\ud800"]',
+    '{"x": [1]}',
+    '{"features": [1], "x": [2]}',
+    '{"features": {}}',
+    f"[1{'0' * 400}]",
+]
+ROWS = st.integers(1, 3).flatmap(
+    lambda n: st.lists(
+        st.lists(st.integers(-9, 9) | FLOATS, min_size=n, max_size=n).flatmap(
+            lambda row: st.sampled_from(
+                [json.dumps(row), json.dumps({"features": row}, indent=0).replace("\n", " ")]
+            )
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+
+
+def read(body: bytes, media: str):
+    """The rows of a body, or what its refusal says."""
+    try:
+        return formats.decode(body, media).tolist()
+    except InputError as error:
+        return error.code, error.details
+
+
+ENDS = ["]}", " ] }\n", "", "]", "}", ",]}", "]]}", "]}{}", '], "x": 1}', "]}\xff"]
+
+
+@settings(max_examples=500)
+@given(
+    ROWS,
+    st.sampled_from([("", "]}"), *[(odd, "]}") for odd in ODD_ROWS], *[("", end) for end in ENDS]]),
+    st.data(),
+)
+def test_json_says_the_same_in_pieces(rows, wrong, data):
+    odd, end = wrong
+    if odd:
+        rows.insert(data.draw(st.integers(0, len(rows))), odd)
+    blank = data.draw(st.sampled_from(["", " ", "\r\n\t"]))
+    body = f'{blank}{{"instances":{blank}[{f"{blank},{blank}".join(rows)}{end}'
+    for text, media in ((body, formats.JSON), ("\n".join(rows), formats.JSON_LINES)):
+        sent = text.encode("latin-1")
+        whole = read(sent, media)
+        # A row, and what stands beside it, fits.
+        original, formats.PIECE = formats.PIECE, max(map(len, rows)) + data.draw(st.integers(20, 60))
+        try:
+            assert read(sent, media) == whole
+        finally:
+            formats.PIECE = original
+
+
 def channel(tmp_path, *files: bytes) -> Channel:
     for i, content in enumerate(files):
         (tmp_path / f"{i}.csv").write_bytes(content)

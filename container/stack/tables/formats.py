@@ -1,9 +1,11 @@
 """The formats of requests and replies: CSV, JSON, JSON Lines and npy, by content type and Accept."""
 
+import contextlib
 import functools
 import io
 import json
 import re
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,15 @@ MANY = 1000  # rows, from which on it takes longer to write them than to prepare
 # Two rows next to each other that are plain. Elsewhere a piece could begin with a byte order mark, or end in blank lines.
 BORDER = re.compile(rb"[0-9.]\r?\n(?=[-+.0-9])")
 TYPES = (CSV, JSON, JSON_LINES, NPY)
+# Characters of JSON that are parsed at a time, and that a row may have: Python's objects take up to thirty times as much.
+PIECE = 2 << 20
+EXPECTED = 'expected one JSON object, {"instances": [[5.1, 3.5], …]}'
+# What stands before the first row; a piece, as long as can be, that ends where a row does; what stands between two.
+OPENING, ROWS, COMMA = (
+    re.compile(pattern.replace("_", r"[ \t\r\n]*"), re.DOTALL)
+    for pattern in (r'_\{_"instances"_:_\[', r".*[\]}]_,(?=_[\[{])", "_,_")
+)
+LINES = re.compile(r".*\n", re.DOTALL)
 
 
 @functools.lru_cache(maxsize=256)
@@ -54,10 +65,10 @@ def decode(body: bytes, content_type: str) -> np.ndarray:
     if name == CSV:
         return _from_csv(body, header)
     try:
-        text = body.decode("utf-8-sig")
+        text = body.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise InputError(f"the body is not UTF-8 at byte {error.start + 1}", "not_utf8") from None
-    return _from_json(text) if name == JSON else _from_json_lines(text)
+    return _matrix(_from_json(text) if name == JSON else _from_json_lines(text.rstrip()))
 
 
 def cut(body: bytes, size: int) -> list[slice]:
@@ -91,25 +102,82 @@ def _from_csv(body: bytes, header: bool) -> np.ndarray:
         raise
 
 
-def _from_json(text: str) -> np.ndarray:
-    document = _json(text, "the body")
+def _from_json(text: str) -> Iterator[list]:
+    """The rows of {"instances": rows}, in pieces where they are large."""
+    if len(text) <= PIECE:
+        yield _instances(text, 0, len(text))
+        return
+    opening = OPENING.match(text)
+    if not opening:
+        raise InputError(EXPECTED, "bad_json")
+    start, row = opening.end(), 1
+    while start < len(text):
+        try:
+            end = _end(text, start, ROWS, row)
+            instances = _instances(text, start, end)
+        except InputError as error:
+            # Only a row that is wrong can have been cut apart: who checks these rows finds it.
+            readable = _readable("," + text[start : start + 2 * PIECE])
+            yield readable
+            if error.code == "bad_json" and end < len(text):
+                error.args = (f"{error} (or row {row + len(readable)} is longer than {PIECE >> 20} MB)",)
+            raise
+        start, row = end, row + len(instances)
+        yield instances
+        del instances  # before there are the next ones
+
+
+def _instances(text: str, start: int, end: int) -> list:
+    """The rows of a body, or of a piece of it, which is made a body of its own."""
+    before, piece = '{"instances": [' if start else "", text[start:end]
+    if end < len(text):
+        piece = piece.removesuffix(",") + "]}"
+    document = _json(before + piece, "the body", text, start - len(before))
     if not isinstance(document, dict) or list(document) != ["instances"]:
-        raise InputError('expected one JSON object, {"instances": [[5.1, 3.5], …]}', "bad_json")
+        raise InputError(EXPECTED, "bad_json")
     if not isinstance(document["instances"], list):
         raise InputError('"instances" must be a list of rows', "bad_json")
-    return _matrix(document["instances"])
+    return document["instances"]
 
 
-def _from_json_lines(text: str) -> np.ndarray:
-    return _matrix([_json(line, f"line {i}") for i, line in enumerate(text.rstrip().split("\n"), 1)])
+def _readable(text: str) -> list:
+    """The rows at the beginning of a text, each after a comma, as far as they are JSON."""
+    rows, place = [], 0
+    with contextlib.suppress(ValueError, RecursionError):
+        while comma := COMMA.match(text, place):
+            row, place = DECODER.raw_decode(text, comma.end())
+            rows.append(row)
+    return rows
 
 
-def _json(text: str, what: str):
+def _from_json_lines(text: str) -> Iterator[list]:
+    """The rows of a body with one a line, in pieces where it is large."""
+    start, row = 0, 1
+    while start < len(text):
+        end = _end(text, start, LINES, row)
+        lines = text[start:end].removesuffix("\n").split("\n")
+        yield [_json(line, f"line {i}") for i, line in enumerate(lines, row)]
+        start, row = end, row + len(lines)
+
+
+def _end(text: str, start: int, pattern: re.Pattern, row: int) -> int:
+    """Where a piece ends that begins at `start`, with row `row`."""
+    if len(text) - start <= PIECE:
+        return len(text)
+    piece = pattern.match(text, start, start + PIECE)
+    if not piece:
+        raise InputError(f"row {row} is longer than {PIECE >> 20} MB", "bad_row", row=row)
+    return piece.end()
+
+
+def _json(text: str, what: str, whole: str = "", start: int = 0):
+    """What a text says; an error says where it is in the whole, if the text is a piece of that from `start` on."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return DECODER.decode(text)
     except RecursionError:
         raise InputError(f"{what} is nested too deeply", "bad_json") from None
     except json.JSONDecodeError as error:
+        error = json.JSONDecodeError(error.msg, whole or text, start + error.pos)
         text = f"{what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         raise InputError(text, "bad_json") from None
     except ValueError as error:
@@ -122,31 +190,43 @@ def _refuse_constant(name: str):
     raise InputError(f"{name} is not JSON and not a number that can be predicted on", "bad_value", value=name)
 
 
-def _matrix(instances: list) -> np.ndarray:
-    """Rows as lists of numbers, or as {"features": list}, to a float32 matrix."""
-    rows = [
-        row["features"] if isinstance(row, dict) and list(row) == ["features"] else row for row in instances
-    ]
-    if not rows:
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _matrix(pieces: Iterable[list]) -> np.ndarray:
+    """Pieces of rows as lists of numbers, or as {"features": list}, to a float32 matrix."""
+    matrices, count, columns = [], 0, None
+    for instances in pieces:
+        rows = [
+            row["features"] if isinstance(row, dict) and list(row) == ["features"] else row
+            for row in instances
+        ]
+        for i, row in enumerate(rows, count + 1):
+            if not isinstance(row, list) or not row:
+                text = f'row {i} is not a list of numbers; expected [5.1, 3.5] or {{"features": [5.1, 3.5]}}'
+                raise InputError(text, "bad_row", row=i)
+            columns = columns or len(row)
+            if len(row) != columns:
+                text = f"row {i} has {len(row)} columns where {columns} were expected, as in the rows before"
+                raise InputError(text, "bad_columns", row=i)
+            if not set(map(type, row)) <= {int, float}:
+                column = next(j for j, value in enumerate(row, 1) if type(value) not in (int, float))
+                value = shown(json.dumps(row[column - 1], ensure_ascii=False)[:200])
+                text = f"row {i}, column {column}: {value} is not a number"
+                raise InputError(text, "bad_value", row=i, column=column, value=value)
+        if rows:
+            try:
+                matrices.append(_finite32(np.array(rows, np.float64), count + 1))
+            except OverflowError:
+                raise InputError(
+                    "an integer does not fit into a 32-bit float (at most 3.4e38)", "bad_value"
+                ) from None
+        count += len(rows)
+        # Before there are the next ones.
+        del instances, rows
+    if not matrices:
         raise InputError("there is no row in the request", "empty_body")
-    for i, row in enumerate(rows, 1):
-        if not isinstance(row, list) or not row:
-            text = f'row {i} is not a list of numbers; expected [5.1, 3.5] or {{"features": [5.1, 3.5]}}'
-            raise InputError(text, "bad_row", row=i)
-        if len(row) != len(rows[0]):
-            text = f"row {i} has {len(row)} columns where {len(rows[0])} were expected, as in the rows before"
-            raise InputError(text, "bad_columns", row=i)
-        if not set(map(type, row)) <= {int, float}:
-            column = next(j for j, value in enumerate(row, 1) if type(value) not in (int, float))
-            value = shown(json.dumps(row[column - 1], ensure_ascii=False)[:200])
-            text = f"row {i}, column {column}: {value} is not a number"
-            raise InputError(text, "bad_value", row=i, column=column, value=value)
-    try:
-        return _finite32(np.array(rows, np.float64))
-    except OverflowError:
-        raise InputError(
-            "an integer does not fit into a 32-bit float (at most 3.4e38)", "bad_value"
-        ) from None
+    return np.concatenate(matrices)
 
 
 def _from_npy(body: bytes) -> np.ndarray:
@@ -168,15 +248,15 @@ def _from_npy(body: bytes) -> np.ndarray:
     return _finite32(np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C"))
 
 
-def _finite32(values: np.ndarray) -> np.ndarray:
+def _finite32(values: np.ndarray, first_row: int = 1) -> np.ndarray:
     with np.errstate(over="ignore"):
         matrix = np.ascontiguousarray(values, np.float32)
     bad = ~np.isfinite(matrix)
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
         value = str(values[row, column])
-        text = f"row {row + 1}, column {column + 1}: {value} is not a finite 32-bit float"
-        raise InputError(text, "bad_value", row=row + 1, column=column + 1, value=value)
+        text = f"row {first_row + row}, column {column + 1}: {value} is not a finite 32-bit float"
+        raise InputError(text, "bad_value", row=first_row + row, column=column + 1, value=value)
     return matrix
 
 
@@ -205,17 +285,28 @@ def encode(columns: dict, media: str) -> bytes:
         stream = io.BytesIO()
         np.save(stream, values.astype(str) if values.dtype == object else values, allow_pickle=False)
         return stream.getvalue()
-    values = [_plain(column) for column in columns.values()]
+    begin, between, end = (b'{"predictions": [', b", ", b"]}") if media == JSON else (b"", b"", b"")
+    # Piece by piece into one buffer: Python's objects take some forty times the bytes that are written.
+    stream = io.BytesIO()
+    stream.write(begin)
+    for i in range(0, max(map(len, columns.values())), MANY):
+        stream.write(between if i else b"")
+        stream.write(_written({name: _plain(c[i : i + MANY]) for name, c in columns.items()}, media))
+    stream.write(end)
+    return stream.getvalue()
+
+
+def _written(columns: dict, media: str) -> bytes:
     if media == CSV:
         cells = [
             [_csv_cell(v) if isinstance(v, str) else _csv_cell(json.dumps(v, ensure_ascii=False)) for v in c]
-            for c in values
+            for c in columns.values()
         ]
         lines = cells[0] if len(cells) == 1 else map(",".join, zip(*cells, strict=True))
         return ("\n".join(lines) + "\n").encode()
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if media == JSON:
-        return json.dumps({"predictions": rows}, ensure_ascii=False).encode()
+        return json.dumps(rows, ensure_ascii=False)[1:-1].encode()
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
