@@ -206,6 +206,14 @@ def test_train_says_what_is_wrong_before_it_reads_the_data(run_mine):
     assert "Traceback" not in ended.output
 
 
+def test_what_is_no_file_costs_no_model(run_mine):
+    lines = ["import os, socket", LEARNS.rstrip(), "    os.chdir(model_dir)", "    os.mkfifo('fifo')"]
+    lines += ["    os.symlink('nowhere', 'dangling')", "    socket.socket(socket.AF_UNIX).bind('socket')"]
+    ended = run_mine({"training": "\n".join(lines)})
+    assert ended.code == 0, ended.failure
+    assert ended.model == {"model.json": b"{}"}
+
+
 def test_an_error_while_it_trains_is_named_by_its_line(run_mine):
     ended = run_mine({"training": LEARNS + "    return channels['nowhere']\n"})
     assert (ended.code, ended.model) == (1, {})

@@ -859,6 +859,18 @@ def test_large_json_takes_little_memory(start):
 
 @pytest.mark.nginx
 @linux
+def test_a_refused_body_is_not_kept(start):
+    server = start(MODEL_SERVER_WORKERS=1)
+    wrong = [filled("{}"), filled("[1]", "["), filled("1.5", '{"instances": [[', "]]}")]
+    for i, body in enumerate(wrong * 2):
+        assert server.predict(body, "application/json").status == 400
+        if i < len(wrong):
+            before = memory(server)
+    assert memory(server) < before + 10_000
+
+
+@pytest.mark.nginx
+@linux
 def test_memory_stays_flat(start):
     server = start(MODEL_SERVER_WORKERS=1)
     body = ("\n".join(ROWS) + "\n") * 600  # 1.4 MB
