@@ -122,15 +122,16 @@ def test_the_fast_and_the_naive_reader_agree(body, piece):
         numeric.PIECE = original
 
 
+# @ stands for the other columns: two things that are wrong may be told in another order.
 ODD_ROWS = [
     "[]",
     "{}",
     "null",
     "7",
     '"],["',
-    "[true]",
-    "[1e39]",
-    "[NaN]",
+    "[true@]",
+    "[1e39@]",
+    "[NaN@]",
     "[01]",
     "[1,]",
     '["],[", 1]',
@@ -141,7 +142,7 @@ ODD_ROWS += [
     '{"x": [1]}',
     '{"features": [1], "x": [2]}',
     '{"features": {}}',
-    f"[1{'0' * 400}]",
+    f"[1{'0' * 400}@]",
 ]
 ROWS = st.integers(1, 3).flatmap(
     lambda n: st.lists(
@@ -176,7 +177,7 @@ ENDS = ["]}", " ] }\n", "", "]", "}", ",]}", "]]}", "]}{}", '], "x": 1}', "]}\xf
 def test_json_says_the_same_in_pieces(rows, wrong, data):
     odd, end = wrong
     if odd:
-        rows.insert(data.draw(st.integers(0, len(rows))), odd)
+        rows.insert(data.draw(st.integers(0, len(rows))), odd.replace("@", ", 0" * rows[0].count(",")))
     blank = data.draw(st.sampled_from(["", " ", "\r\n\t"]))
     body = f'{blank}{{"instances":{blank}[{f"{blank},{blank}".join(rows)}{end}'
     for text, media in ((body, formats.JSON), ("\n".join(rows), formats.JSON_LINES)):
