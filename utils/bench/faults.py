@@ -165,7 +165,7 @@ def bodies() -> Iterator[Figure]:
             slowest = max(slowest, clocked(lambda body=body: ask(server, body, "application/json")))
         yield Figure("25 MB of JSON, the slowest of five: until the answer", 10, slowest, "s")
         yield Figure(
-            "… and the most memory of the worker, above what it had", 300, worker_peak(server) - before, "MB"
+            "… and the most memory of the worker, above what it had", 400, worker_peak(server) - before, "MB"
         )
 
 

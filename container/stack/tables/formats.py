@@ -19,7 +19,7 @@ MANY = 1000  # rows, from which on it takes longer to write them than to prepare
 BORDER = re.compile(rb"[0-9.]\r?\n(?=[-+.0-9])")
 TYPES = (CSV, JSON, JSON_LINES, NPY)
 # Characters of JSON that are parsed at a time, and that a row may have: Python's objects take up to thirty times as much.
-PIECE = 2 << 20
+PIECE = 1 << 20
 EXPECTED = 'expected one JSON object, {"instances": [[5.1, 3.5], …]}'
 # What stands before the first row; a piece, as long as can be, that ends where a row does; what stands between two.
 OPENING, ROWS, COMMA = (
