@@ -33,7 +33,7 @@ test: .venv/ready  ## run all tests, two at a time; ARGS=tests/workshop: some of
 bench: .venv/ready  ## measure against the sample, peers and the limit, some 25 minutes; QUICK=1: two minutes, no peers
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
-faults: .venv/ready  ## measure what large and hostile things cost, some 15 minutes; CASE="large home": those alone
+faults: .venv/ready  ## measure what large and hostile things cost, some 30 minutes; CASE="large home": those alone
 	@$(BIN)/python -m bench.faults $(CASE)
 
 # Without TRAIN, SERVE or URL it is a folder of container/, off Docker.

@@ -103,8 +103,9 @@ def test_what_the_runtime_refuses(account, endpoint):
         account.invoke(endpoint, b"x" * 6_291_457)
     assert code(failed) == ("413", 413)
     assert account.invoke(endpoint, b"1,2\n" * (6_291_456 // 4))["ResponseMetadata"]["HTTPStatusCode"] == 200
-    with pytest.raises(ClientError, match="does not serve the header"):
-        account.invoke(endpoint, TargetModel="a.tar.gz")
+    for field in ("TargetModel", "SessionId", "EnableExplanations", "PrefixAwareId"):
+        with pytest.raises(ClientError, match="does not serve the header"):
+            account.invoke(endpoint, **{field: "a.tar.gz"})
 
 
 def test_a_container_that_dies_comes_back(account):

@@ -1,6 +1,6 @@
 """`make faults` measures what large or hostile things cost, each by its own name, and writes FAULTS.md.
 
-`make faults CASE="large flood"` measures those alone, and writes nothing.
+`make faults CASE="large flood"` measures those anew, and leaves the others as they were.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from unittest.mock import patch
 
 import psutil
 
-from . import BUILD, IRIS, ROOT, BenchError, report, training
+from . import BUILD, IRIS, BenchError, report, training
 from .contenders import OURS, Server, running
 from .overhead import HOME, ROLE, localaws_of_its_own
 
 FAULTS = Path(__file__).with_name("FAULTS.md")
+JSON = Path(__file__).with_name("faults.json")
 MB = 1 << 20
 WEST = {"LocationConstraint": "us-west-2"}
 BUCKET = "sagemaker-faults"
@@ -163,7 +164,7 @@ def bodies() -> Iterator[Figure]:
         for row in ("[5.1,3.5,1.4,0.2]", "[1]", "{}", "null", '"a"'):
             body = b'{"instances":[' + b",".join([row.encode()] * (25 * 1000**2 // (len(row) + 1))) + b"]}"
             slowest = max(slowest, clocked(lambda body=body: ask(server, body, "application/json")))
-        yield Figure("25 MB of JSON, the slowest of five: until the answer", 10, slowest, "s")
+        yield Figure("25 MB of JSON, the slowest of five: until the answer", 20, slowest, "s")
         yield Figure(
             "… and the most memory of the worker, above what it had", 400, worker_peak(server) - before, "MB"
         )
@@ -189,7 +190,7 @@ CASES: dict[str, Callable[[], Iterator[Figure]]] = {
 MARK = "86399.25"  # seconds
 PAGE = """# What large and hostile things cost
 
-Measured on {today:%Y-%m-%d} by `make faults`: {machine}. `make faults CASE=large` measures one of them again.
+Measured on {days} by `make faults`, half an hour, a case after the other: {machine}. The command beside a figure measures it again.
 
 {table}
 
@@ -348,10 +349,11 @@ def refused(file: Path) -> tuple[float, float]:
     return run.seconds, run.peak / MB
 
 
-def table(found: dict[str, list[Figure]]) -> str:
+def table(measured: dict[str, dict]) -> str:
+    """What each case gave when it was last measured: {case: {"on": date, "figures": [Figure]}}."""
     lines = ["| What | At most | Measured | | Command |", "|---|---|---|---|---|"]
-    for case, figures in found.items():
-        for what, most, value, unit in figures:
+    for case in CASES:
+        for what, most, value, unit in measured.get(case, {}).get("figures", ()):
             mark = "yes" if value <= most else "**missed**"
             bound, seen = (f"{number:.3g} {unit}".rstrip() for number in (most, value))
             lines.append(f"| {what} | {bound} | {seen} | {mark} | `make faults CASE={case}` |")
@@ -361,19 +363,23 @@ def table(found: dict[str, list[Figure]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
     parser.add_argument("case", nargs="*", choices=[*CASES, []], help="these alone (default: all)")
-    asked = parser.parse_args().case
-    found: dict[str, list[Figure]] = {}
-    for name in asked or CASES:
+    measured = json.loads(JSON.read_text()) if JSON.exists() else {}
+    for name in parser.parse_args().case or CASES:
         print(f"{name}: {CASES[name].__doc__}", flush=True)
         try:
-            found[name] = list(CASES[name]())
+            figures = list(CASES[name]())
         except BenchError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 2
-    print(f"\n{table(found)}")
-    if not asked:
-        FAULTS.write_text(PAGE.format(today=date.today(), machine=report.machine(), table=table(found)))
-        print(f"\nwrote {FAULTS.relative_to(ROOT)}")
+        # After each: the next one may take a quarter of an hour, and somebody may have had enough.
+        measured[name] = {"on": str(date.today()), "figures": figures}
+        cases = ",\n".join(f"{json.dumps(case)}: {json.dumps(found)}" for case, found in measured.items())
+        JSON.write_text(f"{{\n{cases}\n}}\n")
+        days = sorted({found["on"] for found in measured.values()})
+        FAULTS.write_text(
+            PAGE.format(days=" and ".join(days), machine=report.machine(), table=table(measured))
+        )
+        print(table({name: measured[name]}), flush=True)
     return 0
 
 

@@ -49,7 +49,7 @@ def start(timeout: float = 30, tell: Callable[[str], None] = lambda line: None) 
                 pid = _spawn(folder)
             if (running := locate.running()) and answers(running.address):
                 return locate.running() or running  # which tells by now what was brought back
-            if (progress := _read(folder / locate.PROGRESS)) != seen:
+            if (progress := _read(folder / locate.PROGRESS)) not in ("", seen):
                 seen, deadline = progress, time.monotonic() + timeout
                 tell(progress)
             if not psutil.pid_exists(pid):

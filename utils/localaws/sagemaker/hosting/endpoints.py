@@ -36,6 +36,11 @@ FORWARDED = {
     "CustomAttributes": "x-amzn-sagemaker-custom-attributes",
     "InferenceId": "x-amzn-sagemaker-inference-id",
 }
+# Those of InvokeEndpoint for what localaws has not: several models or containers, sessions, explanations.
+NOT_SERVED = (
+    *("target-model", "target-container-hostname", "inference-component", "session-id"),
+    *("enable-explanations", "prefix-aware-id"),
+)
 
 
 class Variant:
@@ -389,9 +394,7 @@ class Hosting:
     def invoke(self, name: str, headers: dict, body: bytes) -> tuple[int, dict, bytes]:
         """InvokeEndpoint: (status, headers, body) of the answer. Raises AwsError, ModelError among them."""
         started = time.perf_counter()
-        _refuse_headers(
-            headers, "target-model", "target-container-hostname", "inference-component", "session-id"
-        )
+        _refuse_headers(headers, *NOT_SERVED)
         if (fleet := self._fleet(name)).queued:
             raise AwsError(
                 "ValidationError",
