@@ -200,7 +200,7 @@ What must not happen at all is no figure, but a test:
 |---|---|
 | 200 histories of random requests of every service, by up to four clients, each killed two or three times with requests in flight: all that can be seen is the same after the start | `make test ARGS="--slow tests/localaws/test_histories.py"` |
 | each file of a home is emptied, cut off, changed by a byte, replaced or deleted: `up` says what was lost, and all else is there | `make test ARGS="--slow tests/localaws/test_recovery.py"` |
-| a disk becomes full | `make test ARGS=tests/localaws/test_recovery.py` |
+| a disk becomes full (root only) | `make test ARGS=tests/localaws/test_recovery.py` |
 | jobs, pushes and puts are killed in the middle, 30 moments | `make test ARGS="--slow tests/localaws/test_kill.py"` |
 | another user of this machine looks for a way in (root only) | `make test ARGS=tests/localaws/test_trust.py` |
 | 2,000 random bodies, and hostile requests | `make test ARGS="--slow tests/container/test_contract_serving.py"` |
