@@ -90,15 +90,18 @@ class Server:
 
     def send(self, body: bytes, content_type: str | None = None) -> bytes:
         """One request on a connection of its own; returns the reply's body. Raises BenchError on another status."""
+        status, content = self.post(body, {"Content-Type": content_type or self.contender.content_type})
+        if status != 200:
+            raise BenchError(f"{self.contender.name} answers {status}: {content[:300]!r}")
+        return content
+
+    def post(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """One request on a connection of its own; returns the reply's status and body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         with contextlib.closing(connection):
-            headers = {"Content-Type": content_type or self.contender.content_type}
             connection.request("POST", self.contender.path, body, headers)
             reply = connection.getresponse()
-            content = reply.read()
-        if reply.status != 200:
-            raise BenchError(f"{self.contender.name} answers {reply.status}: {content[:300]!r}")
-        return content
+            return reply.status, reply.read()
 
     def memory(self) -> int:
         """Proportional set size of all its processes, bytes (Linux)."""

@@ -5,7 +5,6 @@
 
 import argparse
 import gzip
-import http.client
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ import psutil
 
 from . import BUILD, IRIS, BenchError, report, training
 from .contenders import OURS, Server, running
-from .overhead import HOME, ROLE, localaws_of_its_own
+from .overhead import HOME, ROLE, localaws_of_its_own, run_job
 
 FAULTS = Path(__file__).with_name("FAULTS.md")
 JSON = Path(__file__).with_name("faults.json")
@@ -90,7 +89,12 @@ def large() -> Iterator[Figure]:
         with ThreadPoolExecutor(3) as readers:
             list(readers.map(lambda n: s3.download_file(BUCKET, "large", f"{target}-{n}"), range(3)))
         yield Figure("`download_file` of 1.5 GB: times `cp`", 5, sorted(ratios)[1], "x")
-        yield Figure("… and the most memory of localaws, with three readers at last", 600, peak(status), "MB")
+        yield Figure(
+            "… and the most memory of localaws, with three readers at last",
+            600,
+            most_memory(status.pid),
+            "MB",
+        )
         for file in (source, *BUILD.glob("got-*")):
             file.unlink()
 
@@ -98,12 +102,15 @@ def large() -> Iterator[Figure]:
 def flood() -> Iterator[Figure]:
     """A job prints `yes` for 20 seconds."""
     with localaws_of_its_own("process") as status:
-        before = peak(status)
+        before = most_memory(status.pid)
         ended = job("flood")
         yield Figure(
-            "the most memory of localaws, a job having printed `yes` for 20 s", 600, peak(status), "MB"
+            "the most memory of localaws, a job having printed `yes` for 20 s",
+            600,
+            most_memory(status.pid),
+            "MB",
         )
-        yield Figure("… of which are the lines'", 300, peak(status) - before, "MB")
+        yield Figure("… of which are the lines'", 300, most_memory(status.pid) - before, "MB")
         yield Figure("… until the job has ended", 40, ended, "s")
 
 
@@ -118,7 +125,7 @@ def backtrack() -> Iterator[Figure]:
 def leave() -> Iterator[Figure]:
     """A job leaves a child in another session, and is at its MaxRuntimeInSeconds, 2, as is the child."""
     with localaws_of_its_own("process"):
-        taken = job("leave", MaxRuntimeInSeconds=2)
+        taken = job("leave", seconds=2)
         yield Figure(
             "a job with a child in a session of its own: until it is ended, MaxRuntime being 2 s",
             15,
@@ -153,7 +160,7 @@ def bodies() -> Iterator[Figure]:
     training.train(OURS, model)
     empty = gzip.compress(b"")
     with running(OURS, SAGEMAKER_BASE_DIR=model, MODEL_SERVER_WORKERS=1) as (server,):
-        before = worker_peak(server)
+        before = of_worker(server)
         members = empty * (2 * MB // len(empty)) + gzip.compress(b"5.1,3.5,1.4,0.2\n")
         taken = clocked(lambda: ask(server, members, "text/csv", "gzip"))
         yield Figure("2 MB of gzip's empty members: until the answer", 2, taken, "s")
@@ -166,7 +173,7 @@ def bodies() -> Iterator[Figure]:
             slowest = max(slowest, clocked(lambda body=body: ask(server, body, "application/json")))
         yield Figure("25 MB of JSON, the slowest of five: until the answer", 20, slowest, "s")
         yield Figure(
-            "… and the most memory of the worker, above what it had", 400, worker_peak(server) - before, "MB"
+            "… and the most memory of the worker, above what it had", 400, of_worker(server) - before, "MB"
         )
 
 
@@ -190,7 +197,7 @@ CASES: dict[str, Callable[[], Iterator[Figure]]] = {
 MARK = "86399.25"  # seconds
 PAGE = """# What large and hostile things cost
 
-Measured on {days} by `make faults`, half an hour, a case after the other: {machine}. The command beside a figure measures it again.
+Measured on {days} by `make faults`: {machine}. The command beside a figure measures it again.
 
 {table}
 
@@ -225,19 +232,16 @@ def client(service: str, connections: int = 16):
     )
 
 
-def peak(status) -> float:
-    """The most memory that localaws has had, MB (Linux)."""
-    return _most(status.pid)
-
-
-def worker_peak(server: Server) -> float:
-    found = psutil.Process(server.process.pid).children(recursive=True)
-    return max(_most(process.pid) for process in found if process.name() != "nginx")
-
-
-def _most(pid: int) -> float:
+def most_memory(pid: int) -> float:
+    """The most memory that a process has had, MB (Linux)."""
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmHWM" in line)
     return int(line.split()[1]) / 1024
+
+
+def of_worker(server: Server) -> float:
+    """The most memory that one of a server's workers has had, MB."""
+    found = psutil.Process(server.process.pid).children(recursive=True)
+    return max(most_memory(process.pid) for process in found if process.name() != "nginx")
 
 
 def put_objects(count: int) -> None:
@@ -302,42 +306,25 @@ def prepared() -> tuple[str, str]:
     return f"{uri}:latest", role
 
 
-def job(what: str, **stopping: int) -> float:
-    """Seconds from CreateTrainingJob to its end, of a job that does what TRAIN has under this word."""
+def job(what: str, seconds: int = 600) -> float:
+    """Seconds that a job takes, of `seconds` at most, which does what TRAIN has under this word."""
     image, role = prepared()
-    sagemaker = client("sagemaker")
     algorithm = {"TrainingImage": image, "TrainingInputMode": "File"}
     algorithm["MetricDefinitions"] = [{"Name": "slow", "Regex": "(a|aa)+$"}]
-    started = time.perf_counter()
-    sagemaker.create_training_job(
-        TrainingJobName=f"faults-{what}",
+    taken, _ = run_job(
+        *(client("sagemaker"), f"faults-{what}", image, role, BUCKET),
         AlgorithmSpecification=algorithm,
         HyperParameters={"do": what, "marked": MARK},
-        RoleArn=role,
-        OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/output"},
-        ResourceConfig={"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
-        StoppingCondition={"MaxRuntimeInSeconds": 600} | stopping,
+        StoppingCondition={"MaxRuntimeInSeconds": seconds},
     )
-    while (
-        sagemaker.describe_training_job(TrainingJobName=f"faults-{what}")["TrainingJobStatus"] == "InProgress"
-    ):
-        time.sleep(0.05)
-    return time.perf_counter() - started
+    return taken
 
 
 def ask(server: Server, body: bytes, content_type: str, encoding: str = "identity") -> None:
     """One request, whose answer may be a refusal. Raises BenchError where the server fails."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
-    connection.request(
-        "POST", "/invocations", body, {"Content-Type": content_type, "Content-Encoding": encoding}
-    )
-    reply = connection.getresponse()
-    content = reply.read()
-    connection.close()
-    if reply.status >= 500:
-        raise BenchError(
-            f"{len(body)} bytes of {content_type} are answered {reply.status}: {content[:200]!r}"
-        )
+    status, content = server.post(body, {"Content-Type": content_type, "Content-Encoding": encoding})
+    if status >= 500:
+        raise BenchError(f"{len(body)} bytes of {content_type} are answered {status}: {content[:200]!r}")
 
 
 def refused(file: Path) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The one exception that becomes an answer to an AWS client."""
+"""The exceptions that become an answer to an AWS client."""
 
 
 class AwsError(Exception):
@@ -15,3 +15,17 @@ class AwsError(Exception):
         self.message = message
         self.status = status
         self.fields = fields
+
+
+class Invalid(AwsError):
+    """A request that the service refuses; the message says why."""
+
+    def __init__(self, message: str):
+        super().__init__("ValidationException", message)
+
+
+class NotServed(AwsError):
+    """What AWS would do and localaws does not; `mend` is what can be done instead."""
+
+    def __init__(self, what: str, mend: str):
+        super().__init__("NotServedByLocalaws", f"localaws does not serve {what}: {mend}.", 501)

@@ -35,7 +35,7 @@ from waitress.parser import HTTPRequestParser
 from werkzeug import Request, Response
 
 from localaws import loopback, protocol
-from localaws.errors import AwsError
+from localaws.errors import AwsError, NotServed
 from localaws.images.registry import Registry
 from localaws.moto import gaps, takeover
 from localaws.moto.backend import Backend
@@ -81,12 +81,10 @@ class Front:
         self.ready = False
         self.database = Database(home)
         self.backend = Backend(home, self.database)
-        self.registry = gaps.registry = Registry(home, gaps.describe_repository, locate.ACCOUNT)
+        self.registry = gaps.registry = Registry(home, gaps.describe_repository)
         gaps.address = self.url.removeprefix("http://")
         connect = functools.partial(loopback.client, region=locate.REGION, url=self.url, app=self)
-        context = Context(
-            home, self.database, self.url, connect, self.registry, locate.REGION, locate.ACCOUNT
-        )
+        context = Context(home, self.database, self.url, connect, self.registry)
         self.control = ControlPlane(context)
         owner = gaps.Key(locate.secret(home))
         self.signatures = Signatures(lambda identity: owner if identity == locate.KEY else gaps.key(identity))
@@ -158,7 +156,7 @@ class Front:
 
     def _invoke(self, request: Request, endpoint: str, verb: str) -> Response:
         if verb not in VERBS:
-            raise AwsError("NotServedByLocalaws", f"localaws does not serve {verb} of an endpoint", 501)
+            raise NotServed(f"{verb} of an endpoint", "run it against AWS")
         protocol.bound(request, MAX_INVOCATION)
         status, headers, body = self.control.invoke(endpoint, dict(request.headers), request.get_data(), verb)
         return Response(body, status, headers)

@@ -82,14 +82,11 @@ class Registry:
     `describe` tells what ECR knows of a repository (its ``imageTagMutability``), None when there is none.
     """
 
-    def __init__(
-        self, home: Path, describe: Callable[[str], dict | None] = lambda name: {}, account: str = ""
-    ):
+    def __init__(self, home: Path, describe: Callable[[str], dict | None] = lambda name: {}):
         self.home = Path(home)
         self.root = self.home / "registry"
         self.blobs = self.root / "blobs"
         self.describe = describe
-        self.account = account
         self._lock = threading.RLock()  # names move under it; bytes are copied and hashed outside
         self.blobs.mkdir(parents=True, exist_ok=True)
         for upload in self.root.glob("repositories/**/_uploads/*"):
@@ -275,7 +272,7 @@ class Registry:
                     message = f"A repository's name has at most {MAX_NAME} characters"
                     raise RegistryError("NAME_INVALID", message)
                 if self.describe(name) is None:
-                    message = f"The repository with name '{name}' does not exist in the registry with id '{self.account}'"
+                    message = f"The repository with name '{name}' does not exist in the registry with id '{locate.ACCOUNT}'"
                     raise RegistryError("NAME_UNKNOWN", message, 404)
                 if request.method not in methods:
                     allow = {"Allow": ", ".join(methods)}

@@ -21,7 +21,7 @@ from botocore import xform_name
 from werkzeug import Request, Response
 
 from localaws import protocol
-from localaws.errors import AwsError
+from localaws.errors import AwsError, NotServed
 from localaws.state import locate
 from localaws.state.database import Database
 
@@ -68,9 +68,9 @@ class Backend:
         operation = _operation(request, service)
         try:
             if _is_unanswered(request, service, operation):
-                instead = gaps.REFUSED.get(operation, "run it against AWS")
-                message = f"localaws does not serve {operation} of {service}: {instead}."
-                raise AwsError("NotServedByLocalaws", message, 501)
+                raise NotServed(
+                    f"{operation} of {service}", gaps.REFUSED.get(operation, "run it against AWS")
+                )
             if is_upload:
                 _claim_body(request)
             with self._lock:

@@ -12,12 +12,12 @@ from pathlib import Path
 from botocore.exceptions import ClientError
 
 from localaws.engines import docker
-from localaws.errors import AwsError
+from localaws.errors import AwsError, Invalid, NotServed
+from localaws.state import locate
 from localaws.state.database import Database
 from localaws.state.store import Store
 
 from .storage import DataError, list_keys, parse_uri
-from .validation import Invalid, NotServed
 
 MAX_INSTANCES = 20
 ENDED = ("Completed", "Failed", "Stopped")  # a job, or an endpoint, that holds no instance any more
@@ -49,10 +49,8 @@ class Context:
         endpoint_url: str,
         connect: Callable,
         registry,
-        region: str,
-        account: str,
     ):
-        self.home, self.registry, self.region, self.account = home, registry, region, account
+        self.home, self.registry = home, registry
         self.store = Store(database)
         self.s3, self.iam, self.logs, self.cloudwatch = map(connect, ("s3", "iam", "logs", "cloudwatch"))
         self.engine = docker.choose(home, endpoint_url)
@@ -61,7 +59,7 @@ class Context:
 
     def arn(self, kind: str, name: str) -> str:
         """The ARN of a resource; like the service, in lower case."""
-        return f"arn:aws:sagemaker:{self.region}:{self.account}:{ARN_PARTS[kind]}/{name.lower()}"
+        return f"arn:aws:sagemaker:{locate.REGION}:{locate.ACCOUNT}:{ARN_PARTS[kind]}/{name.lower()}"
 
     def require(self, kind: str, name: str) -> dict:
         """The record of a resource. Raises AwsError in the words of the service if there is none."""
@@ -119,7 +117,7 @@ class Context:
         if not keys:
             raise Invalid(
                 f'No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure that the bucket '
-                f"exists in the selected region ({self.region}), that objects exist under that S3 prefix, and that "
+                f"exists in the selected region ({locate.REGION}), that objects exist under that S3 prefix, and that "
                 f'the role "{role}" has "s3:ListBucket" permissions on bucket "{bucket}".'
             )
 
@@ -136,7 +134,7 @@ class Context:
                 f'Could not access model data at {uri}. Please ensure that the role "{role}" exists and that its trust '
                 'relationship policy allows the action "sts:AssumeRole" for the service principal '
                 '"sagemaker.amazonaws.com". Also ensure that the role has "s3:GetObject" permissions and that the '
-                f"object is located in {self.region}."
+                f"object is located in {locate.REGION}."
             )
 
     def check_bucket(self, uri: str) -> None:

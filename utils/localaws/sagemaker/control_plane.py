@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from localaws.errors import AwsError
+from localaws.errors import AwsError, Invalid, NotServed
 from localaws.sagemaker.hosting.endpoints import Hosting
 from localaws.sagemaker.hosting.instances import container_definition
 from localaws.sagemaker.jobs.training import Training
@@ -17,7 +17,7 @@ from localaws.sagemaker.jobs.transform import Transform
 from localaws.sagemaker.jobs.tuning import Tuning
 
 from .context import ARN_PARTS, Context
-from .validation import Invalid, NotServed, parse_served, prune, refuse_unserved, service_model, validate
+from .validation import parse_served, prune, refuse_unserved, service_model, validate
 
 _CONTAINER = """{0}.Image {0}.ModelDataUrl {0}.Environment {0}.ContainerHostname {0}.Mode=SingleModel
     {0}.ImageConfig.RepositoryAccessMode=Platform

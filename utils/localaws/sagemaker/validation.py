@@ -9,21 +9,7 @@ import re
 
 import botocore.session
 
-from localaws.errors import AwsError
-
-
-class Invalid(AwsError):
-    """A request that the service refuses; the message says why."""
-
-    def __init__(self, message: str):
-        super().__init__("ValidationException", message)
-
-
-class NotServed(AwsError):
-    """What AWS would do and localaws does not; `mend` is what can be done instead."""
-
-    def __init__(self, what: str, mend: str):
-        super().__init__("NotServedByLocalaws", f"localaws does not serve {what}: {mend}.", 501)
+from localaws.errors import AwsError, Invalid, NotServed
 
 
 @functools.cache

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import urllib3
 
-from localaws.errors import AwsError
+from localaws.errors import AwsError, Invalid, NotServed
 from localaws.sagemaker.context import Context, internal_error
-from localaws.sagemaker.validation import Invalid, NotServed, service_model, validate
+from localaws.sagemaker.validation import service_model, validate
+from localaws.state import locate
 
 from . import asynchronous
 from .instances import Instance, ServeError, container_definition
@@ -398,7 +399,7 @@ class Hosting:
         if (fleet := self._fleet(name)).queued:
             raise AwsError(
                 "ValidationError",
-                f"Endpoint {name} of account {self.context.account} has an AsyncInferenceConfig: use InvokeEndpointAsync.",
+                f"Endpoint {name} of account {locate.ACCOUNT} has an AsyncInferenceConfig: use InvokeEndpointAsync.",
             )
         variant = fleet.choose(headers.get("x-amzn-sagemaker-target-variant"))
         if len(body) > variant.payload:
@@ -424,7 +425,7 @@ class Hosting:
         if not fleet.queued:
             raise AwsError(
                 "ValidationError",
-                f"Endpoint {name} of account {self.context.account} has no AsyncInferenceConfig: use InvokeEndpoint.",
+                f"Endpoint {name} of account {locate.ACCOUNT} has no AsyncInferenceConfig: use InvokeEndpoint.",
             )
         forwarded = {header: request[member] for member, header in FORWARDED.items() if member in request}
         record = self._queue(name).add(fleet.queued, request, forwarded)
@@ -505,7 +506,7 @@ class Hosting:
     def _fleet(self, name: str) -> Fleet:
         if fleet := self._fleets.get(name.lower()):
             return fleet
-        message = f"Endpoint {name} of account {self.context.account} not found."
+        message = f"Endpoint {name} of account {locate.ACCOUNT} not found."
         raise AwsError("ValidationError", message)
 
     def _claim(self, name: str, target: str) -> tuple[Fleet, Variant, Instance]:
@@ -526,18 +527,18 @@ class Hosting:
         )
 
     def _model_error(self, name: str, status: int, message: str) -> AwsError:
-        region, group = self.context.region, LOG_GROUP.format(name)
+        group = LOG_GROUP.format(name)
         side = "client" if 400 <= status < 500 else "server"
         message = message[:ORIGINAL_MESSAGE_CHARACTERS]
         return AwsError(
             "ModelError",
             f'Received {side} error ({status}) from primary with message "{message}". See '
-            f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#logEventViewer:group={group} "
-            f"in account {self.context.account} for more information.",
+            f"https://{locate.REGION}.console.aws.amazon.com/cloudwatch/home?region={locate.REGION}#logEventViewer:group={group} "
+            f"in account {locate.ACCOUNT} for more information.",
             424,
             OriginalStatusCode=status,
             OriginalMessage=message,
-            LogStreamArn=f"arn:aws:logs:{region}:{self.context.account}:log-group:{group}",
+            LogStreamArn=f"arn:aws:logs:{locate.REGION}:{locate.ACCOUNT}:log-group:{group}",
         )
 
 

@@ -4,9 +4,9 @@ import shutil
 import threading
 import time
 
+from localaws.errors import Invalid
 from localaws.sagemaker.context import Context, internal_error, spell
 from localaws.sagemaker.storage import DataError
-from localaws.sagemaker.validation import Invalid
 
 FAILURE_CHARACTERS = 1024
 LOST = "InternalServerError: localaws was stopped while this job ran. Create it again."

@@ -21,9 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.engines.logs import LogStream
 from localaws.engines.process import Container, Spec, StartError, Unpacked
+from localaws.errors import Invalid, NotServed
 from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context
-from localaws.sagemaker.validation import Invalid, NotServed
 from localaws.state.processes import write_json
 
 from .checkpoints import Checkpoints

@@ -16,10 +16,10 @@ import urllib3
 from botocore.exceptions import BotoCoreError
 
 from localaws.engines.logs import LogStream
+from localaws.errors import Invalid
 from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context
 from localaws.sagemaker.hosting.instances import Instance, ServeError, container_definition
-from localaws.sagemaker.validation import Invalid
 
 from .jobs import Job, JobError, Jobs
 from .records import Filter, RecordError, decode, encode, join, record_format

@@ -8,9 +8,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from localaws.errors import AwsError
+from localaws.errors import AwsError, Invalid
 from localaws.sagemaker.context import ENDED, Context
-from localaws.sagemaker.validation import Invalid
 
 from .jobs import Job, JobError, Jobs
 from .training import Training
