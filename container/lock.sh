@@ -1,6 +1,8 @@
 #!/bin/sh
 # Pins what an algorithm imports, and what the stack does: container/lock.sh [ALGORITHM], without a name every one.
 #   container/{stack,ALGORITHM}/requirements-train.txt  ->  container/ALGORITHM/requirements-train.lock; serve: the same
+# What CUDA alone needs goes into a lock of its own, requirements-train.cuda.lock, which a build for CPUs does without. Such
+# a build (torch 2.13.0+cpu, for torch==2.13.0) is in no common index: its hash stands in the list, behind the name.
 # The versions are those that the lists ask for; else those of requirements.lock, so that an image and this machine run
 # the same; else those that the lock has already (to have newer ones, delete it first). The uv of .venv does it, as pip is
 # configured.
@@ -20,7 +22,8 @@ for algorithm; do
     for verb in train serve; do
         lock=$algorithm/requirements-$verb.lock
         # uv keeps to the versions of the file that it writes to, where it can: first come, first served.
-        cat ../requirements.lock "$lock" 2>/dev/null |
+        cuda=${lock%.lock}.cuda.lock
+        cat ../requirements.lock "$lock" "$cuda" 2>/dev/null |
             awk "/^[^ ]/ { skip = / == 'win32'/ } !skip" >"$lock.new"
         python3 ../utils/uv_pip.py compile --quiet --universal --python-version 3.11 --only-binary :all: --generate-hashes --no-header \
             --no-annotate "stack/requirements-$verb.txt" "$algorithm/requirements-$verb.txt" --output-file "$lock.new" || {
@@ -29,7 +32,18 @@ for algorithm; do
                 "mend a name or a version in it" >&2
             exit 1
         }
-        mv "$lock.new" "$lock"
-        echo "container/$lock"
+        rm -f "$lock" "$cuda"
+        awk -v lock="$lock" -v cuda="$cuda" -v list="$algorithm/requirements-$verb.txt" '
+            BEGIN {
+                while ((getline line < list) > 0) {
+                    for (i = split(line, word, " "); i > 1; i--)
+                        if (word[i] ~ /^--hash=/) own[word[1]] = own[word[1]] "    " word[i] " \\\n"
+                }
+            }
+            /^[^ ]/ { file = /^(cuda|nvidia|triton)/ ? cuda : lock }
+            { print > file }
+            $1 in own { printf "%s", own[$1] > file }' "$lock.new"
+        rm -f "$lock.new"
+        for made in "$lock" "$cuda"; do [ ! -f "$made" ] || echo "container/$made"; done
     done
 done

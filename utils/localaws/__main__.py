@@ -65,7 +65,9 @@ def build(arguments) -> int:
     from localaws import images
 
     name = arguments.tag or arguments.algorithm.replace("_", "-")
-    image = images.build(arguments.algorithm, name, progress=lambda line: print(line, flush=True))
+    image = images.build(
+        arguments.algorithm, name, progress=lambda line: print(line, flush=True), target=arguments.target
+    )
     print(
         f"built {image.name}  {image.digest}  {image.size:,} bytes, {len(image.files)} files in /opt/program"
     )
@@ -118,6 +120,12 @@ def parser() -> argparse.ArgumentParser:
     sub = command("build", build, "build an algorithm's image without Docker, for the process engine")
     sub.add_argument("algorithm", help="a folder in container/, as in: decision_trees")
     sub.add_argument("-t", "--tag", metavar="NAME[:TAG]", help="default: the algorithm's name, with dashes")
+    sub.add_argument(
+        "--target",
+        choices=("both", "train", "serve"),
+        default="both",
+        help="what the image is for (default: both)",
+    )
     sub = command("push", push, "push an image that was built here to localaws' registry")
     sub.add_argument("image", metavar="NAME[:TAG]")
     sub.add_argument("uri", metavar="URI", help="the repositoryUri that ECR gives, with or without a tag")

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -229,7 +230,8 @@ def _matrix(pieces: Iterable[list]) -> np.ndarray:
     return np.concatenate(matrices)
 
 
-def _from_npy(body: bytes) -> np.ndarray:
+def npy(body: bytes) -> np.ndarray:
+    """The array in an npy file of numbers, of any shape without a 0, not copied. Raises InputError."""
     stream = io.BytesIO(body)
     try:
         version = np.lib.format.read_magic(stream)
@@ -239,13 +241,21 @@ def _from_npy(body: bytes) -> np.ndarray:
         shape, fortran, dtype = read(stream)
     except Exception as error:  # numpy evaluates the header as a literal: every way to fail is the client's
         raise InputError("the body is not an npy file of version 1 or 2", "bad_npy") from error
-    if dtype.kind not in "fiu" or dtype.itemsize > 8 or len(shape) != 2 or min(shape) < 1:
-        text = f"expected an array of numbers with shape (rows, columns); got {shown(str(dtype))} of {shown(str(shape))}"
+    if dtype.kind not in "fiu" or dtype.itemsize > 8 or min(shape, default=1) < 1:
+        text = f"expected an array of numbers; got {shown(str(dtype))} of {shown(str(shape))}"
         raise InputError(text, "bad_npy")
     data = body[stream.tell() :]
-    if len(data) != dtype.itemsize * shape[0] * shape[1]:
+    if len(data) != dtype.itemsize * math.prod(shape):
         raise InputError(f"the array's shape is {shown(str(shape))}, its data {len(data)} bytes", "bad_npy")
-    return _finite32(np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C"))
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _from_npy(body: bytes) -> np.ndarray:
+    rows = npy(body)
+    if rows.ndim != 2:
+        text = f"expected an array of numbers with shape (rows, columns); got {rows.dtype} of {shown(str(rows.shape))}"
+        raise InputError(text, "bad_npy")
+    return _finite32(rows)
 
 
 def _finite32(values: np.ndarray, first_row: int = 1) -> np.ndarray:

@@ -253,7 +253,7 @@ class ProcessEngine:
 
     def _python(self, spec: Spec, on_line: Callable[[str], None]) -> Path:
         """The Python of an image's programs: of its own environment, where it has lock files, else this machine's."""
-        locks = sorted((spec.image.root / "opt/program").glob("requirements-*.lock"))
+        locks = environments.locks(spec.image.root / "opt/program")
         if not locks:
             return Path(sys.executable)
         timers = {}

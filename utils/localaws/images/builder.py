@@ -30,6 +30,7 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 PROGRAM = "opt/program"
 LOCK = r"requirements-(train|serve)\.lock"
+TARGET = "localaws.target"
 REF_NAME = "org.opencontainers.image.ref.name"
 CREATED = "1970-01-01T00:00:00Z"  # the same files give the same image
 PATH = "/opt/program:/opt/program/stack:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -45,19 +46,23 @@ class Image:
     files: tuple[str, ...]
 
 
-def build(algorithm: str, name: str, progress: Callable[[str], None] = lambda line: None) -> Image:
+def build(
+    algorithm: str, name: str, progress: Callable[[str], None] = lambda line: None, target: str = "both"
+) -> Image:
     """Build container/stack and container/ALGORITHM into the image NAME[:TAG]; replace what had that name.
 
+    `target` is what the image is for: both, train or serve. In one that only trains, `serve` says so, and what only
+    `serve` imports is not there; the other way round the same.
     The same files give the same digest. The environment that its programs run with is made as well, so that the first
     job does not wait for it; `progress` is told of that. Raises ValueError when a folder, `train` or `serve` is
     missing, the algorithm has a `stack` of its own, a script has CRLF line ends, a list of packages was not locked, or the
     algorithm's modules cannot be imported; RuntimeError when its packages cannot be installed.
     """
     name = _tagged(name)
-    program = sources(algorithm)
+    program = sources(algorithm, target)
     environments.check_syntax(program)
     if locks := [file for path, file in program.items() if re.fullmatch(LOCK, path)]:
-        environments.check_imports(environments.python(locks, progress), program, algorithm)
+        environments.check_imports(environments.python(locks, progress), program, algorithm, target)
     plain = _layer(program)
     layer = gzip.compress(plain, mtime=0)
     config = {
@@ -71,6 +76,7 @@ def build(algorithm: str, name: str, progress: Callable[[str], None] = lambda li
                 "org.opencontainers.image.title": algorithm,
                 "org.opencontainers.image.description": "One layer, /opt/program, for localaws' process engine",
                 "com.amazonaws.sagemaker.capabilities.accept-bind-to-port": "true",
+                TARGET: target,
             },
         },
         "rootfs": {"type": "layers", "diff_ids": [_digest(plain)]},
@@ -113,7 +119,7 @@ def changed(name: str) -> list[str]:
     manifest = _read_json(inspect(name).digest)
     labels = _read_json(manifest["config"]["digest"])["config"]["Labels"]
     try:
-        program = sources(labels["org.opencontainers.image.title"])
+        program = sources(labels["org.opencontainers.image.title"], labels.get(TARGET, "both"))
     except ValueError:
         return []
     built = _contents(manifest)
@@ -199,8 +205,8 @@ class _Client:
         return f"{error['code']}: {error['message']}{mend}"
 
 
-def sources(algorithm: str) -> dict[str, Path]:
-    """Return what goes into an image's /opt/program: the path there -> the file here.
+def sources(algorithm: str, target: str = "both") -> dict[str, Path]:
+    """Return what goes into the /opt/program of an image that is for `target`: the path there -> the file here.
 
     Raises ValueError where it cannot be built, as `build` says.
     """
@@ -230,6 +236,10 @@ def sources(algorithm: str) -> dict[str, Path]:
             raise ValueError(
                 f"container/{algorithm}/{lock} is missing: make it with container/lock.sh {algorithm}"
             )
+    if target != "both":
+        other = "serve" if target == "train" else "train"
+        found = {path: file for path, file in found.items() if not path.startswith(f"requirements-{other}.")}
+        found[f"stack/{other}"] = container / "refuse.sh"
     return dict(sorted(found.items()))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from localaws.state import locate
 
 PROGRAM = locate.ROOT / "container/environment"
-MODULES = ("training", "predictor")  # what `train` and `serve` import of an algorithm
+MODULES = {"train": "training", "serve": "predictor"}  # what each imports of an algorithm
 IMPORT_SECONDS = 60
 # Imports modules, and has the stack look at what they hold; the last line of what it prints says of the first that
 # fails where and why: file, line, cause.
@@ -32,12 +32,20 @@ for name in sys.argv[1:]:
 if os.path.exists("stack/algorithm.py"):
     from stack import algorithm
     try:
-        algorithm.trainer()
-        algorithm.predictor()
+        if "training" in sys.argv:
+            algorithm.trainer()
+        if "predictor" in sys.argv:
+            algorithm.predictor()
     except ValueError as error:
         print("", json.dumps([None, 0, str(error), False]), sep="\\n")
         sys.exit(1)
 """
+
+
+def locks(program: Path) -> list[Path]:
+    """The lock files of what `train` and `serve` import, those that a folder has."""
+    files = (program / f"requirements-{verb}.lock" for verb in ("train", "serve"))
+    return [file for file in files if file.is_file()]
 
 
 def python(
@@ -84,13 +92,15 @@ def check_syntax(sources: dict[str, Path]) -> None:
                 raise ValueError(f"{_named(file)}: {error}") from None
 
 
-def check_imports(python: Path, sources: dict[str, Path], algorithm: str) -> None:
-    """Import an algorithm's modules as its image will: by its own Python, its files laid out as there.
+def check_imports(python: Path, sources: dict[str, Path], algorithm: str, target: str = "both") -> None:
+    """Import an algorithm's modules as its image for `target` will: by its own Python, its files laid out as there.
 
     Raises ValueError with file, line, cause and mend.
     """
-    modules = [name for name in MODULES if f"{name}.py" in sources]
-    if "stack/algorithm.py" in sources and (lacking := sorted(set(MODULES) - set(modules))):
+    modules = [name for verb, name in MODULES.items() if target in (verb, "both") and f"{name}.py" in sources]
+    if "stack/algorithm.py" in sources and (
+        lacking := [name for name in MODULES.values() if f"{name}.py" not in sources]
+    ):
         raise ValueError(
             f"container/{algorithm}/{lacking[0]}.py is missing: an algorithm is training.py and predictor.py"
         )

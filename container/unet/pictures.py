@@ -1,0 +1,107 @@
+"""Pictures and masks: PNG to arrays and back, for training and serving alike."""
+
+import io
+
+import numpy as np
+from PIL import Image, PngImagePlugin  # the plug-in now: a server's workers may not be able to read it later
+from stack.errors import InputError
+
+MAX_PIXELS = 1 << 22  # 2048 x 2048; a worker then has some hundred megabytes in its hands
+MODES = {1: "greyscale", 3: "colour"}
+# A class a colour, for masks as pictures: black, then Okabe and Ito's, which a colour-blind reader tells apart.
+COLOURS = ["000000", "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7"]
+assert PngImagePlugin
+
+
+def read(content: bytes, name: str) -> np.ndarray:
+    """A PNG as uint8 of (height, width, channels): 1 channel for greyscale, 3 for RGB and palettes.
+
+    Raises InputError that calls it by `name` for what is no PNG, is damaged, too large, animated, transparent or of 16 bits a
+    channel: nothing is guessed, and nothing left out.
+    """
+    image = _opened(content, name)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            raise InputError(f"{name} is transparent in places; put it on a ground first", "bad_image")
+    grey = image.mode in ("1", "L", "LA")
+    return shaped(np.asarray(image.convert("L" if grey else "RGB")))
+
+
+def shaped(array: np.ndarray) -> np.ndarray:
+    """A greyscale array of (height, width) as (height, width, 1); others as they are."""
+    return array[..., None] if array.ndim == 2 else array
+
+
+def read_mask(content: bytes, name: str, classes: int) -> np.ndarray:
+    """A mask as uint8 of (height, width), a class a pixel: from an indexed PNG, or a greyscale one of 8 bits or 1.
+
+    Raises InputError that names a class which the model does not have, and where it is.
+    """
+    image = _opened(content, name)
+    depth = content[24]  # of IHDR; the fewer bits of a greyscale picture are stretched when it is read
+    if image.mode not in ("P", "L", "1") or (image.mode == "L" and depth < 8):
+        raise InputError(
+            f"{name} is a PNG of mode {image.mode}, {depth} bits: a mask says a class a pixel, 0 to {classes - 1}, as an "
+            "indexed PNG or a greyscale one of 8 bits"
+        )
+    mask = np.asarray(image).astype(np.uint8)
+    if mask.max() >= classes:
+        row, column = (int(i) for i in np.argwhere(mask >= classes)[0])
+        found = np.unique(mask)
+        ask = f"; its only other value is {found[0]}: write 1 for {found[1]}" if len(found) == 2 else ""
+        raise InputError(
+            f"{name}, row {row + 1}, column {column + 1}: class {mask[row, column]}; with classes={classes} there are "
+            f"0 to {classes - 1}{ask}"
+        )
+    return mask
+
+
+def _opened(content: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(content), formats=["PNG"])
+        check_size(image.width, image.height, name)
+        if content[24] == 16:
+            raise InputError(
+                f"{name} has 16 bits a channel; the model reads 8: convert it, and say how", "bad_image"
+            )
+        if getattr(image, "n_frames", 1) > 1:
+            raise InputError(
+                f"{name} is animated: {image.n_frames} pictures in one; send each alone", "bad_image"
+            )
+        image.load()
+        return image
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{name} is larger than {MAX_PIXELS} pixels; send it in parts", "bad_image"
+        ) from None
+    except Exception as error:  # each part of a decoder has its own
+        kind = "is no PNG" if not content.startswith(b"\x89PNG\r\n\x1a\n") else "is damaged, or cut off"
+        raise InputError(f"{name} {kind} ({type(error).__name__})", "bad_image") from None
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Raises InputError for a picture of more pixels than are taken."""
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{name} has {width} x {height} pixels; at most {MAX_PIXELS} are taken: send it in parts",
+            "too_many_pixels",
+        )
+
+
+def padded(array: np.ndarray, multiple: int, **how) -> np.ndarray:
+    """(height, width, …) made multiples, at the lower and the right edge: by repeating it, or as np.pad is told."""
+    ends = [(0, -size % multiple) for size in array.shape[:2]]
+    if not any(end for _, end in ends):
+        return array
+    return np.pad(array, ends + [(0, 0)] * (array.ndim - 2), **(how or {"mode": "edge"}))
+
+
+def png(mask: np.ndarray, classes: int) -> bytes:
+    """A mask, uint8 of (height, width), as an indexed PNG: the index is the class."""
+    image = Image.fromarray(mask)
+    image.putpalette(bytes.fromhex("".join(COLOURS[n % len(COLOURS)] for n in range(classes))))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
