@@ -21,29 +21,34 @@ fi
 for algorithm; do
     for verb in train serve; do
         lock=$algorithm/requirements-$verb.lock
+        cuda=${lock%.lock}.cuda.lock list=$algorithm/requirements-$verb.txt
         # uv keeps to the versions of the file that it writes to, where it can: first come, first served.
-        cuda=${lock%.lock}.cuda.lock
         cat ../requirements.lock "$lock" "$cuda" 2>/dev/null |
             awk "/^[^ ]/ { skip = / == 'win32'/ } !skip" >"$lock.new"
+        # A build for CPUs is offered for some machines, and the lock is for all of them: === takes none.
+        awk '/--hash=/ { sub("==", "===", $1); print $1 }' "$list" >"$lock.exact"
         python3 ../utils/uv_pip.py compile --quiet --universal --python-version 3.11 --only-binary :all: --generate-hashes --no-header \
-            --no-annotate "stack/requirements-$verb.txt" "$algorithm/requirements-$verb.txt" --output-file "$lock.new" || {
-            rm -f "$lock.new"
-            echo "container/lock.sh: container/$algorithm/requirements-$verb.txt cannot be pinned, for what uv says above:" \
+            --no-annotate "stack/requirements-$verb.txt" "$list" --constraint "$lock.exact" --output-file "$lock.new" || {
+            rm -f "$lock.new" "$lock.exact"
+            echo "container/lock.sh: container/$list cannot be pinned, for what uv says above:" \
                 "mend a name or a version in it" >&2
             exit 1
         }
-        rm -f "$lock" "$cuda"
-        awk -v lock="$lock" -v cuda="$cuda" -v list="$algorithm/requirements-$verb.txt" '
+        rm -f "$cuda" && : >"$lock"
+        awk -v lock="$lock" -v cuda="$cuda" -v list="$list" '
             BEGIN {
-                while ((getline line < list) > 0) {
+                while ((getline line < list) > 0)
                     for (i = split(line, word, " "); i > 1; i--)
-                        if (word[i] ~ /^--hash=/) own[word[1]] = own[word[1]] "    " word[i] " \\\n"
-                }
+                        if (word[i] ~ /^--hash=/) own[word[1]] = own[word[1]] " " word[i]
             }
+            NR == FNR { there[$1]; next }
             /^[^ ]/ { file = /^(cuda|nvidia|triton)/ ? cuda : lock }
             { print > file }
-            $1 in own { printf "%s", own[$1] > file }' "$lock.new"
-        rm -f "$lock.new"
+            /^[^ ]/ {
+                for (i = split(own[$1], hash, " "); i > 0; i--)
+                    if (!(hash[i] in there)) print "    " hash[i] " \\" > file
+            }' "$lock.new" "$lock.new"
+        rm -f "$lock.new" "$lock.exact"
         for made in "$lock" "$cuda"; do [ ! -f "$made" ] || echo "container/$made"; done
     done
 done

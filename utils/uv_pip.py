@@ -51,8 +51,6 @@ def command_and_environment(command: list[str], settings: dict[str, str]) -> tup
     arguments = ["pip", *command, "--index-strategy", "unsafe-best-match"]
     environment = dict(os.environ)
     for option, value in settings.items():
-        if option == "find-links" and command[0] == "compile":
-            continue  # a lock is for other machines as well, which have no such folder
         if option in OPTIONS:
             for one in value.split():
                 arguments += [OPTIONS[option], os.path.expanduser(one)]

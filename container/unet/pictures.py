@@ -20,9 +20,9 @@ def read(content: bytes, name: str) -> np.ndarray:
     channel: nothing is guessed, and nothing left out.
     """
     image = _opened(content, name)
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-            raise InputError(f"{name} is transparent in places; put it on a ground first", "bad_image")
+    transparency = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    if transparency and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        raise InputError(f"{name} is transparent in places; put it on a ground first", "bad_image")
     grey = image.mode in ("1", "L", "LA")
     return shaped(np.asarray(image.convert("L" if grey else "RGB")))
 

@@ -161,6 +161,23 @@ def test_uv_installs_what_is_not_there_compiled_and_with_its_programs(clone):
     assert subprocess.check_output([python.with_name("tiny")], text=True).strip() == f"{site}/tiny.py"
 
 
+def test_a_build_for_cpus_does_without_what_cuda_needs(clone):
+    """By the hashes of the lock, which says the version without its local part; and where none is offered, with it."""
+    default, library = (wheel(clone.wheels, name, {f"{name}.py": ""}) for name in ("net", "cuda_library"))
+    clone.lock(library, name="requirements-train.cuda.lock")
+    python, told = clone.make(clone.lock(default))
+    assert "1 package, of which uv installs net==1.0, cuda_library==1.0" in told
+    assert printed(python, "import net, cuda_library; print(1)") == "1"
+    for_cpus = wheel(clone.wheels, "net", {"net.py": "cpu = True\n"}, "1.0+cpu")
+    assert "the file is not the one that was locked" in clone.refused(clone.lock(default, "# changed\n"))
+    lock = clone.lock(f"{default.rstrip()} \\\n{for_cpus.splitlines()[1]}\n")
+    python, told = clone.make(lock)
+    assert "1 package, of which uv installs net==1.0+cpu\n" in told
+    assert printed(python, "import net; print(net.cpu)") == "True"
+    assert "No module named 'cuda_library'" in run(python, "import cuda_library").stderr
+    assert clone.make(lock) == (python, "")
+
+
 def test_it_is_made_once_however_many_ask(clone):
     lock = clone.lock(wheel(clone.wheels, "tiny", {"tiny.py": ""}))
     asking = [clone.start(lock) for _ in range(4)]
@@ -350,13 +367,25 @@ def test_lock_pins_the_stacks_packages_and_the_algorithms(tmp_path):
     assert pinned("b/requirements-serve.lock") == ["upgraded==2.0"], (
         "as it asks for, and this machine has not"
     )
+    # A build for CPUs is this machine's alone: its hash is the list's to say. What CUDA needs has a lock of its own.
+    for_cpus = wheel(wheels, "mine", {}, "1.0+cpu").split()[-1]
+    wheel(wheels, "nvidia", {})
+    (container / "a/requirements-train.txt").write_text(f"mine==1.0 {for_cpus}  # Python 3.11\nnvidia\n")
+    assert "container/a/requirements-train.cuda.lock\n" in lock("a")
+    assert pinned("a/requirements-train.lock") == ["mine==1.0", "stacked==1.0"]
+    assert pinned("a/requirements-train.cuda.lock") == ["nvidia==1.0"]
+    text = (container / "a/requirements-train.lock").read_text()
+    assert text.startswith(f"mine==1.0 \\\n    {for_cpus} \\\n    --hash=sha256:")
+    (container / "a/requirements-train.txt").write_text("mine\n")
+    lock("a")
+    assert not (container / "a/requirements-train.cuda.lock").exists() and "nvidia" not in lock("a")
     (container / "b/requirements-serve.txt").write_text("misspelt\n")
     done = subprocess.run([container / "lock.sh", "b"], env=env, capture_output=True, text=True)
     assert done.returncode == 1
     assert "misspelt was not found" in done.stderr
     assert "container/b/requirements-serve.txt cannot be pinned" in done.stderr
     assert pinned("b/requirements-serve.lock") == ["upgraded==2.0"], "what was there stays"
-    assert not list(container.glob("*/*.new"))
+    assert not [*container.glob("*/*.new"), *container.glob("*/*.exact")]
     for wrong in (["nothing"], ["stack"], ["a", "b"]):
         done = subprocess.run([container / "lock.sh", *wrong], env=env, capture_output=True, text=True)
         assert done.returncode == 2 and "usage: container/lock.sh [ALGORITHM]" in done.stderr
