@@ -158,11 +158,13 @@ def algorithm(tmp_path, monkeypatch):
     for lock in LOCKS:
         shutil.copy(lock, container / "mine")
 
-    def build(training: str, **files: str) -> images.Image:
+    shutil.copy(REPOSITORY / "container/refuse.sh", container)
+
+    def build(training: str, target: str = "both", **files: str) -> images.Image:
         (container / "mine/training.py").write_text(training)
         for name, text in files.items():
             (container / "mine" / f"{name}.py").write_text(text)
-        return images.build("mine", "mine")
+        return images.build("mine", "mine", target=target)
 
     return build
 
@@ -172,6 +174,23 @@ def test_a_build_imports_the_modules_as_the_image_will(algorithm):
         "import helper, sklearn\n", helper="import os\nopen(os.environ['ALGORITHM_DIR'] + '/helper.py')\n"
     )
     assert "helper.py" in image.files and "requirements-train.lock" in image.files
+
+
+def test_an_image_for_one_verb_has_its_packages_alone(algorithm, tmp_path):
+    sklearn = "import sklearn\n"  # which only `train` lists
+    trains = algorithm(sklearn, "train", predictor="import flask\n")
+    assert {"requirements-train.lock", "stack/serve"} <= set(trains.files)
+    assert "requirements-serve.lock" not in trains.files
+    assert images.changed("mine") == []
+    with pytest.raises(
+        ValueError, match=r"container/mine/predictor\.py, line 1: .*No module named 'sklearn'"
+    ):
+        algorithm(sklearn, "serve", predictor=sklearn)
+    serves = algorithm(sklearn, "serve", predictor="import flask\n")
+    assert "requirements-train.lock" not in serves.files and serves.digest != trains.digest
+    assert images.changed("mine") == []
+    (tmp_path / "container/mine/predictor.py").write_text("# changed\n")
+    assert images.changed("mine") == ["container/mine/predictor.py"]
 
 
 @pytest.mark.parametrize(
