@@ -9,7 +9,8 @@ usage: container/build_and_push.sh NAME [options]
 Builds NAME:TAG, makes the ECR repository NAME unless it is there (scanned on push, the last ten images kept), logs
 in, pushes, and prints digest and URI. All options of build_local.sh work here too:
 
-  --algorithm FOLDER, --target TARGET, --tag TAG, --base IMAGE, --pip-conf FILE, --ca FILE, --dry-run, --help
+  --algorithm FOLDER, --target TARGET, --tag TAG, --base IMAGE, --pip-conf FILE, --ca FILE, --wheels FOLDER,
+  --dry-run, --help
 
 The region is AWS_REGION, AWS_DEFAULT_REGION, that of your profile, else us-west-2.
 For localaws, in the same shell before it:  eval "$(python -m localaws env)"
@@ -35,7 +36,7 @@ name="" tag=latest dry_run="" previous=""
 for word in "$@"; do
     case $previous:$word in
         --tag:*) tag=$word ;;
-        --algorithm:* | --target:* | --base:* | --pip-conf:* | --ca:*) ;;
+        --algorithm:* | --target:* | --base:* | --pip-conf:* | --ca:* | --wheels:*) ;;
         *:--help) usage && exit ;;
         *:--dry-run) dry_run=yes ;;
         *:-*) ;;

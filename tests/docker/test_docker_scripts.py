@@ -57,6 +57,7 @@ REFUSED = {
         (["a", "--algorithm", "forests"], "container/forests"),
         (["a", "--ca", "/no/such/file"], "/no/such/file"),
         (["a", "--pip-conf", "/no/such/file"], "/no/such/file"),
+        (["a", "--wheels", "/no/such/folder"], "/no/such/folder"),
         (["a"], "'no-such-docker' is not installed"),
     ],
     "build_and_push.sh": [([], "NAME is missing"), (["a", "--target", "predict"], "both, train, serve")],
@@ -150,6 +151,31 @@ def test_secrets_are_files_and_never_arguments(tmp_path):
     assert f"--secret id=ca_bundle\\,src={files[1]}" in done.stdout
     arguments = [word for word in done.stdout.split() if word.startswith(("ALGORITHM", "BASE"))]
     assert arguments == ["ALGORITHM=decision_trees"]
+
+
+def test_wheels_go_into_a_build_whose_lock_files_name_them(tmp_path):
+    for name in ("torch-2.13.0+cpu-cp311-cp311-linux_x86_64", "torch-2.12.0-cp311-cp311-linux_x86_64"):
+        (tmp_path / f"{name}.whl").touch()
+    (tmp_path / "ml_dtypes-0.6.0-cp311-cp311-linux_x86_64.whl").touch()  # ml-dtypes, in a lock file
+
+    def planned(*words, **variables):
+        done = sh("build_local.sh", "x", *words, "--dry-run", env=NONE | {"PIP_FIND_LINKS": ""} | variables)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        lines = done.stdout.splitlines()
+        assert len(lines) == 2 or "WHEELS" not in done.stdout
+        assert "WHEELS=x-wheels:latest" in lines[-1] or len(lines) == 1
+        return [word.partition("-")[::2] for word in lines[0].split() if word.endswith(".whl")]
+
+    unet = ["--algorithm", "unet"]
+    there = [
+        ("ml_dtypes", "0.6.0-cp311-cp311-linux_x86_64.whl"),
+        ("torch", "2.13.0+cpu-cp311-cp311-linux_x86_64.whl"),
+    ]
+    assert planned(*unet, "--wheels", str(tmp_path)) == there
+    assert planned(*unet, "--target", "train", PIP_FIND_LINKS=str(tmp_path)) == there
+    assert planned(*unet, "--target", "serve", "--wheels", str(tmp_path)) == []
+    assert planned(PIP_FIND_LINKS=str(tmp_path)) == there[:1]
+    assert planned(*unet, PIP_FIND_LINKS="https://example.com/wheels") == []
 
 
 def test_the_training_file_is_kept_once():
