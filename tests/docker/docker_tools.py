@@ -13,6 +13,7 @@ import boto3
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "sagemaker-byoa-check"
 BOTH, TRAIN, SERVE, SAMPLE = (f"{NAME}:{tag}" for tag in ("both", "train", "serve", "sample"))
+UNET_TRAIN, UNET_SERVE = (f"{NAME}:unet-{verb}" for verb in ("train", "serve"))
 
 
 def docker(
@@ -36,7 +37,7 @@ def problem() -> str | None:
         return "docker is not installed"
     if docker("version", check=False, timeout=10).returncode:
         return "no Docker engine answers"
-    for image in (BOTH, TRAIN, SERVE, SAMPLE):
+    for image in (BOTH, TRAIN, SERVE, SAMPLE, UNET_TRAIN, UNET_SERVE):
         if docker("image", "inspect", image, check=False).returncode:
             return f"the engine has no image {image}; .ci/docker builds it"
     return None
