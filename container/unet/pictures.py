@@ -1,16 +1,33 @@
 """Pictures and masks: PNG to arrays and back, for training and serving alike."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image, PngImagePlugin  # the plug-in now: a server's workers may not be able to read it later
 from stack.errors import InputError
 
 MAX_PIXELS = 1 << 22  # 2048 x 2048; a worker then has some hundred megabytes in its hands
+MAX_VALUES = 1 << 23  # pixels times classes: as many probabilities are in a worker's hands
+MAX_CHUNKS = 1 << 16  # of a file; a chunk has 8 kB, or the whole picture, where an encoder does as most do
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MODES = {1: "greyscale", 3: "colour"}
 # A class a colour, for masks as pictures: black, then Okabe and Ito's, which a colour-blind reader tells apart.
 COLOURS = ["000000", "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7"]
 assert PngImagePlugin
+# What a PNG's header says: samples a pixel by colour type; where the first pixel of a pass is, and how far the next ones.
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+PASSES = [(0, 0, 1, 1)]
+INTERLACED = [
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+]
 
 
 def read(content: bytes, name: str) -> np.ndarray:
@@ -20,9 +37,11 @@ def read(content: bytes, name: str) -> np.ndarray:
     channel: nothing is guessed, and nothing left out.
     """
     image = _opened(content, name)
-    transparency = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-    if transparency and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+    seen_through = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    if seen_through and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
         raise InputError(f"{name} is transparent in places; put it on a ground first", "bad_image")
+    if image.mode == "P" and np.asarray(image).max() >= len(image.palette.palette) // 3:
+        raise InputError(f"{name} has pixels of a colour that its palette lacks", "bad_image")
     grey = image.mode in ("1", "L", "LA")
     return shaped(np.asarray(image.convert("L" if grey else "RGB")))
 
@@ -58,8 +77,10 @@ def read_mask(content: bytes, name: str, classes: int) -> np.ndarray:
 
 def _opened(content: bytes, name: str) -> Image.Image:
     try:
+        if not content.startswith(SIGNATURE):
+            raise InputError(f"{name} is no PNG", "bad_image")
+        _check(content, name)
         image = Image.open(io.BytesIO(content), formats=["PNG"])
-        check_size(image.width, image.height, name)
         if content[24] == 16:
             raise InputError(
                 f"{name} has 16 bits a channel; the model reads 8: convert it, and say how", "bad_image"
@@ -72,13 +93,42 @@ def _opened(content: bytes, name: str) -> Image.Image:
         return image
     except InputError:
         raise
-    except Image.DecompressionBombError:
-        raise InputError(
-            f"{name} is larger than {MAX_PIXELS} pixels; send it in parts", "bad_image"
-        ) from None
     except Exception as error:  # each part of a decoder has its own
-        kind = "is no PNG" if not content.startswith(b"\x89PNG\r\n\x1a\n") else "is damaged, or cut off"
-        raise InputError(f"{name} {kind} ({type(error).__name__})", "bad_image") from None
+        raise InputError(f"{name} is damaged, or cut off ({type(error).__name__})", "bad_image") from None
+
+
+def _check(content: bytes, name: str) -> None:
+    """Raises ValueError where Pillow would fill in what a damaged PNG lacks, or pass over what it says twice.
+
+    It looks at no checksum of the pixels, makes rows that are not there black, takes the second of two headers, and keeps
+    each chunk that it does not know.
+    """
+    names, pixels, at = [], [], 8
+    while not names or names[-1] != b"IEND":
+        size, kind = struct.unpack_from(">I4s", content, at)
+        end = at + 8 + size
+        data = content[at + 8 : end]
+        if struct.unpack_from(">I", content, end) != (zlib.crc32(data, zlib.crc32(kind)),):
+            raise ValueError("a checksum")
+        if kind == b"IDAT":
+            pixels.append(data)
+        names.append(kind)
+        at = end + 4
+        if len(names) > MAX_CHUNKS:
+            raise ValueError("too many chunks")
+    # What begins with a capital letter must be understood by whoever reads it.
+    unknown = {kind for kind in names if kind[:1].isupper()} - {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
+    headers, palettes = names.count(b"IHDR"), names.count(b"PLTE")
+    if unknown or names[0] != b"IHDR" or headers > 1 or palettes > 1 or (colour == 3 and not palettes):
+        raise ValueError("its chunks")
+    check_size(width, height, name)
+    bits, expected = depth * SAMPLES[colour], 0
+    for x, y, right, down in INTERLACED if interlaced else PASSES:
+        columns, rows = -((x - width) // right), -((y - height) // down)
+        expected += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
+    if len(zlib.decompressobj().decompress(b"".join(pixels), expected)) < expected:
+        raise ValueError("rows are missing")
 
 
 def check_size(width: int, height: int, name: str) -> None:
@@ -86,6 +136,17 @@ def check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise InputError(
             f"{name} has {width} x {height} pixels; at most {MAX_PIXELS} are taken: send it in parts",
+            "too_many_pixels",
+        )
+
+
+def check_work(height: int, width: int, multiple: int, classes: int, name: str) -> None:
+    """Raises InputError for a picture that is too large once it is padded: a line of a million pixels becomes many lines."""
+    most = min(MAX_PIXELS, MAX_VALUES // classes)
+    if -(-height // multiple) * -(-width // multiple) * multiple**2 > most:
+        raise InputError(
+            f"{name} has {width} x {height} pixels, each side counted to the next multiple of {multiple}; with {classes} "
+            f"classes at most {most} are taken: send it in parts",
             "too_many_pixels",
         )
 

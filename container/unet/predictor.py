@@ -16,7 +16,7 @@ from stack.tables.formats import NPY, npy
 PNG, JSON = "image/png", "application/json"
 REPLIES = (PNG, NPY, JSON)
 FORMAT = "unet 1"
-MAX_VALUES = 1 << 23  # pixels times classes: as many probabilities are in a worker's hands
+MULTIPLES = [2**depth for depth in range(1, 7)]
 
 
 class Model(NamedTuple):
@@ -39,11 +39,19 @@ def model_fn(model_dir):
         if about.get("format") != FORMAT:
             raise ValueError(f"its format is {about.get('format')!r}; expected {FORMAT!r}: train it anew")
         model = Model(session, *(int(about[name]) for name in ("channels", "classes", "multiple")))
+        if model.channels not in pictures.MODES or model.multiple not in MULTIPLES:
+            raise ValueError(f"channels={model.channels}, multiple={model.multiple}: train it anew")
         # A first answer shows that the parts fit, and leaves nothing for the first client to wait for.
-        predict_fn(np.zeros((model.multiple, model.multiple, model.channels), np.uint8), model)
+        size = (model.multiple, model.multiple)
+        answer = predict_fn(np.zeros((*size, model.channels), np.uint8), model)
+        if answer.shape != (model.classes, *size) or answer.dtype != np.float32:
+            raise ValueError(
+                f"it answers {answer.dtype} of {answer.shape} for {model.classes} classes: train it anew"
+            )
         return model
     except Exception as error:  # of ours, and onnxruntime has a dozen of its own
-        raise InputError(f"{file} is not a model that can be served: {str(error).splitlines()[0]}") from None
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{file} is not a model that can be served: {cause}") from None
 
 
 def input_fn(body, content_type):
@@ -83,12 +91,7 @@ def predict_fn(data, model):
         raise InputError(
             f"the picture is {sent}; the model was trained on {trained} pictures: {mend}", "bad_image"
         )
-    if height * width * model.classes > MAX_VALUES:
-        raise InputError(
-            f"the picture has {width} x {height} pixels; with {model.classes} classes at most "
-            f"{MAX_VALUES // model.classes} are taken: send it in parts",
-            "too_many_pixels",
-        )
+    pictures.check_work(height, width, model.multiple, model.classes, "the picture")
     picture = pictures.padded(data, model.multiple)
     (found,) = model.session.run(["probabilities"], {"pictures": picture[None]})
     return found[0, :, :height, :width]

@@ -53,6 +53,8 @@ def train(hyperparameters, channels, model_dir):
             "channels training and validation: one has colour pictures, the other greyscale ones"
         )
 
+    check_sizes(data, chosen)
+
     # The same seed, the same weights: on one kind of machine, and with as many threads.
     torch.set_num_threads(settings.default_workers())
     torch.manual_seed(chosen["seed"])
@@ -86,6 +88,10 @@ def checked(hyperparameters: dict) -> dict:
 
 def read(channel, chosen: dict) -> Channel:
     """A channel's images/NAME.png and masks/NAME.png. Raises InputError that names the file."""
+    if channel.config.get("TrainingInputMode") == "Pipe":
+        raise InputError(
+            f"channel {channel.name}: a pipe has no names of files; take input mode File or FastFile"
+        )
     found: dict[str, dict[str, np.ndarray]] = {"images": {}, "masks": {}}
     shapes = {}
     for name, stream in channel.open_files():
@@ -134,10 +140,27 @@ def read(channel, chosen: dict) -> Channel:
     return Channel(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks)))
 
 
+def check_sizes(data: dict[str, Channel], chosen: dict) -> None:
+    """Raises InputError for pictures that are too large to be asked, or too small to learn from."""
+    for name, channel in data.items():
+        _, height, width = channel.masks.shape
+        pictures.check_work(height, width, 1, chosen["classes"], f"channel {name}: a padded picture")
+    # Batch normalization wants more than one value to normalize, at the bottom of the network, too.
+    count, height, width = data["training"].masks.shape
+    last = count % chosen["batch_size"] or chosen["batch_size"]
+    if last * height * width == 4 ** chosen["depth"]:
+        raise InputError(
+            f"depth={chosen['depth']} makes one pixel of a picture, and the last batch is one picture: too little to learn "
+            "from; take a smaller depth, another batch_size or larger pictures"
+        )
+
+
 def learn(network: UNet, data: dict, chosen: dict, device: torch.device, half: bool) -> dict[str, float]:
     """Trains epoch after epoch, from the last checkpoint on; the metrics of the last one."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=chosen["learning_rate"])
-    checkpoints = Checkpoints(network, optimizer, chosen)
+    # What makes another network, or another training of it.
+    kind = pictures.MODES[data["training"].pictures.shape[3]]
+    checkpoints = Checkpoints(network, optimizer, chosen | {"pictures": kind})
     done, metrics = checkpoints.resume()
     training = data["training"]
     batches = -(-len(training.masks) // chosen["batch_size"])
@@ -251,16 +274,17 @@ class Checkpoints:
             try:
                 with np.load(file, allow_pickle=False) as arrays:
                     about = json.loads(str(arrays["about"]))
+                    epoch, metrics, others = (about[n] for n in ("epoch", "metrics", "hyperparameters"))
                     state = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "about"}
             except Exception as error:  # cut off, or of somebody else: zip, npy and JSON each have their own
                 print(
                     f"train: checkpoint {file.name} cannot be read ({type(error).__name__}); it is passed over"
                 )
                 continue
-            self._check(file, about["hyperparameters"])
+            self._check(file, others)
             self._restore(state)
-            print(f"train: goes on from {file.name}, after epoch {about['epoch']} of {self.chosen['epochs']}")
-            return about["epoch"], about["metrics"]
+            print(f"train: goes on from {file.name}, after epoch {epoch} of {self.chosen['epochs']}")
+            return epoch, metrics
         return 0, {}
 
     def _file(self, epoch: int) -> Path:
@@ -271,7 +295,7 @@ class Checkpoints:
             name = differing[0]
             raise InputError(
                 f"checkpoint {file.name} is of a training with {name}={others.get(name)}, and this one has "
-                f"{name}={self.chosen[name]}: give each its own CheckpointConfig.S3Uri, or the same hyperparameters"
+                f"{name}={self.chosen[name]}: give each its own CheckpointConfig.S3Uri, or empty {self.folder}"
             )
 
     def _restore(self, state: dict[str, Tensor]) -> None:
