@@ -28,15 +28,16 @@ from urllib.parse import urlsplit
 
 import algorithms
 import pytest
+from algorithms import LABELS, LINES, ROWS
 
+__all__ = ["LABELS", "ROWS"]
 ROOT = Path(__file__).resolve().parents[2]
 STACK = ROOT / "container/stack"
 TREES = ROOT / "container/decision_trees"
 # The one that the tables are about; of one that is not listed, a learner's, the defaults hold.
 NAME = os.environ.get("BYOA_ALGORITHM", "decision_trees")
 ALGORITHM = algorithms.ALL.get(NAME) or algorithms.Algorithm(NAME)
-LINES = [line.split(",", 1) for line in (ROOT / "data/iris.csv").read_text().splitlines()]
-LABELS, ROWS = [label for label, _ in LINES], [row for _, row in LINES]
+SAMPLE = ALGORITHM.sample(0)
 IRIS = "".join(f"{ALGORITHM.written(label)},{row}\n" for label, row in LINES)
 CSV = {"Content-Type": "text/csv"}
 
@@ -58,6 +59,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "nginx: a promise that our container keeps by nginx alone")
     config.addinivalue_line("markers", "trees: how the stack reads and runs, tried with decision_trees alone")
+    config.addinivalue_line("markers", "own: but this one with each algorithm and its own payload")
+    config.addinivalue_line("markers", "tables: about rows of numbers, not for an algorithm of pictures")
     for verb in ("train", "serve"):
         program = command(config, verb)[0]
         if not shutil.which(program):
@@ -68,9 +71,13 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if ALGORITHM.name != "decision_trees":
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("trees")])
-        items[:] = [item for item in items if not item.get_closest_marker("trees")]
+    def is_about_another(item) -> bool:
+        marks = {mark.name for mark in item.iter_markers()}
+        of_trees = "trees" in marks and "own" not in marks and ALGORITHM.name != "decision_trees"
+        return of_trees or ("tables" in marks and not ALGORITHM.tabular)
+
+    config.hook.pytest_deselected(items=[item for item in items if is_about_another(item)])
+    items[:] = [item for item in items if not is_about_another(item)]
     theirs = config.getoption("--base-url", default=None) or config.getoption("--serve-command", default=None)
     if not theirs and not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"):
         for item in items:
@@ -148,7 +155,7 @@ class Client:
     def ping(self, timeout=2.0) -> Reply:
         return self.request("GET", "/ping", timeout=timeout)
 
-    def predict(self, body, content_type="text/csv", **headers) -> Reply:
+    def predict(self, body, content_type=ALGORITHM.content_type, **headers) -> Reply:
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.request("POST", "/invocations", body, {"Content-Type": content_type} | headers)
 
@@ -270,9 +277,14 @@ def run_train(request):
 
 @pytest.fixture
 def train(run_train, tmp_path):
-    """train(text) or train(channels, hyperparameters, config): one run in a fresh folder."""
+    """train(text) or train(channels, hyperparameters, config): one run in a fresh folder.
 
-    def run(channels, hyperparameters=None, config=None, **variables) -> Training:
+    Without channels: on the algorithm's own data, as quickly as it can, with these hyperparameters besides.
+    """
+
+    def run(channels=None, hyperparameters=None, config=None, **variables) -> Training:
+        if channels is None:
+            channels, hyperparameters = ALGORITHM.channels, ALGORITHM.quick | (hyperparameters or {})
         if not isinstance(channels, dict):
             channels = {"training": {"data.csv": channels}}
         return run_train(lay_out(tmp_path / "ml", channels, hyperparameters, config), **variables)
@@ -281,27 +293,34 @@ def train(run_train, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def iris_training(run_train, tmp_path_factory) -> Training:
-    """A run of train that has made the iris tree."""
-    return run_train(lay_out(tmp_path_factory.mktemp("iris") / "ml", {"training": {"iris.csv": IRIS}}))
+def learned(run_train, tmp_path_factory) -> Training:
+    """A run of train that has made the algorithm's model."""
+    return run_train(lay_out(tmp_path_factory.mktemp("learned") / "ml", ALGORITHM.channels, ALGORITHM.quick))
 
 
 @pytest.fixture(scope="session")
-def iris(iris_training) -> Path:
-    """A base folder in which train has made the iris tree."""
-    assert iris_training.code == 0
-    return iris_training.base
+def trained(learned) -> Path:
+    """A base folder in which train has made the algorithm's model."""
+    assert learned.code == 0
+    return learned.base
+
+
+@pytest.fixture(scope="session")
+def iris(trained) -> Path:
+    """The same, where it is the iris tree."""
+    assert ALGORITHM.name == "decision_trees"
+    return trained
 
 
 @pytest.fixture
-def start(request, tmp_path, iris):
+def start(request, tmp_path, trained):
     """A function that starts servers of the test's own; base, command and variables as wanted."""
     servers = []
 
     def run(base=None, args=None, ready=True, **variables) -> Server:
         log = tmp_path / f"serve-{len(servers)}.log"
         args = args or command(request.config, "serve")
-        server = Server(args, base or iris, log, ready=False, **variables)
+        server = Server(args, base or trained, log, ready=False, **variables)
         servers.append(server)
         if ready:
             until(server.is_ready, 30, "the first 200 on /ping")
@@ -314,7 +333,7 @@ def start(request, tmp_path, iris):
 
 @pytest.fixture(scope="session")
 def shared_server(request, tmp_path_factory):
-    """One server of the iris tree for all tests that do it no harm; or the one at --base-url."""
+    """One server of that model for all tests that do it no harm; or the one at --base-url."""
     url = request.config.getoption("--base-url", default=None)
     if url:
         client = Client(url)
@@ -324,7 +343,7 @@ def shared_server(request, tmp_path_factory):
             pytest.exit(f"--base-url {url}: GET /ping gets no answer ({error}); start the container first", 2)
         yield client
         return
-    base = request.getfixturevalue("iris")
+    base = request.getfixturevalue("trained")
     log = tmp_path_factory.mktemp("server") / "serve.log"
     server = Server(command(request.config, "serve"), base, log)
     yield server

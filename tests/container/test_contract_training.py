@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -14,33 +15,43 @@ from conftest import ALGORITHM, IRIS, LABELS, ROWS, command, environment, lay_ou
 SMALL = "a,1,2\nb,3,4\na,1,3\nb,4,4\n"
 TARGETS = [ALGORITHM.written(label) for label in LABELS]
 trees = pytest.mark.trees
+tables = pytest.mark.tables
 
 
 def metrics(training) -> dict[str, float]:
     """What train printed as name=value."""
-    lines = [line.partition("=") for line in training.output.splitlines() if "=" in line]
-    return {name: float(value) for name, _, value in lines}
+    lines = re.findall(r"^(\w+)=(\S+)$", training.output, re.MULTILINE)
+    return {name: float(value) for name, value in lines}
 
 
-def test_iris(iris_training):
-    assert iris_training.code == 0
-    assert iris_training.model
-    scored = metrics(iris_training)
+@tables
+def test_iris(learned):
+    assert learned.code == 0
+    assert learned.model
+    scored = metrics(learned)
     assert scored["training_r2" if ALGORITHM.numbers else "training_accuracy"] > 0.95
     assert (scored["training_rows"], scored["features"], scored["agreement"]) == (150, 4, 1)
 
 
+def test_it_learns_and_says_how_well(learned):
+    """By lines that the metric definition of a training job finds, `name=([0-9.e+-]+)`."""
+    assert learned.code == 0
+    assert learned.model
+    found = re.findall(r"^(\w+)=([0-9.e+-]+)$", learned.output, re.MULTILINE)
+    assert {name: float(value) for name, value in found} == metrics(learned) != {}
+
+
 @trees
-def test_a_tree_learns_iris_by_heart(iris_training):
-    assert metrics(iris_training)["training_accuracy"] == 1
+def test_a_tree_learns_iris_by_heart(learned):
+    assert metrics(learned)["training_accuracy"] == 1
 
 
-def test_the_same_input_gives_the_same_bytes(iris_training, train):
-    assert train(IRIS).model == iris_training.model
+def test_the_same_input_gives_the_same_bytes(learned, train):
+    assert train().model == learned.model
 
 
-def test_no_pickle_is_written(iris):
-    for file in (iris / "model").rglob("*"):
+def test_no_pickle_is_written(trained):
+    for file in (trained / "model").rglob("*"):
         assert not file.read_bytes().startswith((b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"))
 
 
@@ -155,6 +166,7 @@ if ALGORITHM.numbers:
     BAD_ROW["a word for a number"] = ("setosa,5.1,3.5,1.4,0.2", ["row 151", "column 1", "'setosa'"])
 
 
+@tables
 @pytest.mark.parametrize(("row", "words"), BAD_ROW.values(), ids=BAD_ROW)
 def test_a_bad_row_is_refused_by_file_row_and_column(train, row, words):
     ended = train({"training": {"x/iris.csv": f"{IRIS}{row}\n"}})
@@ -163,6 +175,24 @@ def test_a_bad_row_is_refused_by_file_row_and_column(train, row, words):
     assert all(word in ended.failure for word in ["x/iris.csv", *words]), ended.failure
     assert len(ended.failure) <= 1024
     assert "Traceback" not in ended.output
+
+
+def test_data_that_cannot_be_read_are_named(train):
+    ended = train({"training": {"images/garbage.png": bytes(range(256)) * 10}})
+    assert ended.code == 1
+    assert not ended.model
+    assert "training/images/garbage.png" in ended.failure
+    assert "Traceback" not in ended.output
+
+
+def test_a_model_is_replaced_only_by_a_better_end(run_train, learned, tmp_path):
+    """What is there stays when a later training fails, and nothing of that is left beside it."""
+    base = lay_out(tmp_path / "ml", {"training": {"images/garbage.png": "x"}}, ALGORITHM.quick)
+    for name, content in learned.model.items():
+        (base / "model" / name).write_bytes(content)
+    assert run_train(base).code == 1
+    assert [path for path in (base / "model").rglob("*") if path.is_dir()] == []
+    assert {path.name: path.read_bytes() for path in (base / "model").iterdir()} == learned.model
 
 
 @trees
@@ -175,7 +205,7 @@ def test_a_bad_row_far_down_is_found(train):
     ("hyperparameters", "words"), (ALGORITHM.bad or {}).values(), ids=ALGORITHM.bad or {}
 )
 def test_a_bad_hyperparameter_is_refused_by_name_and_value(train, hyperparameters, words):
-    ended = train(IRIS, hyperparameters)
+    ended = train(None, hyperparameters)
     assert ended.code != 0
     assert not ended.model
     assert all(word in ended.failure for word in words), ended.failure
@@ -183,10 +213,10 @@ def test_a_bad_hyperparameter_is_refused_by_name_and_value(train, hyperparameter
     assert "Traceback" not in ended.output
 
 
-def test_hyperparameters_make_another_model(train, iris_training):
-    ended = train(IRIS, ALGORITHM.good)
+def test_hyperparameters_make_another_model(train, learned):
+    ended = train(None, ALGORITHM.good)
     assert ended.code == 0
-    assert ALGORITHM.good is None or ended.model != iris_training.model
+    assert ALGORITHM.good is None or ended.model != learned.model
 
 
 @trees
@@ -258,6 +288,7 @@ def test_validation_is_scored(train):
     assert "validation_accuracy=0.5\n" in ended.output
 
 
+@tables
 def test_validation_has_metrics_of_its_own(train):
     ended = train({"training": {"iris.csv": IRIS}, "validation": {"v.csv": IRIS}})
     scored = metrics(ended)
@@ -438,9 +469,10 @@ def test_labels_come_back_as_written(run_train, start, tmp_path):
     assert [row["predicted_label"] for row in document["predictions"]] == STRANGE
 
 
-def test_the_server_answers_as_training_saw_the_data(shared_server, iris_training):
+@tables
+def test_the_server_answers_as_training_saw_the_data(shared_server, learned):
     """It is wrong as often, or as far, as train said."""
-    answers, scored = shared_server.predict("\n".join(ROWS)).text.splitlines(), metrics(iris_training)
+    answers, scored = shared_server.predict("\n".join(ROWS)).text.splitlines(), metrics(learned)
     if ALGORITHM.numbers:
         squares = [(float(a) - float(b)) ** 2 for a, b in zip(answers, TARGETS, strict=True)]
         assert sum(squares) / len(squares) == pytest.approx(scored["training_rmse"] ** 2, rel=1e-3)
