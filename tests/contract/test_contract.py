@@ -1,5 +1,6 @@
 """`workshop.contract` says what is true of a container: of ours, of one as AWS's sample, of one in Perl, of broken ones."""
 
+import argparse
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ import pytest
 from waiting import wait_until
 
 from workshop import ROOT, contract
-from workshop.contract import serving, training
+from workshop.contract import __main__, serving, training
 from workshop.contract.program import Program, free_port
 
 HERE = Path(__file__).parent
@@ -69,16 +70,27 @@ def pids(tmp_path, monkeypatch):
 # -- containers that somebody would point it at
 
 
+# As little to learn as there can be, where the data of labs.json take long.
+HYPERPARAMETERS = {"decision_trees": {"max_leaf_nodes": 5}, "unet": {"epochs": 1, "width": 2, "depth": 1}}
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_our_own_containers_keep_every_promise(algorithm):
+def test_our_own_containers_keep_every_promise(algorithm, tmp_path):
+    training = ROOT / "data" / ("diabetes.csv" if algorithm.endswith("regressor") else "iris.csv")
+    (payload,) = (ROOT / "container" / algorithm).glob("payload.*")
+    media = {".csv": "text/csv", ".png": "image/png"}[payload.suffix]
+    if media == "image/png":
+        made = [sys.executable, str(ROOT / "data/cells.py"), str(tmp_path / "cells")]
+        subprocess.run(made, check=True)
+        training = {name: tmp_path / "cells" / name for name in ("training", "validation")}
     findings = contract.check(
         train=f"{OURS} {algorithm} train",
         serve=f"{OURS} {algorithm} serve",
-        training=ROOT / "data" / ("diabetes.csv" if algorithm.endswith("regressor") else "iris.csv"),
-        payload=ROOT / "container" / algorithm / "payload.csv",
-        content_type="text/csv",
-        accept="text/csv",
-        hyperparameters={"max_leaf_nodes": 5} if algorithm == "decision_trees" else {},
+        training=training,
+        payload=payload,
+        content_type=media,
+        accept=media,
+        hyperparameters=HYPERPARAMETERS.get(algorithm, {}),
     )
     assert names(findings, False) == names(findings, None) == set()
     assert len(findings) == 37
@@ -307,6 +319,21 @@ def test_a_folder_of_container_is_checked_with_what_it_says_and_what_is_told(tmp
     broken, left_out = done.stdout.partition("\n\n")[2].partition("\n\n")[0].splitlines()
     assert broken.startswith("broken") and "'trees'" in broken
     assert re.match(r"left out +36 promises  “train ends with exit code 0 .*” is broken$", left_out)
+
+
+def test_data_that_a_folder_says_how_to_make_are_made_first(monkeypatch, tmp_path):
+    """Of several channels; and what cannot be made is said."""
+    said = {"training": {"a": "build/x", "b": "data/iris.csv"}, "made_by": "-c 'print(1)'"}
+    monkeypatch.setattr(__main__, "said", lambda folder, what: said.get(what, {}))
+    monkeypatch.setattr(__main__, "sample", lambda folder: (said["training"], None, None))
+    given = argparse.Namespace(
+        algorithm="knn", train="", serve="", training=[], hyperparameters={}, content_type="", payload=""
+    )
+    __main__.fill_in(given)
+    assert given.training == [f"a={ROOT / 'build/x'}", f"b={ROOT / 'data/iris.csv'}"]
+    said["made_by"], given.training = "-c 'raise SystemExit(\"no room\")'", []
+    with pytest.raises(contract.ContractError, match=r"cannot be made, by python .*no room"):
+        __main__.fill_in(given)
 
 
 WRONG = {

@@ -11,7 +11,8 @@ the port to listen on in place of 8080. What reads /opt/ml whatever it is told i
 told, as AWS's samples do, needs `--port 8080`.
 
 NAME is a folder of this clone's container/: its programs off Docker, its payload, and the data and hyperparameters that
-its labs.json names ({"training": "data/iris.csv", "hyperparameters": {}}), where the command does not name others.
+its labs.json names ({"training": "data/iris.csv", "hyperparameters": {}}), where the command does not name others. There
+may be {"training": {CHANNEL: PATH}}, and "made_by", a Python program with its words, which makes the data first.
 
 A line each promise: `ok`, `broken` or `left out`; `must` is what SageMaker breaks without, `should` what a good
 container does. Exit code 1 where a must is broken, 2 where there was nothing to check, 130 when interrupted.

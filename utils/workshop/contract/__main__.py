@@ -4,7 +4,9 @@ import argparse
 import functools
 import shlex
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 from .. import ROOT
 from ..errors import WorkshopError
@@ -23,10 +25,27 @@ def fill_in(given: argparse.Namespace) -> None:
         command = shlex.join([str(ROOT / "container/run"), given.algorithm, verb])
         setattr(given, verb, getattr(given, verb) or command)
     data, payload, content_type = sample(folder)
-    given.training = given.training or [str(ROOT / data)]
+    if not given.training:
+        channels = data if isinstance(data, dict) else {"training": data}
+        given.training = [f"{channel}={ROOT / path}" for channel, path in channels.items()]
+        make_data(folder)
     given.hyperparameters = said(folder, "hyperparameters") | given.hyperparameters
     given.content_type = given.content_type or (None if given.payload else content_type)
     given.payload = given.payload or payload
+
+
+def make_data(folder: Path) -> None:
+    """Runs the program that makes the data, where labs.json names one. Raises ContractError where it fails."""
+    if not (command := said(folder, "made_by")):
+        return
+    made = subprocess.run(
+        [sys.executable, *shlex.split(command)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if made.returncode:
+        raise ContractError(f"the data cannot be made, by python {command}: {made.stderr.strip()[-400:]}")
 
 
 def main() -> int:
