@@ -213,12 +213,17 @@ def test_output_data_and_an_uncompressed_model(account):
     assert members(account, output) == {"report.txt": b"a report"}
 
 
-def test_checkpoints_survive_a_spot_interruption_and_the_job(account):
+@pytest.mark.parametrize(
+    "when",
+    [{"LOCALAWS_SPOT_INTERRUPTION_SECONDS": "3"}, {"LOCALAWS_SPOT_INTERRUPTION_CHECKPOINTS": "1"}],
+    ids=["seconds", "checkpoints"],
+)
+def test_checkpoints_survive_a_spot_interruption_and_the_job(account, when):
     request = account.training_request(checkpoint="yes", sleep="600")
     request["CheckpointConfig"] = {"S3Uri": f"s3://{account.bucket}/checkpoints/{request['TrainingJobName']}"}
     request["EnableManagedSpotTraining"] = True
     request["StoppingCondition"]["MaxWaitTimeInSeconds"] = 7200
-    request["Environment"] = {"LOCALAWS_SPOT_INTERRUPTION_SECONDS": "3"}
+    request["Environment"] = when
     job = account.train(request)
     assert job["TrainingJobStatus"] == "Completed", job
     statuses = [entry["Status"] for entry in job["SecondaryStatusTransitions"]]
@@ -299,6 +304,11 @@ def test_a_later_push_changes_nothing_of_a_job_in_its_image(account):
             {"CheckpointConfig": {"S3Uri": "s3://b/x", "LocalPath": "/tmp/x"}},
             "NotServedByLocalaws",
             'does not serve CheckpointConfig.LocalPath "/tmp/x"',
+        ),
+        (
+            {"Environment": {"LOCALAWS_SPOT_INTERRUPTION_CHECKPOINTS": "1"}},
+            "ValidationException",
+            "LOCALAWS_SPOT_INTERRUPTION_CHECKPOINTS waits for checkpoints: the job needs a CheckpointConfig",
         ),
         ({"EnableNetworkIsolation": True}, "NotServedByLocalaws", "does not serve EnableNetworkIsolation"),
         (

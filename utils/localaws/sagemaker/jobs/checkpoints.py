@@ -24,6 +24,7 @@ class Checkpoints:
     def __init__(self, s3, uri: str, base: Path, place: str, say: Callable[[str], None]):
         self._s3, self._uri, self._where, self._say = s3, uri.rstrip("/") + "/", (base, place), say
         self._said: set[str] = set()
+        self.copied = 0  # files that have come to S3, a changed one each time
         storage.download(s3, storage.list_objects(s3, "S3Prefix", self._uri), base / place)
         self._known = {name: self._state(file) for name, file in self._left()}
         self._closing = threading.Event()
@@ -47,6 +48,7 @@ class Checkpoints:
                 if self._known.get(name) != state:
                     storage.upload(self._s3, [(name, file)], self._uri)
                     self._known[name] = state
+                    self.copied += 1
             except (ClientError, BotoCoreError) as error:
                 # The next round tries again; the job need not end for it, but the log must tell.
                 print(f"localaws: checkpoint {name!r} to {self._uri}: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,8 +40,11 @@ REGEX_SECONDS = 0.5  # that a metric's regex may take for a line; a good one tak
 REPEATS = 1_000_000
 SERIES = 10_000  # values of a metric that are kept in order; early stopping compares no more
 CHECKPOINTS = "/opt/ml/checkpoints"
-# In a spot job's Environment: seconds until its instance is taken away, once. On AWS it means nothing.
-INTERRUPTION = "LOCALAWS_SPOT_INTERRUPTION_SECONDS"
+# In a spot job's Environment: when its instance is taken away, once. On AWS they mean nothing.
+AFTER_SECONDS = "LOCALAWS_SPOT_INTERRUPTION_SECONDS"
+AFTER_CHECKPOINTS = (
+    "LOCALAWS_SPOT_INTERRUPTION_CHECKPOINTS"  # when so many have come to S3, on a machine of any speed
+)
 
 RETRIES = "Retries"  # in a job's record: how often it was taken up again
 MESSAGES = {
@@ -179,9 +182,13 @@ def _check_spot(request: dict) -> None:
         )
     if wait is not None and not spot:
         raise Invalid("MaxWaitTimeInSeconds is for managed spot training only: leave it out.")
-    interruption = request.get("Environment", {}).get(INTERRUPTION, "0")
-    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", interruption):
-        raise Invalid(f'{INTERRUPTION} is "{interruption}": expected seconds, such as 10.')
+    environment = request.get("Environment", {})
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", seconds := environment.get(AFTER_SECONDS, "0")):
+        raise Invalid(f'{AFTER_SECONDS} is "{seconds}": expected seconds, such as 10.')
+    if not re.fullmatch(r"\d{1,6}", count := environment.get(AFTER_CHECKPOINTS, "0")):
+        raise Invalid(f'{AFTER_CHECKPOINTS} is "{count}": expected how many, such as 2.')
+    if int(count) and "CheckpointConfig" not in request:
+        raise Invalid(f"{AFTER_CHECKPOINTS} waits for checkpoints: the job needs a CheckpointConfig.")
     path = request.get("CheckpointConfig", {}).get("LocalPath", CHECKPOINTS)
     if not path.startswith("/opt/ml/") or ".." in path:
         mend = f"its process engine can only stand in for folders below /opt/ml. Leave it out ({CHECKPOINTS})"
@@ -324,8 +331,13 @@ class _Job(Job):
                 on_line = partial(self._line, stream)
                 self._containers.append(self.context.engine.start(spec, on_line))
             spot = first and record["EnableManagedSpotTraining"]
-            interruption = float(record.get("Environment", {}).get(INTERRUPTION, 0)) if spot else 0
-            outcome = self._await(record["StoppingCondition"]["MaxRuntimeInSeconds"], interruption)
+            seconds, count = (float(environment.get(name, 0)) for name in (AFTER_SECONDS, AFTER_CHECKPOINTS))
+
+            def lost(elapsed: float) -> bool:
+                copied = sum(part.copied for part in checkpoints)
+                return spot and (0 < seconds <= elapsed or 0 < count <= copied)
+
+            outcome = self._await(record["StoppingCondition"]["MaxRuntimeInSeconds"], lost)
             for container in self._containers:
                 container.kill()
             codes = (container.exit_code for container in self._containers)
@@ -369,8 +381,8 @@ class _Job(Job):
                         "without them."
                     )
 
-    def _await(self, seconds: float, interruption: float) -> str:
-        """Wait for all hosts, at most `seconds`; `interruption` seconds (0: never) until the instances are lost."""
+    def _await(self, seconds: float, lost: Callable[[float], bool]) -> str:
+        """Wait for all hosts, at most `seconds`; `lost` says after how many the instances are taken away."""
         start = time.monotonic()
         while any(container.running for container in self._containers):
             outcome, elapsed = None, time.monotonic() - start
@@ -378,7 +390,7 @@ class _Job(Job):
                 outcome = "Stopped"
             elif elapsed > seconds:
                 outcome = "MaxRuntimeExceeded"
-            elif interruption and elapsed > interruption:
+            elif lost(elapsed):
                 outcome = "Interrupted"
             if outcome:
                 for container in self._containers:
