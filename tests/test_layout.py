@@ -37,6 +37,7 @@ FLOORS = [
     "localaws.images",
     "localaws.state",
     "localaws.loopback",
+    "localaws.prices",
     "localaws.protocol",
     "localaws.errors",
 ]

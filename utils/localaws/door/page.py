@@ -21,23 +21,12 @@ from werkzeug import Request, Response
 
 from localaws import protocol
 from localaws.errors import AwsError
+from localaws.prices import PRICES, PRICES_AS_OF
 from localaws.sagemaker.hosting import endpoints
 from localaws.sagemaker.jobs import training, transform
 from localaws.state.locate import ACCOUNT, REGION
 
 PATH = "/_localaws/"
-# On-demand list prices in us-west-2, US dollars for an hour of one instance: the same for training, endpoints and
-# transforms. https://aws.amazon.com/sagemaker/ai/pricing/ has today's.
-PRICES_AS_OF = "November 2026"
-PRICES = {
-    "ml.c5.large": 0.102,
-    "ml.c5.xlarge": 0.204,
-    "ml.c5.2xlarge": 0.408,
-    "ml.m5.large": 0.115,
-    "ml.m5.xlarge": 0.23,
-    "ml.m5.2xlarge": 0.461,
-    "ml.m5.4xlarge": 0.922,
-}
 SHOWN = 50  # of a kind, the newest
 LINES = 200  # of a log, the last
 STRANGER = (
