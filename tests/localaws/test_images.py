@@ -90,6 +90,33 @@ def test_the_same_files_give_the_same_digest(sources):
     assert images.inspect("one").digest == first.digest
 
 
+def test_the_size_has_the_packages_in_it_that_docker_would_have_put_into_the_image(
+    sources, tmp_path, monkeypatch
+):
+    assert images.build("trees", "trees").size == images.size("trees")
+    packages, elsewhere = tmp_path / "environment/lib/packages", tmp_path / "elsewhere"
+    for file in (packages / "own.py", packages / "__pycache__/own.pyc", elsewhere / "linked.py"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1000 bytes".ljust(1000))
+    (packages / "linked").symlink_to(elsewhere)
+    (packages / "gone").symlink_to(tmp_path / "nowhere")
+    asked = []
+
+    def python(locks, progress):
+        asked.append({file.name: file.read_text() for file in locks[0].parent.glob("*.lock")})
+        return tmp_path / "environment/bin/python3"
+
+    monkeypatch.setattr(images.environments, "python", python)
+    monkeypatch.setattr(images.environments, "check_imports", lambda *_: None)
+    written = {"requirements-train.lock": "a==1\n", "requirements-train.cuda.lock": "b==1\n"}
+    for name, text in written.items():
+        (sources / "trees" / name).write_text(text)
+    images.build("trees", "trees")
+    (sources / "trees/requirements-train.lock").write_text("of a later build")
+    assert images.size("trees") == images.inspect("trees").size + 2000
+    assert asked[-1] == written
+
+
 def test_what_cannot_be_built_is_refused_by_name(sources):
     (sources / "stack/train").write_bytes(b"#!/bin/sh\r\necho\r\n")
     with pytest.raises(ValueError, match=r"stack/train has CRLF"):

@@ -42,6 +42,19 @@ def inspect_image(target: Target) -> LocalImage:
         ) from None
 
 
+def image_size(target: Target, name: str) -> int:
+    """The bytes of an image on this machine, `NAME:TAG`, with the packages that its programs need. Raises NoImage.
+
+    Docker's has them in it; of one that localaws built they are beside it, in the environment that it runs with.
+    """
+    try:
+        return (
+            json.loads(_docker("image", "inspect", name))[0]["Size"] if target.docker else images.size(name)
+        )
+    except (ValueError, OSError, subprocess.CalledProcessError):
+        raise NoImage(f"There is no image {name} on this machine: run this lab's build cell.") from None
+
+
 def changed_files(target: Target) -> list[str]:
     """The files of container/ that have changed since the walk's image was built of them; none where that is not known."""
     try:

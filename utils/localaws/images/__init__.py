@@ -1,5 +1,17 @@
 """Images: built and listed in a folder of this machine, pushed to the registry, unpacked, and the Python they run with."""
 
-from .builder import MANIFEST, PROGRAM, Image, blob, build, changed, inspect, listed, push, sources
+from .builder import MANIFEST, PROGRAM, Image, blob, build, changed, inspect, listed, push, size, sources
 
-__all__ = ["MANIFEST", "PROGRAM", "Image", "blob", "build", "changed", "inspect", "listed", "push", "sources"]
+__all__ = [
+    "MANIFEST",
+    "PROGRAM",
+    "Image",
+    "blob",
+    "build",
+    "changed",
+    "inspect",
+    "listed",
+    "push",
+    "size",
+    "sources",
+]

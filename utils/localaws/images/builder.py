@@ -13,6 +13,7 @@ import io
 import json
 import re
 import tarfile
+import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,6 +110,22 @@ def inspect(name: str) -> Image:
     manifest = _read_json(found[0]["digest"])
     size = sum(part["size"] for part in [manifest["config"], *manifest["layers"]])
     return Image(name, found[0]["digest"], size, tuple(_contents(manifest)))
+
+
+def size(name: str) -> int:
+    """Return the bytes of a local image and of the packages that its lock files name: what it would bring along.
+
+    Without Docker an image has no packages in it. Raises ValueError when it was not built, RuntimeError when its
+    environment has gone and cannot be made.
+    """
+    image = inspect(name)
+    with tempfile.TemporaryDirectory() as folder:
+        for path, content in _contents(_read_json(image.digest)).items():
+            if re.fullmatch(r"requirements-\w+(\.cuda)?\.lock", path):
+                Path(folder, path).write_bytes(content)
+        locks = environments.locks(Path(folder))
+        packages = environments.size(environments.python(locks, lambda line: None)) if locks else 0
+    return image.size + packages
 
 
 def changed(name: str) -> list[str]:

@@ -77,6 +77,15 @@ def python(
     return Path(found)
 
 
+def size(python: Path) -> int:
+    """The bytes of an environment's packages, those that are linked from another included, without byte code."""
+    total = 0
+    for folder, folders, files in os.walk(python.parent.parent / "lib", followlinks=True):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        total += sum(os.stat(file).st_size for name in files if os.path.exists(file := f"{folder}/{name}"))
+    return total
+
+
 def check_syntax(sources: dict[str, Path]) -> None:
     """Compile the Python among an image's files (path there -> file here). Raises ValueError with file, line and cause."""
     for path, file in sources.items():
