@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 import boto3
@@ -20,6 +21,15 @@ class NotThere(WorkshopError):
     """There is no job or endpoint of this name."""
 
 
+def in_notebook() -> bool:
+    """Whether a front end shows what is displayed, and replaces it in place: in a kernel, not in a terminal."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return bool(getattr(get_ipython(), "kernel", None))
+
+
 class _Screen:
     """A status line that is overwritten, with log lines above it: in a notebook, in a terminal, or in a file."""
 
@@ -29,14 +39,11 @@ class _Screen:
         self.status = None
         self.line = None
         self.terminal = sys.stdout.isatty()
-        if "IPython" in sys.modules:
-            from IPython import get_ipython
+        if in_notebook():
+            from IPython.display import display
 
-            if getattr(get_ipython(), "kernel", None):
-                from IPython.display import display
-
-                # raw: plain text that the front end replaces in place, without ipywidgets.
-                self.line = display({"text/plain": f"{title}: …"}, raw=True, display_id=True)
+            # raw: plain text that the front end replaces in place, without ipywidgets.
+            self.line = display({"text/plain": f"{title}: …"}, raw=True, display_id=True)
 
     def show(self, status: str) -> None:
         text = f"{self.title}: {status}, {time.monotonic() - self.started:.0f} s"
@@ -112,29 +119,42 @@ def _described(client, kind: str, name: str) -> dict:
     )
 
 
-def _follow(kind: str, name: str, statuses, logs: _Logs, wanted: str, going_on: set, mend: str) -> dict:
+def _follow(
+    kind: str,
+    name: str,
+    statuses,
+    logs: _Logs,
+    wanted: str,
+    going_on: set,
+    mend: str,
+    each_line: Callable[[str], None] = lambda line: None,
+) -> dict:
     """Poll the description until its status leaves `going_on`; raise JobFailed unless it then is `wanted`.
 
-    `statuses(description)` gives (status, what to show).
+    `statuses(description)` gives (status, what to show); `each_line` is told each log line once it is shown.
     """
     title = f"{xform_name(kind).replace('_', ' ').capitalize()} {name}"
     screen = _Screen(title)
     client = boto3.client("sagemaker")
     pause = _seconds_between_polls(client)
+
+    def log() -> None:
+        for line in logs.new_lines():
+            screen.log(line)
+            each_line(line)
+
     try:
         while True:
             description = _described(client, kind, name)
             status, shown = statuses(description)
-            for line in logs.new_lines():
-                screen.log(line)
+            log()
             screen.show(shown)
             if status not in going_on:
                 break
             time.sleep(pause)
         if pause > 1:  # CloudWatch is some seconds behind
             time.sleep(pause)
-            for line in logs.new_lines():
-                screen.log(line)
+            log()
     finally:
         screen.close()
     if status != wanted:
@@ -145,8 +165,11 @@ def _follow(kind: str, name: str, statuses, logs: _Logs, wanted: str, going_on: 
     return description
 
 
-def follow_training_job(name: str) -> dict:
-    """Show the training job `name` until it ends; return DescribeTrainingJob's answer, or raise JobFailed or NotThere."""
+def follow_training_job(name: str, each_line: Callable[[str], None] = lambda line: None) -> dict:
+    """Show the training job `name` until it ends; return DescribeTrainingJob's answer, or raise JobFailed or NotThere.
+
+    `each_line` is told each line of its log, as plots.Curves may be.
+    """
     return _follow(
         "TrainingJob",
         name,
@@ -155,6 +178,7 @@ def follow_training_job(name: str) -> dict:
         wanted="Completed",
         going_on={"InProgress", "Stopping"},
         mend="Mend what the reason names (the data, a hyperparameter, your code), then run the job again under a new name.",
+        each_line=each_line,
     )
 
 
