@@ -491,6 +491,38 @@ def test_10_bring_your_own_with_what_never_served(target, pushed, shown):
     assert f"[FAIL] endpoint {target.both} is Failed" in out and "did not pass the ping health check" in out
 
 
+def test_11_image_in_mask_out(target, pushed, shown, tmp_path):
+    lab = "11_image_in_mask_out"
+    assert "Run the cells of 11_image_in_mask_out that build and push" in shown(lab, missing=2)
+    uri = create_repository(target, target.unet)
+    build(target, tmp_path, name=f"{target.unet}:train")
+    for tag in ("train", "serve"):
+        images.push(f"{target.unet}:train", f"{uri}:{tag}")
+    assert "[FAIL] they are two images\n       One image has both tags" in shown(lab, missing=4)
+    build(target, tmp_path, serve=SERVE + "# another\n", name=f"{target.unet}:serve")
+    images.push(f"{target.unet}:serve", f"{uri}:serve")
+
+    train(target, f"{uri}:train", f"{target.unet}-bad", fail="no picture")
+    out = shown(lab, missing=3)
+    assert f"{target.unet}-bad is Failed: AlgorithmError: no picture" in out
+    assert f"[FAIL] endpoint {target.unet} is missing" in out and "from its CreateModel cell on" in out
+    train(target, f"{uri}:train", f"{target.unet}-good")
+    deploy(target, f"{uri}:train", endpoint=target.unet)
+    out = shown(lab, missing=2)
+    assert "[FAIL] it runs the image that was pushed to serve" in out
+    deploy(target, f"{uri}:serve", endpoint=target.unet)
+    create_model(target, f"{uri}:serve", f"{target.name}-good")
+    shown(lab, missing=1)
+
+    transform(target, f"{target.unet}-masks", "unet/masks")
+    assert "[OK]   it has written 1 masks for 1 pictures" in shown(lab, missing=0)
+    boto3.client("s3").delete_object(Bucket=target.bucket, Key="unet/masks/iris.csv.out")
+    assert "[FAIL] it has written 0 masks for 1 pictures" in shown(lab, missing=1)
+
+    left = left_over(target)
+    assert f"ECR repository {target.unet}" in left and f"endpoint {target.unet}" in left
+
+
 def test_what_was_done_in_another_home_is_not_taken_for_this_ones(home, environment, shown, tmp_path):
     """Nor the labs' own files: they lie where the rest of that walk does."""
     folder = connect(quiet=True).folder

@@ -73,6 +73,7 @@ def test_an_algorithm_has_names_of_its_own_that_every_service_takes(home, enviro
     assert other.name == "sagemaker-byoa-learner8-gradient-boosting"
     # The longest ending that a lab puts behind it.
     assert len(f"{other.name}-20261231235959-broken") <= 63
+    assert len(f"{other.unet}-20261231235959") <= 63
     assert other.folder != tree.folder and other.source == folder and other.hyperparameters == {}
     with pytest.raises(TargetError, match=r"Where should a search look .* of Gradient.*/labs\.json, as in"):
         _ = other.searched

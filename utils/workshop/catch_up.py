@@ -28,6 +28,7 @@ NEEDS = {
     "08_tune": ["00_setup", "01_build", "03_push"],
     "09_speed": [],
     "10_bring_your_own": ["00_setup", "01_build", "03_push"],
+    "11_image_in_mask_out": ["00_setup"],
     "99_cleanup": [],
 }
 

@@ -70,7 +70,7 @@ def latest_training_job(target: Target) -> dict:
 
     The walk's are those whose names begin with `target.walk`: what an exercise trains does not take their place.
     """
-    job = _newest(target, "training", "TrainingJob", StatusEquals="Completed")
+    job = _newest(target.walk, "training", "TrainingJob", StatusEquals="Completed")
     if job is None:
         raise CheckFailed(
             "There is no completed training job yet: run 04_train, or this lab's catch_up cell."
@@ -78,11 +78,14 @@ def latest_training_job(target: Target) -> dict:
     return job
 
 
-def _newest(target: Target, kind: str, word: str, **only) -> dict | None:
-    """The walk's newest job's description. Pages are walked, since AWS filters a page only after it has cut it."""
+def _newest(names: str, kind: str, word: str, **only) -> dict | None:
+    """The description of the newest job whose name begins with `names`.
+
+    Pages are walked, since AWS filters a page only after it has cut it.
+    """
     client = boto3.client("sagemaker")
     pages = client.get_paginator(f"list_{kind}_jobs").paginate(
-        NameContains=target.walk, SortBy="CreationTime", SortOrder="Descending", **only
+        NameContains=names, SortBy="CreationTime", SortOrder="Descending", **only
     )
     for page in pages:
         for job in page[f"{word}Summaries"]:
@@ -90,14 +93,14 @@ def _newest(target: Target, kind: str, word: str, **only) -> dict | None:
     return None
 
 
-def _completed(target: Target, kind: str, word: str, lab: str) -> Generator[Finding, None, dict | None]:
-    """Find the walk's newest completed job and return its description; without one, say what became of the newest."""
-    job = _newest(target, kind, word, StatusEquals="Completed")
+def _completed(names: str, kind: str, word: str, lab: str) -> Generator[Finding, None, dict | None]:
+    """Find the newest completed job of these names and return its description; without one, say what became of the newest."""
+    job = _newest(names, kind, word, StatusEquals="Completed")
     hint = f"Run the cells of {lab} that start the job and follow it to its end."
-    if job is None and (other := _newest(target, kind, word)):
+    if job is None and (other := _newest(names, kind, word)):
         reason = other.get("FailureReason", "no more is known yet")
         hint = f"{other[f'{word}Name']} is {other[f'{word}Status']}: {reason}\n{hint}"
-    yield bool(job), f"a completed {kind} job {target.walk}-…", hint
+    yield bool(job), f"a completed {kind} job {names}-…", hint
     return job
 
 
@@ -182,7 +185,7 @@ def pushed_image(target: Target) -> dict | None:
 
 
 def _train(target: Target) -> Iterator[Finding]:
-    job = yield from _completed(target, "training", "TrainingJob", "04_train")
+    job = yield from _completed(target.walk, "training", "TrainingJob", "04_train")
     if job:
         artifact = job["ModelArtifacts"]["S3ModelArtifacts"]
         yield (
@@ -270,7 +273,7 @@ def _invoke(target: Target) -> Iterator[Finding]:
 
 
 def _batch_transform(target: Target) -> Iterator[Finding]:
-    job = yield from _completed(target, "transform", "TransformJob", "07_batch_transform")
+    job = yield from _completed(target.walk, "transform", "TransformJob", "07_batch_transform")
     if not job:
         return
     place = urlparse(job["TransformOutput"]["S3OutputPath"])
@@ -375,6 +378,71 @@ def _bring_your_own(target: Target) -> Iterator[Finding]:
     yield _answers(target.both, f"For a model that answers, {again}.")
 
 
+def _image_in_mask_out(target: Target) -> Iterator[Finding]:
+    lab, ecr = "11_image_in_mask_out", boto3.client("ecr")
+    digests = {}
+    for tag in ("train", "serve"):
+        found = answer(ecr.describe_images, repositoryName=target.unet, imageIds=[{"imageTag": tag}])
+        if found:
+            digests[tag] = found["imageDetails"][0]["imageDigest"]
+        hint = f"Run the cells of {lab} that build and push, and read what they print."
+        yield tag in digests, f"image {target.unet}:{tag} is in ECR", hint
+    if len(digests) < 2:
+        return
+    yield (
+        digests["train"] != digests["serve"],
+        "they are two images",
+        f"One image has both tags: build one with --target train, the other with --target serve, as {lab} does.",
+    )
+    job = yield from _completed(target.unet, "training", "TrainingJob", lab)
+    if job:
+        artifact = job["ModelArtifacts"]["S3ModelArtifacts"]
+        yield (
+            _exists_in_s3(artifact),
+            f"its model artifact {artifact}",
+            f"Somebody deleted it: train again ({lab}).",
+        )
+    yield from _serves(target.unet, digests["serve"], f"run {lab} from its CreateModel cell on")
+    transform = yield from _completed(target.unet, "transform", "TransformJob", lab)
+    if transform:
+        asked = _keys(transform["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"])
+        masks = {f"{name}.out" for name in asked} & _keys(transform["TransformOutput"]["S3OutputPath"] + "/")
+        yield (
+            bool(asked) and len(masks) == len(asked),
+            f"it has written {len(masks)} masks for {len(asked)} pictures",
+            f"Expected one NAME.png.out for each NAME.png: run the transform cells of {lab} again.",
+        )
+
+
+def _serves(endpoint: str, digest: str, again: str) -> Iterator[Finding]:
+    """Whether an endpoint is in service, with an image; `again` says what brings one about."""
+    found = answer(boto3.client("sagemaker").describe_endpoint, EndpointName=endpoint) or {}
+    status = found.get("EndpointStatus", "missing")
+    yield (
+        status == "InService",
+        f"endpoint {endpoint} is {status}",
+        f"{found.get('FailureReason', 'It is on its way, or not there yet.')}\nFor one that serves, {again}.",
+    )
+    if status == "InService":
+        images = [image for variant in found["ProductionVariants"] for image in variant["DeployedImages"]]
+        yield (
+            all(image["ResolvedImage"].endswith(f"@{digest}") for image in images),
+            "it runs the image that was pushed to serve",
+            f"It runs another one, say an older one: {again}.",
+        )
+
+
+def _keys(prefix: str) -> set[str]:
+    """The names of the objects below a prefix in S3, from there on."""
+    place = urlparse(prefix)
+    where = {"Bucket": place.netloc, "Prefix": place.path.lstrip("/")}
+    try:
+        pages = list(boto3.client("s3").get_paginator("list_objects_v2").paginate(**where))
+    except boto3.client("s3").exceptions.NoSuchBucket:
+        return set()
+    return {item["Key"].removeprefix(where["Prefix"]) for page in pages for item in page.get("Contents", ())}
+
+
 def _cleanup(target: Target) -> Iterator[Finding]:
     things = left_over(target)
     yield (
@@ -396,5 +464,6 @@ _CHECKS = {
     "08_tune": _tune,
     "09_speed": _speed,
     "10_bring_your_own": _bring_your_own,
+    "11_image_in_mask_out": _image_in_mask_out,
     "99_cleanup": _cleanup,
 }

@@ -36,7 +36,7 @@ def left_over(target: Target) -> list[str]:
         for page in pages:
             jobs = page["HyperParameterTuningJobSummaries"]
             things += [f"running tuning job {job['HyperParameterTuningJobName']}" for job in jobs]
-    for repository in (target.name, target.own):
+    for repository in (target.name, target.own, target.unet):
         if answer(boto3.client("ecr").describe_repositories, repositoryNames=[repository]):
             things.append(f"ECR repository {repository}")
     if answer(boto3.client("s3").head_bucket, Bucket=target.bucket):

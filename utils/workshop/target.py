@@ -70,6 +70,11 @@ class Target:
         return f"{self.name}-both"
 
     @property
+    def unet(self) -> str:
+        """The repository and the endpoint of 11_image_in_mask_out, and the beginning of its jobs' and models' names."""
+        return f"{self.name}-unet"
+
+    @property
     def source(self) -> Path:
         """The algorithm's folder: training.py, predictor.py and what belongs to them."""
         return ROOT / "container" / self.algorithm
