@@ -4,13 +4,17 @@ The contenders run with this Python: packages of their own take a minute to inst
 """
 
 import dataclasses
+import io
 import json
+import runpy
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bench import (
     IRIS,
@@ -21,6 +25,7 @@ from bench import (
     load,
     overhead,
     peers,
+    pictures,
     report,
     serving,
     training,
@@ -117,6 +122,7 @@ def test_the_report_says_what_was_measured_and_what_was_missed(tmp_path, monkeyp
     }
     points = {name: [(1, rates[name]), (10, 2 * rates[name])] for name in ("ours", "baseline")}
     results = {
+        "date": "2026-11-22",
         "machine": "2 cores of a test",
         "rounds": 2,
         "contract": "- held\n",
@@ -135,6 +141,57 @@ def test_the_report_says_what_was_measured_and_what_was_missed(tmp_path, monkeyp
     assert json.loads((tmp_path / "results.json").read_text())["serving"] == json.loads(json.dumps(measured))
     for picture in ("bench.png", "bench-growth.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_part_that_was_measured_alone_takes_its_place(tmp_path, monkeypatch):
+    for name, target in {"RESULTS": "RESULTS.md", "JSON": "results.json", "IMAGES": ""}.items():
+        kept = getattr(report, name)
+        monkeypatch.setattr(report, name, tmp_path / target)
+        if target:
+            shutil.copy(kept, tmp_path)
+    before = json.loads((tmp_path / "results.json").read_text())
+    times = {"unet": [13.0, 14.0], "functions": [11.0, 11.0], "session": [10.0, 10.0]}
+    parts = {"reading": [0.5, 0.5], "asking": [10.1, 10.1], "writing": [0.25, 0.25]}
+    report.merge("pictures", {"ms": times, "parts": parts})
+    text, after = ((tmp_path / name).read_text() for name in ("RESULTS.md", "results.json"))
+    assert "| this container | 13.5 | 1.35 |" in text and "writing 0.2" in text
+    assert "| a picture by the container: the ONNX Runtime session's time | ≤ 1.5 x | 1.35 x | yes |" in text
+    assert f"Measured on {before['date']} by" in text and "- measured alone: pictures, 2" in text
+    left = {name: found for name, found in json.loads(after).items() if name not in ("pictures", "alone")}
+    assert left == {name: before[name] for name in left} and set(left) >= {"serving", "localaws", "contract"}
+    assert not (tmp_path / "bench.png").exists()
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(BenchError, match="run the whole bench first"):
+        report.merge("pictures", {})
+
+
+def test_the_picture_is_the_same_each_time_and_its_mask_is_compared(tmp_path):
+    cells = runpy.run_path(str(pictures.CELLS))["picture"]
+    for name in ("one.png", "two.png"):
+        pictures.draw(cells, tmp_path / name)
+    one, two = (tmp_path / name for name in ("one.png", "two.png"))
+    assert one.read_bytes() == two.read_bytes() and Image.open(one).size == (256, 256)
+    mask = np.zeros((256, 256), np.uint8)
+    mask[:9] = 1
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "PNG")
+    pictures.check(stream.getvalue(), one)
+    pictures.check(mask.ravel().tolist(), one)
+    another = mask.copy()
+    another[200] = 1
+    with pytest.raises(BenchError, match=r"masks agree in 99\.61% of the pixels"):
+        pictures.check(another.tolist(), one)
+    with pytest.raises(BenchError, match="cells are 0%"):
+        pictures.check((mask * 0).tolist(), two)
+
+
+def test_a_process_that_ends_is_no_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "BUILD", tmp_path)
+    monkeypatch.setattr(pictures, "python", lambda contender: sys.executable)
+    # There is no model in the folder.
+    said = r"session\.py has ended(.|\n)*is not a model that can be served"
+    with pytest.raises(BenchError, match=said), pictures.process("session", tmp_path, tmp_path / "a.png"):
+        pass
 
 
 def test_the_load_generator_that_is_missing_is_named(monkeypatch, tmp_path):

@@ -5,11 +5,17 @@ import json
 import subprocess
 import sys
 import time
+from datetime import date
 
-from . import BUILD, IRIS, ROOT, BenchError, growth, load, overhead, report, serving, training
+from . import BUILD, IRIS, ROOT, BenchError, growth, load, overhead, pictures, report, serving, training
 from .contenders import BASELINE, CONSTANT_FLASK, CONSTANT_WSGI, FASTAPI, OURS, PARTS, Contender, running
 from .peers import PEERS
 
+#: What can be measured alone.
+ALONE = {
+    "pictures": lambda rounds, quick: pictures.measure(rounds, quick),
+    "images": lambda rounds, quick: overhead.image_sizes(),
+}
 KNOWN = [OURS, BASELINE, FASTAPI, CONSTANT_WSGI, CONSTANT_FLASK]
 
 
@@ -24,6 +30,11 @@ def main() -> int:
         "--docker", action="store_true", help="only what localaws adds when it runs images on a Docker engine"
     )
     parser.add_argument(
+        "--only",
+        choices=ALONE,
+        help="measure that part alone, and put it in the place of what RESULTS.md has of it",
+    )
+    parser.add_argument(
         "--check",
         action="store_true",
         help="exit 1 where a figure falls below three quarters of its goal, or of what report.py says is within reach",
@@ -32,7 +43,11 @@ def main() -> int:
     arguments = parser.parse_args()
     rounds = arguments.rounds or (3 if arguments.quick else 5)
     try:
-        if arguments.docker:
+        if arguments.only:
+            results = {arguments.only: ALONE[arguments.only](rounds, arguments.quick)}
+            if not arguments.quick:
+                report.merge(arguments.only, results[arguments.only])
+        elif arguments.docker:
             results = {"docker": overhead.measure(rounds, 200, "docker")}
         else:
             results, titles = measure(arguments.quick, rounds)
@@ -41,8 +56,14 @@ def main() -> int:
         return 2
     if "serving" in results:
         print(report.rates_table(results, titles), end="\n\n")
+    if "pictures" in results:
+        print(report.pictures_table(results), end="\n\n")
+    if "images" in results:
+        print(report.images_table(results), end="\n\n")
     print(report.goals_table(results))
-    if arguments.quick:
+    if arguments.only:
+        pass
+    elif arguments.quick:
         (BUILD / "quick.json").write_text(json.dumps(results))
     elif not arguments.docker:
         report.write(results, titles)
@@ -75,7 +96,12 @@ def measure(quick: bool, rounds: int) -> tuple[dict, dict[str, str]]:
     step("a model of iris")
     model = training.folder("iris", IRIS)
     training.train(OURS, model)
-    results: dict = {"machine": report.machine(), "rounds": rounds, "quick": quick}
+    results: dict = {
+        "date": f"{date.today():%Y-%m-%d}",
+        "machine": report.machine(),
+        "rounds": rounds,
+        "quick": quick,
+    }
     notes, contenders = [], list(KNOWN)
     if quick:
         contenders.remove(CONSTANT_FLASK)
@@ -103,6 +129,8 @@ def measure(quick: bool, rounds: int) -> tuple[dict, dict[str, str]]:
         results["flat"] = serving.flat_memory(model, 50 if quick else 1_000)
     step("training on iris")
     results["train"] = {"iris": training.iris(rounds)}
+    step("a picture")
+    results["pictures"] = pictures.measure(rounds, quick)
     if not quick:
         step("training on 1,000,000 x 20")
         results["train"]["large"] = training.large(3)

@@ -143,8 +143,9 @@ def free_port() -> int:
 @functools.cache
 def python(contender: Contender) -> Path:
     """The contender's own Python, made the first time it is asked for. Raises BenchError."""
-    if contender.requirements == LOCKS:  # this container: the environment that container/run would take
-        command = [sys.executable, "-I", str(ROOT / "container/environment"), *map(str, LOCKS)]
+    locks = [str(file) for file in contender.requirements if file.suffix == ".lock"]
+    if locks:  # this container: the environment that container/run would take
+        command = [sys.executable, "-I", str(ROOT / "container/environment"), *locks]
         return Path(_install(contender, [command]).strip())
     wanted = "\n".join(file.read_text() for file in contender.requirements)
     name = hashlib.sha256(f"{wanted}{contender.pinned}{sys.version}".encode()).hexdigest()[:12]

@@ -80,12 +80,21 @@ def docker_answers() -> bool:
 
 
 def image_sizes() -> dict[str, int]:
-    """The bytes of the image that Docker builds of each algorithm, train and serve in one."""
+    """The bytes of the image that Docker builds of each algorithm, train and serve in one.
+
+    Of one that may be trained on GPUs, a lock for CUDA says so, those of two: no server needs those gigabytes.
+    """
     sizes = {}
     for lock in sorted((ROOT / "container").glob("*/requirements-train.lock")):
         algorithm = lock.parent.name
-        run(ROOT / "container/build_local.sh", "bench", "--algorithm", algorithm, "--tag", algorithm)
-        sizes[algorithm] = int(docker("image", "inspect", "--format", "{{.Size}}", f"bench:{algorithm}"))
+        for target in ("train", "serve") if lock.with_suffix(".cuda.lock").exists() else ("both",):
+            name = algorithm if target == "both" else f"{algorithm}-{target}"
+            words = ["--algorithm", algorithm, "--target", target, "--tag", name]
+            run(ROOT / "container/build_local.sh", "bench", *words)
+            size = int(docker("image", "inspect", "--format", "{{.Size}}", f"bench:{name}"))
+            look = "ls /opt/venv/lib/python*/site-packages"
+            packages = docker("run", "--rm", "--network=none", f"bench:{name}", "sh", "-c", look)
+            sizes[f"{name}, a build for CPUs alone" if "+cpu.dist-info" in packages else name] = size
     return sizes
 
 

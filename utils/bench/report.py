@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from . import ROOT
-from .contenders import BASELINE, CONSTANT_WSGI, FASTAPI, OURS, PARTS
+from . import ROOT, BenchError, pictures
+from .contenders import BASELINE, CONSTANT_FLASK, CONSTANT_WSGI, FASTAPI, OURS, PARTS
 from .load import median_ratio
+from .peers import PEERS
 from .serving import LARGE, LOADS, rate_ratio, tail, time_ratio
 from .training import COLUMNS, ROWS
 
@@ -72,6 +73,11 @@ def _peak(results: dict) -> float:
     large = max(peak for _, _, peak in results["train"]["large"]["ours"])
     small = max(peak for _, _, peak in results["train"]["iris"]["ours"])
     return (large - small) / (ROWS * COLUMNS * 4)
+
+
+def _picture(part: str) -> Callable[[dict], float]:
+    """How many times the session's own time a part takes."""
+    return lambda results: median_ratio(*(results["pictures"]["ms"][name] for name in (part, "session")))
 
 
 def _over(pairs: list) -> float:
@@ -158,6 +164,8 @@ GOALS = [
         why="half a second of it imports what scikit-learn and skl2onnx ask for, without tricks",
     ),
     Goal("its peak memory above iris': float32 matrices", _peak, most=2.5),
+    Goal("a picture by the container: the ONNX Runtime session's time", _picture("unet"), most=1.5),
+    Goal("a picture in one process: the session's time", _picture("functions"), most=1.5),
     Goal("localaws: a job's own overhead", lambda r: _over(r["localaws"]["job"]), most=0.5, unit="s"),
     Goal("localaws: an invocation's", lambda r: _over(r["localaws"]["invocation"]), most=3, unit="ms"),
     Goal(
@@ -240,30 +248,68 @@ def parts_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def pictures_table(results: dict) -> str:
+    """Milliseconds of a picture, and in how many times of the session alone."""
+    if "pictures" not in results:
+        return "It was not measured."
+    times = results["pictures"]["ms"]
+    lines = ["| | ms | times the session |", "|---|---|---|"]
+    for name, title in pictures.TITLES.items():
+        if name in times:
+            ratio = median_ratio(times[name], times["session"])
+            lines.append(f"| {title} | {statistics.median(times[name]):.1f} | {ratio:.2f} |")
+    reading, asking, writing = (
+        statistics.median(results["pictures"]["parts"][part]) for part in ("reading", "asking", "writing")
+    )
+    said = f"Of the three functions, reading the PNG takes {reading:.1f} ms, asking {asking:.1f}, writing {writing:.1f}."
+    return "\n".join([*lines, "", said])
+
+
 def images_table(results: dict) -> str:
     """The size of each algorithm's image, where a Docker engine was there."""
     if "images" not in results:
         return "No Docker engine answered: none was built."
     rows = [f"| {name} | {size / 1e6:.0f} MB |" for name, size in results["images"].items()]
-    return "\n".join(["| Algorithm | Image, train and serve in one |", "|---|---|", *rows])
+    return "\n".join(["| Image, train and serve in one but where it says which | Size |", "|---|---|", *rows])
+
+
+def merge(part: str, found: dict) -> None:
+    """Puts a part that was measured alone in the place of what is stored of it. Raises BenchError where nothing is."""
+    try:
+        results = json.loads(JSON.read_text())
+    except OSError as error:
+        raise BenchError(f"{JSON}: {error.strerror}: run the whole bench first") from None
+    here, today = machine(), f"{date.today():%Y-%m-%d}"
+    results |= {part: found, "alone": results.get("alone", {}) | {part: f"{today}, {here}"}}
+    names = {one.name: one.title for one in [OURS, BASELINE, FASTAPI, CONSTANT_WSGI, CONSTANT_FLASK, *PEERS]}
+    measured = results["serving"][ONE]
+    _write(results, {name: title for name, title in names.items() if name in measured})
+
+
+def _alone(results: dict) -> str:
+    return "".join(f"\n- measured alone: {part}, {how}" for part, how in results.get("alone", {}).items())
 
 
 def write(results: dict, titles: dict[str, str]) -> None:
     """RESULTS.md, results.json and the pictures in labs/images."""
+    bars(results, titles)
+    growth(results)
+    _write(results, titles)
+
+
+def _write(results: dict, titles: dict[str, str]) -> None:
     parts = ",\n".join(
         f"{json.dumps(part)}: {json.dumps(found)}" for part, found in _rounded(results).items()
     )
     JSON.write_text(f"{{\n{parts}\n}}\n")
-    bars(results, titles)
-    growth(results)
     missed = [goal for goal, value in judged(results) if not goal.reached(value)]
     RESULTS.write_text(
         f"""# How fast it is
 
-Measured on {date.today():%Y-%m-%d} by `make bench`: {results["machine"]}, {results["rounds"]} rounds, the contenders in turn, two workers each, medians.
+Measured on {results["date"]} by `make bench`: {results["machine"]}, {results["rounds"]} rounds, the contenders in turn, two workers each, medians.
 Ratios are those of one round each; read them, not the figures. A shared machine is noisy: 15 % is nothing.
 
-{results["contract"].rstrip()}
+{results["contract"].rstrip()}{_alone(results)}
 
 ## The goals
 
@@ -284,6 +330,12 @@ Nobody is measured for a wrong answer: each reply is compared with scikit-learn'
 How many times as fast this container is as itself with one part less:
 
 {parts_table(results)}
+
+## A picture
+
+A PNG of 256 x 256, answered with its mask by the U-Net of [container/unet](../../container/unet): one connection, milliseconds.
+
+{pictures_table(results)}
 
 ## How large the images are
 
