@@ -18,22 +18,19 @@ MARKERS = {
 }
 
 
-def show(figure, alt: str, place=None):
-    """Display a matplotlib figure with `alt` as its alternative text, and close it.
+def show(figure, alt: str) -> None:
+    """Display a matplotlib figure with `alt` as its alternative text, and close it."""
+    display(_drawn(figure, alt), raw=True)
 
-    In the `place` of another one, which an earlier call returned, where there is one.
-    """
+
+def _drawn(figure, alt: str) -> dict[str, str]:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
     picture = base64.b64encode(drawn.getvalue()).decode()
     # As HTML, since a PNG output cannot carry an alternative text through JupyterLab and nbconvert.
     tag = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}">'
-    both = {"text/html": tag, "text/plain": alt}
-    if place is None:
-        return display(both, raw=True, display_id=True)
-    place.update(both, raw=True)
-    return place
+    return {"text/html": tag, "text/plain": alt}
 
 
 class Curves:
@@ -69,7 +66,11 @@ class Curves:
             axes.set(title=f"{label}, epoch by epoch", xlabel="epoch", ylabel=label)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
-        self.place = show(figure, self.alt, self.place)
+        picture = _drawn(figure, self.alt)
+        if self.place:
+            self.place.update(picture, raw=True)
+        else:
+            self.place = display(picture, raw=True, display_id=True)
 
     @property
     def alt(self) -> str:
