@@ -6,6 +6,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+# Read when torch is imported. Its threads wait for each other asleep: awake, they take the CPU from those that they wait
+# for wherever something else runs as well, and a training takes twice to three times as long (on two CPUs with four to do).
+os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import onnx
 import pictures
@@ -125,11 +129,11 @@ def read(channel, chosen: dict) -> Channel:
         if this[2] != like[2]:
             kinds = pictures.MODES[this[2]], pictures.MODES[like[2]]
             raise InputError(
-                f"{image} is a {kinds[0]} picture, and {first} a {kinds[1]} one: a model takes one kind"
+                f"{image} is a {kinds[0]} picture, and images/{first} a {kinds[1]} one: a model takes one kind"
             )
         if this != like:
             raise InputError(
-                f"{image} has {this[1]} x {this[0]} pixels, and {first} {like[1]} x {like[0]}: cut the pictures of a channel "
+                f"{image} has {this[1]} x {this[0]} pixels, and images/{first} {like[1]} x {like[0]}: cut the pictures of a channel "
                 "to one size (those that are asked later may have any)"
             )
     multiple = 2 ** chosen["depth"]
