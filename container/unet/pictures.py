@@ -37,12 +37,13 @@ def read(content: bytes, name: str) -> np.ndarray:
     channel: nothing is guessed, and nothing left out.
     """
     image = _opened(content, name)
-    seen_through = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-    if seen_through and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-        raise InputError(f"{name} is transparent in places; put it on a ground first", "bad_image")
+    grey = image.mode in ("1", "L", "LA")
     if image.mode == "P" and np.asarray(image).max() >= len(image.palette.palette) // 3:
         raise InputError(f"{name} has pixels of a colour that its palette lacks", "bad_image")
-    grey = image.mode in ("1", "L", "LA")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            raise InputError(f"{name} is transparent in places; put it on a ground first", "bad_image")
     return shaped(np.asarray(image.convert("L" if grey else "RGB")))
 
 
