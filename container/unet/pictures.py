@@ -121,7 +121,8 @@ def _check(content: bytes, name: str) -> None:
     unknown = {kind for kind in names if kind[:1].isupper()} - {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     headers, palettes = names.count(b"IHDR"), names.count(b"PLTE")
-    if unknown or names[0] != b"IHDR" or headers > 1 or palettes > 1 or (colour == 3 and not palettes):
+    lacks_palette = colour == 3 and b"PLTE" not in names[: names.index(b"IDAT")]
+    if unknown or names[0] != b"IHDR" or headers > 1 or palettes > 1 or lacks_palette:
         raise ValueError("its chunks")
     check_size(width, height, name)
     bits, expected = depth * SAMPLES[colour], 0

@@ -638,6 +638,9 @@ HOSTILE = {
     "a grey that is transparent": of_mode(GREY, "L", transparency=int(GREY[0, 0, 0])),
     "palette, a colour that is not there": palette_of(INDEX, COLOURS[:7]),
     "no palette": packed(8, 3, 4, 2, (b"\0" + bytes(4)) * 2),
+    "its palette after its pixels": packed(8, 3, 4, 2, (b"\0" + bytes(4)) * 2)[:-12]
+    + chunk(b"PLTE", bytes(6))
+    + END,
     "animated": animated(),
     "JPEG": as_file("JPEG"),
     "JPEG, CMYK": as_file("JPEG", "CMYK"),
