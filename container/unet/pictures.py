@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin  # the plug-in now: a server's workers may not be able to read it later
 from stack.errors import InputError
 
-MAX_PIXELS = 1 << 22  # 2048 x 2048; a worker then has some hundred megabytes in its hands
+MAX_PIXELS = 1 << 22  # 2048 x 2048, for which a network of width 8 takes 650 MB, a wider one more
 MAX_VALUES = 1 << 23  # pixels times classes: as many probabilities are in a worker's hands
 MAX_CHUNKS = 1 << 16  # of a file; a chunk has 8 kB, or the whole picture, where an encoder does as most do
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
