@@ -171,8 +171,9 @@ def test_a_build_for_cpus_does_without_what_cuda_needs(clone):
     for_cpus = wheel(clone.wheels, "net", {"net.py": "cpu = True\n"}, "1.0+cpu")
     assert "the file is not the one that was locked" in clone.refused(clone.lock(default, "# changed\n"))
     lock = clone.lock(f"{default.rstrip()} \\\n{for_cpus.splitlines()[1]}\n")
+    clone.env |= {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}  # as in a notebook
     python, told = clone.make(lock)
-    assert "1 package, of which uv installs net==1.0+cpu\n" in told
+    assert "1 package, of which uv installs net==1.0+cpu\n" in told and "\033" not in told
     assert printed(python, "import net; print(net.cpu)") == "True"
     assert "No module named 'cuda_library'" in run(python, "import cuda_library").stderr
     assert clone.make(lock) == (python, "")
