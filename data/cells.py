@@ -28,17 +28,17 @@ def picture(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     colours[:] = GROUND
     mask = np.zeros((SIZE, SIZE), np.uint8)
     for _ in range(random.integers(3, 6)):  # stains, out of focus
-        distance, _ = _blob(random, x, y, random.uniform(9, 19))
-        colours += np.clip(1.3 - distance, 0, 0.6)[..., None] * (CELL - GROUND)
+        place, distance, _ = _blob(random, random.uniform(9, 19))
+        colours[place] += np.clip(1.3 - distance, 0, 0.6)[..., None] * (CELL - GROUND)
     for _ in range(random.integers(4, 9)):
-        distance, angle = _blob(random, x, y, random.uniform(9, 19))
-        inside = distance < 1
+        place, distance, angle = _blob(random, random.uniform(9, 19))
+        inside, here = distance < 1, colours[place]
         grain = np.sin(angle * random.integers(5, 9) + distance * random.uniform(10, 16))
         shade = CELL + 26 * grain[..., None] + random.normal(0, 5, 3)
-        colours[inside] = shade[inside]
+        here[inside] = shade[inside]
         rim = np.exp(-(((distance - 0.96) / 0.07) ** 2))[..., None]
-        colours += 0.75 * rim * (RIM - colours)
-        mask[inside] = 1
+        here += 0.75 * rim * (RIM - here)
+        mask[place][inside] = 1
     light = 1 + 0.22 * np.sin(x / SIZE * random.uniform(2, 5) + random.uniform(0, 6)) * np.cos(
         y / SIZE * random.uniform(2, 5) + random.uniform(0, 6)
     )
@@ -46,12 +46,16 @@ def picture(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return colours.clip(0, 255).astype(np.uint8), mask
 
 
-def _blob(random: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float):
-    """A round thing with a wavy outline: each pixel's distance from its middle, 1 on the outline, and its angle."""
-    dx, dy = x - random.uniform(0, SIZE), y - random.uniform(0, SIZE)
+def _blob(random: np.random.Generator, radius: float):
+    """A round thing with a wavy outline: the part of the picture that it is in, and there each pixel's distance from its
+    middle, 1 on the outline, and angle."""
+    top, left = random.uniform(0, SIZE, 2)
+    rows, columns = (slice(max(int(at - 2 * radius), 0), int(at + 2 * radius)) for at in (top, left))
+    y, x = np.mgrid[:SIZE, :SIZE][:, rows, columns]
+    dx, dy = x - left, (y - top) * random.uniform(0.8, 1.3)
     angle = np.arctan2(dy, dx)
     outline = radius * (1 + sum(random.normal(0, 0.09) * np.sin(k * angle + k * k) for k in (2, 3, 4)))
-    return np.hypot(dx, dy * random.uniform(0.8, 1.3)) / outline, angle
+    return (rows, columns), np.hypot(dx, dy) / outline, angle
 
 
 def make(folder: Path, seed: int = 0) -> None:
