@@ -51,13 +51,15 @@ def python() -> str:
 
 @pytest.fixture(scope="module")
 def predictor():
-    """container/unet/predictor.py, and `pictures` with it, in this process."""
-    sys.path.append(str(ROOT / "container/unet"))
+    """container/unet/predictor.py, and `pictures` with it, in this process: others have modules of these names, too."""
     names = ("predictor", "pictures")
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    sys.path.insert(0, str(ROOT / "container/unet"))
     yield importlib.import_module("predictor")
     sys.path.remove(str(ROOT / "container/unet"))
     for name in names:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
 
 
 # -- training
