@@ -115,4 +115,6 @@ def output_fn(prediction, accept):
 
 def most_likely(probabilities: np.ndarray) -> np.ndarray:
     """The class of each pixel, uint8 of (height, width); the first of those that are equally likely."""
+    if len(probabilities) == 2:  # the same, a millisecond quicker for 256 x 256 pixels
+        return (probabilities[1] > probabilities[0]).view(np.uint8)
     return probabilities.argmax(axis=0).astype(np.uint8)
