@@ -16,7 +16,7 @@ from stack.tables.formats import NPY, npy
 PNG, JSON = "image/png", "application/json"
 REPLIES = (PNG, NPY, JSON)
 FORMAT = "unet 1"
-MULTIPLES = [2**depth for depth in range(1, 7)]
+MAX_DEPTH = 6  # of a network that is trained or served
 
 
 class Model(NamedTuple):
@@ -39,7 +39,9 @@ def model_fn(model_dir):
         if about.get("format") != FORMAT:
             raise ValueError(f"its format is {about.get('format')!r}; expected {FORMAT!r}: train it anew")
         model = Model(session, *(int(about[name]) for name in ("channels", "classes", "multiple")))
-        if model.channels not in pictures.MODES or model.multiple not in MULTIPLES:
+        if model.channels not in pictures.MODES or model.multiple not in [
+            2**depth for depth in range(1, MAX_DEPTH + 1)
+        ]:
             raise ValueError(f"channels={model.channels}, multiple={model.multiple}: train it anew")
         # A first answer shows that the parts fit, and leaves nothing for the first client to wait for.
         size = (model.multiple, model.multiple)
@@ -74,7 +76,6 @@ def input_fn(body, content_type):
             f"expected uint8 of shape (height, width) or (height, width, 3); got {array.dtype} of {shown(str(array.shape))}",
             "bad_npy",
         )
-    pictures.check_size(picture.shape[1], picture.shape[0], "the picture")
     return picture
 
 

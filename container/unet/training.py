@@ -17,7 +17,7 @@ import pictures
 import torch
 from checkpoints import Checkpoints
 from network import Served, UNet, scaled
-from predictor import FORMAT, model_fn, most_likely, predict_fn
+from predictor import FORMAT, MAX_DEPTH, model_fn, most_likely, predict_fn
 from stack import onnx_model
 from stack.errors import InputError
 from stack.server import settings
@@ -28,7 +28,7 @@ AGREEMENT = 0.999  # of the pixels that ONNX Runtime gives the class that torch 
 DIFFERENCE = 1e-4  # between their probabilities, at most
 # What a hyperparameter may be: kind, lowest, highest; and what it is where nobody says.
 HYPERPARAMETERS = {
-    "depth": (int, 1, 6, 3),
+    "depth": (int, 1, MAX_DEPTH, 3),
     "width": (int, 1, 128, 8),
     "classes": (int, 2, 255, 2),
     "learning_rate": (float, 1e-6, 1, 3e-3),
