@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab new test bench faults check check-container check-strict audit lock picture clean
+.PHONY: help setup labs lab progress new test bench faults check check-container check-strict audit lock picture clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ labs: .venv/ready  ## run the whole workshop on localaws, or LABS="01_build 04_t
 
 lab: .venv/ready  ## open JupyterLab on the labs
 	@JUPYTER_CONFIG_PATH="utils/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root)
+
+progress: .venv/ready  ## what you have done of the labs, and what is next
+	@$(BIN)/python -m workshop progress
 
 new: .venv/ready  ## start an algorithm of your own: NAME=my_algorithm [LIKE=tabular|image|blank]
 	@$(BIN)/python -m workshop.new "$(NAME)" $(if $(LIKE),--like "$(LIKE)")

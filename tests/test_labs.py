@@ -1,6 +1,5 @@
 """The labs: that they run, with no way out of this machine, and that each has the shape that a learner relies on."""
 
-import html
 import json
 import os
 import re
@@ -13,9 +12,15 @@ import nbformat
 import pytest
 
 from workshop import ROOT
+from workshop.__main__ import COMPARED
 from workshop.catch_up import LABS, NEEDS, tagged_cells
+from workshop.solutions import PLACE, SOLUTIONS, solution_notebook, solution_of
 
 OFFLINE = Path(__file__).parent / "offline"
+# In the place of a look that lets a learner go on: every finding must be there.
+SOLVED = """from workshop import exercises
+found = list(exercises.findings("{lab}", connect(quiet=True)))
+assert all(there for there, _, _ in found), found"""
 FILES = sorted(LABS.glob("*.ipynb"))
 each_lab = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
@@ -84,8 +89,10 @@ def test_the_labs_run_in_order_with_every_solution_and_never_leave_this_machine(
             (labs.parent / path.name).symlink_to(path)
     for path in FILES:
         notebook = nbformat.read(path, as_version=4)
-        (cell,) = [cell for cell in notebook.cells if cell.source == "# your code here"]
-        cell.source = solution_of(path)
+        (cell,) = [cell for cell in notebook.cells if cell.source == PLACE]
+        cell.source = solution_of(path)[1]
+        (looks,) = [cell for cell in notebook.cells if cell.source == f'check("{path.stem}", your_turn=True)']
+        looks.source = SOLVED.format(lab=path.stem)
         nbformat.write(notebook, labs / path.name)
     validate(list(NEEDS), tmp_path, labs)
 
@@ -105,13 +112,30 @@ def test_the_labs_walk_with_another_algorithm(tmp_path):
     assert not left.exists(), "something tried to leave this machine:\n" + left.read_text()
 
 
-def solution_of(path: Path) -> str:
-    """The code that the lab folds below its "Your turn"."""
-    prose = "\n".join(cell.source for cell in cells_of(path, "markdown"))
-    details = r"### Your turn\n.*?<summary>Solution</summary>\n<pre><code>(.+?)</code></pre>.*?</details>"
-    found = re.findall(details, prose, re.DOTALL)
-    assert len(found) == prose.count("### Your turn") == 1, f"{path.name}: a task without its solution's code"
-    return html.unescape(found[0])
+@each_lab
+def test_the_answer_key_is_the_labs_own(path):
+    written = (SOLUTIONS / path.name).read_text(encoding="utf-8")
+    assert written == solution_notebook(path.stem), "run `.venv/bin/python -m workshop.solutions`"
+
+
+def test_the_answer_key_has_nothing_else():
+    assert sorted(file.name for file in SOLUTIONS.iterdir()) == [path.name for path in FILES]
+
+
+@each_lab
+def test_a_prediction_is_held_against_what_came(path):
+    sources = [cell.source for cell in cells_of(path, "code")]
+    asked = [
+        (number, name, question)
+        for number, source in enumerate(sources)
+        for name, question in re.findall(r'^(\w+) = predict\(\s*"([^"]+)"', source, re.MULTILINE)
+    ]
+    assert len(asked) == sum(source.count('predict("') for source in sources) >= 1
+    for number, name, question in asked:
+        assert question.startswith(path.stem[:2] + " ")
+        assert any(f"{name}.held_against(" in source for source in sources[number:]), f"{name}: never held"
+    questions = [question for _, _, question in asked]
+    assert len(set(questions)) == len(questions), "two predictions would share what was chosen"
 
 
 def test_every_lab_is_known_to_catch_up():
@@ -134,7 +158,9 @@ def test_shape(path):
     assert prose.count("\n# ") == 0, "the title is the only H1"
     for part in ("**Predict:**", "### Break it", "### Your turn", "<summary>Solution</summary>", "### Check"):
         assert part in prose, f"{path.name}: no {part}"
-    assert f'check("{path.stem}")' in cells_of(path, "code")[-1].source
+    code = [cell.source for cell in cells_of(path, "code")]
+    assert f'check("{path.stem}")' in code[-1]
+    assert code[code.index(PLACE) + 1] == f'check("{path.stem}", your_turn=True)'
     assert "[Home](../README.md)" in last
 
 
@@ -170,9 +196,9 @@ def test_cells_are_short(path):
 @each_lab
 def test_only_compared_outputs_are_stored(path):
     for cell in cells_of(path, "code"):
-        compared = "# NBVAL_CHECK_OUTPUT" in cell.source
+        compared = COMPARED in cell.metadata.get("tags", [])
         assert bool(cell.outputs) == compared, (
-            f"{path.name}: outputs and NBVAL_CHECK_OUTPUT do not match:\n{cell.source}"
+            f"{path.name}: outputs and the tag {COMPARED} do not match:\n{cell.source}"
         )
         stored = json.dumps(cell.outputs)
         assert not re.search(r"\b\d{12}\b", stored), "an account number is stored"

@@ -1,5 +1,9 @@
 """How JupyterLab opens here: JUPYTER_CONFIG_PATH=utils/lab names this folder (make lab)."""
 
+import atexit
+import subprocess
+import sys
+
 c = get_config()  # noqa: F821  (Jupyter puts it here)
 
 # The first lab is in front; the root is the repository, since the labs link to what lies beside them.
@@ -8,3 +12,6 @@ c.LabApp.default_url = "/lab/tree/labs/00_setup.ipynb"
 c.LabApp.news_url = None
 # An extension would be installed past requirements.lock; the manager also asks the package index for its list.
 c.LabApp.extension_manager = "readonly"
+
+# An endpoint outlives JupyterLab, and on AWS goes on costing: who closes it is told.
+atexit.register(subprocess.run, [sys.executable, "-m", "workshop", "running"])

@@ -12,6 +12,7 @@ from .catch_up import catch_up  # noqa: E402
 from .checks import CheckFailed, check, latest_training_job  # noqa: E402
 from .cleanup import left_over  # noqa: E402
 from .image import image_size, inspect_image  # noqa: E402
+from .predict import predict  # noqa: E402
 from .preflight import preflight  # noqa: E402
 from .progress import JobFailed, follow_endpoint, follow_training_job, follow_transform_job  # noqa: E402
 from .target import Target, TargetError, connect  # noqa: E402
@@ -37,5 +38,6 @@ __all__ = [
     "inspect_image",
     "latest_training_job",
     "left_over",
+    "predict",
     "preflight",
 ]

@@ -8,10 +8,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import ROOT, preflight
+from . import ROOT, TargetError, connect, preflight, record, running
 from .catch_up import LABS, NEEDS
 
 OUTPUT = ROOT / "build" / "labs"
+#: The tag of a cell whose output is stored and compared: nbval's.
+COMPARED = "nbval-check-output"
 # nbclient takes Ctrl-C for itself: it shuts the kernel down, goes on, and fails at whatever comes next. It has this then.
 SIGNALLED = "_async_cleanup_kernel_future"
 
@@ -29,10 +31,21 @@ def main() -> int:
     run.add_argument(
         "--store",
         action="store_true",
-        help="put the outputs of the compared cells (# NBVAL_CHECK_OUTPUT) into labs/ and strip all others",
+        help="put the outputs of the compared cells (tagged nbval-check-output) into labs/ and strip all others",
     )
     commands.add_parser("preflight", help="say what this machine has for the labs and what is missing")
+    commands.add_parser("progress", help="say which labs are done and which is next")
+    commands.add_parser("running", help="say what still runs, as `make lab` does at its end")
     arguments = parser.parse_args()
+    if arguments.command == "running":
+        running.tell()
+        return 0
+    if arguments.command == "progress":
+        try:
+            record.show(connect(quiet=True))
+        except TargetError as error:
+            parser.exit(1, f"{error}\n")
+        return 0
     if arguments.command == "preflight":
         return 0 if preflight() else 1
     unknown = [lab for lab in arguments.labs if lab not in NEEDS]
@@ -153,7 +166,7 @@ def _store(lab: str, output: Path) -> None:
     executed = nbformat.read(output / f"{lab}.ipynb", as_version=4)
     for cell, done in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
-            compared = "# NBVAL_CHECK_OUTPUT" in cell.source
+            compared = COMPARED in cell.metadata.get("tags", [])
             cell.outputs = done.outputs if compared else []
             # nbval takes a cell without a count for one that was never run, and refuses its outputs.
             cell.execution_count = done.execution_count if compared else None

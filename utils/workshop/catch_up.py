@@ -11,7 +11,7 @@ from . import ROOT
 from .checks import findings, passed
 from .errors import UnknownLab, WorkshopError
 from .image import changed_files
-from .target import connect
+from .target import connect, quietly
 
 LABS = ROOT / "labs"
 
@@ -55,7 +55,8 @@ def catch_up(lab: str) -> None:
             continue
         cells = tagged_cells(LABS / f"{needed}.ipynb")
         print(f"{needed}: not done yet, running {len(cells)} of its cells, for: {missing}")
-        _run(needed, cells)
+        with quietly():
+            _run(needed, cells)
         if not passed(needed, target):
             raise CatchUpFailed(
                 f"{needed} did not bring about what {lab} needs. Open {needed}.ipynb and run it."

@@ -8,7 +8,7 @@ import re
 import matplotlib.pyplot as plt
 from IPython.display import display
 
-from .progress import in_notebook
+from .notebook import in_notebook
 
 #: Okabe and Ito's colours, each with a shape of its own: https://jfly.uni-koeln.de/color/
 MARKERS = {

@@ -11,6 +11,12 @@ from botocore import xform_name
 
 from .aws import answer
 from .errors import WorkshopError
+from .notebook import in_notebook
+
+#: A line of the access log for a request that went well: one a request, and of a batch hundreds.
+ANSWERED = re.compile(r'(?:^|\s)time=\S+ status=2\d\d method=\S+ path="')
+#: What localaws says of itself at the beginning of each job's log; a learner reads it once.
+NOTICE = "[localaws] engine: "
 
 
 class JobFailed(WorkshopError):
@@ -21,13 +27,24 @@ class NotThere(WorkshopError):
     """There is no job or endpoint of this name."""
 
 
-def in_notebook() -> bool:
-    """Whether a front end shows what is displayed, and replaces it in place: in a kernel, not in a terminal."""
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
+class GoesOn(WorkshopError, KeyboardInterrupt):
+    """Somebody has interrupted the waiting, which ends nothing but the waiting."""
 
-    return bool(getattr(get_ipython(), "kernel", None))
+    def __init__(self, title: str, kind: str, name: str):
+        verb = xform_name(kind)
+        end = "delete_endpoint" if kind == "Endpoint" else f"stop_{verb}"
+        super().__init__(
+            f"you have stopped waiting. {title} goes on, and on AWS it goes on costing.\n"
+            f'To wait for it again: follow_{verb}("{name}")\n'
+            f'To end it: boto3.client("sagemaker").{end}({kind}Name="{name}")'
+        )
+
+
+def _told(notice: str, told=set()) -> bool:  # noqa: B006  (one set for all calls: that is what it is for)
+    """Whether this kernel has been told it before."""
+    before = notice in told
+    told.add(notice)
+    return before
 
 
 class _Screen:
@@ -138,9 +155,15 @@ def _follow(
     client = boto3.client("sagemaker")
     pause = _seconds_between_polls(client)
 
+    answered = 0
+
     def log() -> None:
+        nonlocal answered
         for line in logs.new_lines():
-            screen.log(line)
+            if ANSWERED.search(line):
+                answered += 1
+            elif not (NOTICE in line and _told(NOTICE)):
+                screen.log(line)
             each_line(line)
 
     try:
@@ -155,6 +178,12 @@ def _follow(
         if pause > 1:  # CloudWatch is some seconds behind
             time.sleep(pause)
             log()
+        if answered:
+            screen.log(
+                f"({answered} requests were answered well; their lines are in the log group {logs.group})"
+            )
+    except KeyboardInterrupt:
+        raise GoesOn(title, kind, name) from None
     finally:
         screen.close()
     if status != wanted:

@@ -5,7 +5,9 @@ import mimetypes
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,17 +17,16 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionClosedError,
     ConnectionError,
-    EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
 )
 
 import localaws
 
-from . import ROOT
+from . import ROOT, kernels
 from .errors import WorkshopError
+from .notebook import explain_errors
 
 #: What README has an administrator give the role on AWS; the local role gets the same.
 ROLE = "sagemaker-byoa"
@@ -120,7 +121,7 @@ class Target:
             "Name": self.name,
             "Images": "built by Docker"
             if self.docker
-            else "built by localaws: no Docker engine answers here",
+            else "built by localaws, run as processes with your rights: no Docker engine answers here",
         }
         return "\n".join(f"{label:<9} {value}" for label, value in rows.items())
 
@@ -138,6 +139,19 @@ def sample(source: Path) -> tuple[str, Path | None, str | None]:
     """What an algorithm can be tried with: data, from ROOT on (its labs.json's `training`), its payload, of which type."""
     payload = next(iter(sorted(source.glob("payload.*"))), None)
     return said(source, "training") or "data/iris.csv", payload, mimetypes.guess_type(payload or "")[0]
+
+
+_aloud = ContextVar("aloud", default=True)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Let connect() print nothing: a lab has told its target once, and runs other labs' cells to catch up."""
+    before = _aloud.set(False)
+    try:
+        yield
+    finally:
+        _aloud.reset(before)
 
 
 def connect(quiet: bool = False) -> Target:
@@ -165,9 +179,10 @@ def connect(quiet: bool = False) -> Target:
     # A notebook cannot show a build's progress bars, which move the cursor.
     os.environ.setdefault("BUILDKIT_PROGRESS", "plain")
     target = _local(learner, algorithm) if kind == "local" else _aws(learner, algorithm)
-    _explain_lost_connections(target)
-    if not quiet:
+    explain_errors(target.endpoint_url)
+    if not quiet and _aloud.get():
         print(target)
+        kernels.warn(target.name, target.folder.parent / "kernels" / target.name)
     return target
 
 
@@ -310,25 +325,3 @@ def _execution_role(caller_arn: str) -> str:
             "another: export WORKSHOP_ROLE=ROLE_NAME_OR_ARN (README, 'On AWS', says how to make it)."
         )
     return role["Arn"]
-
-
-def _explain_lost_connections(target: Target) -> None:
-    """In a notebook, say how localaws comes back where boto3 only says that an endpoint cannot be reached."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
-    shell = get_ipython()
-    if shell is None or not target.local:
-        return
-
-    def explain(shell, kind, error, traceback, tb_offset=None):
-        lost = TargetError(
-            f"localaws at {target.endpoint_url} does not answer: it was stopped or killed. Bring it back by running "
-            "the cell with connect() again (or `python -m localaws up` in a terminal); then run catch_up() of this "
-            "lab to bring back what was lost."
-        )
-        shell._showtraceback(TargetError, lost, lost._render_traceback_())
-        return lost._render_traceback_()
-
-    shell.set_custom_exc((EndpointConnectionError, ConnectionClosedError), explain)

@@ -1,0 +1,364 @@
+"""What each lab's "Your turn" must have brought about: `check("04_train", your_turn=True)` in the cell below it.
+
+Asked of the services where the exercise makes something there, else of the variable that the exercise names.
+"""
+
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from urllib.parse import urlparse
+
+import boto3
+
+from .aws import answer
+from .errors import UnknownLab
+from .notebook import names
+from .target import Target
+
+#: One finding: is it there, what it is, what to do where it is not.
+Finding = tuple[bool, str, str]
+
+
+def findings(lab: str, target: Target) -> Iterator[Finding]:
+    """What the lab's exercise has brought about, one finding each. Raises UnknownLab."""
+    if lab not in _EXERCISES:
+        raise UnknownLab(lab, _EXERCISES)
+    return _EXERCISES[lab](target, names())
+
+
+def _setup(target: Target, given: dict) -> Iterator[Finding]:
+    buckets = given.get("buckets")
+    if not isinstance(buckets, list):
+        yield (
+            False,
+            "a list `buckets`",
+            "Give your list this name: buckets = …, from what list_buckets answers.",
+        )
+        return
+    true = {bucket["Name"] for bucket in boto3.client("s3").list_buckets()["Buckets"]}
+    hint = f"Expected {sorted(true)}."
+    if any(isinstance(bucket, dict) for bucket in buckets):
+        hint = 'Each entry is a dict, with its creation date: take its ["Name"].'
+    elif not buckets:
+        hint = 'The answer of list_buckets is a dict: the buckets are below "Buckets".'
+    yield (
+        not any(isinstance(bucket, dict) for bucket in buckets) and set(buckets) == true,
+        f"`buckets` has the names of all {len(true)} buckets",
+        hint,
+    )
+
+
+def _build(target: Target, given: dict) -> Iterator[Finding]:
+    called = {"train", "model_fn", "input_fn", "predict_fn", "output_fn"}
+    mine = given.get("names_of_mine")
+    if not isinstance(mine, list | set | tuple) or not mine:
+        yield False, "a list `names_of_mine`", 'Give your list this name: names_of_mine = ["train", …].'
+        return
+    mine = set(mine)
+    hint = []
+    if missing := called - mine:
+        hint.append(f"{len(missing)} more are called: look for the names that algorithm.py has in quotes.")
+    if too_many := mine - called:
+        hint.append(f"None of yours is called {', '.join(map(repr, sorted(too_many, key=str)))}.")
+    yield mine == called, f"`names_of_mine` has {len(mine & called)} of the five names", " ".join(hint)
+
+
+def _local_test(target: Target, given: dict) -> Iterator[Finding]:
+    run = given.get("run")
+    if not isinstance(run, subprocess.CompletedProcess):
+        yield (
+            False,
+            "`run`, what subprocess.run has answered",
+            'run = subprocess.run([program, target.algorithm, "serve"], env=os.environ | {…}, capture_output=True, '
+            "text=True)",
+        )
+        return
+    said = "".join(part if isinstance(part, str) else "" for part in (run.stdout, run.stderr))
+    yield (
+        run.returncode > 0,
+        f"serve has ended with exit code {run.returncode}",
+        "Expected one above 0: did your abc reach it? Its variables are what you give as env.",
+    )
+    yield (
+        "MODEL_SERVER_WORKERS" in said and "abc" in said,
+        "its message names the variable and the value",
+        "Nothing of the kind was caught: ask for capture_output=True and text=True, and set the variable to abc.",
+    )
+
+
+def _push(target: Target, given: dict) -> Iterator[Finding]:
+    def digest(tag: str) -> str | None:
+        image = {"repositoryName": target.name, "imageIds": [{"imageTag": tag}]}
+        found = answer(boto3.client("ecr").describe_images, **image)
+        return found["imageDetails"][0]["imageDigest"] if found else None
+
+    yield (
+        bool(digest("v1")),
+        f"an image {target.name}:v1 is in ECR",
+        "Push once more, as above, with :v1 behind the address: the tag is the part behind the colon.",
+    )
+    if digest("v1"):
+        yield (
+            digest("v1") == digest("latest"),
+            "v1 and latest are one image: they have one digest",
+            "Two images: latest was pushed anew since then. Push v1 again.",
+        )
+
+
+def _train(target: Target, given: dict) -> Iterator[Finding]:
+    job = _newest("training", "TrainingJob", target, lambda job: len(job.get("InputDataConfig", ())) == 2)
+    hint = "InputDataConfig is a list: give it two channels, each with a prefix of its own."
+    if job is None:
+        yield False, "a training job with two channels", hint
+        return
+    name = job["TrainingJobName"]
+    rows = {}
+    for channel in job["InputDataConfig"]:
+        uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
+        rows[channel["ChannelName"]] = sum(len(content.splitlines()) for content in _contents(uri))
+    yield (
+        set(rows) == {"training", "validation"},
+        f"{name} has the channels {' and '.join(rows)}",
+        "Expected training and validation: channel_of makes one called training; for the other change its ChannelName.",
+    )
+    yield (
+        (rows.get("training"), rows.get("validation")) == (120, 30),
+        f"they have {' and '.join(map(str, rows.values()))} rows",
+        "Expected 120 rows to train on and 30 held out, none in both: does each prefix hold its own file alone?",
+    )
+    status, reason = job["TrainingJobStatus"], job.get("FailureReason", "")
+    yield status == "Completed", f"it is {status}", f"{reason}\nMend what it names, and start another one."
+
+
+def _deploy(target: Target, given: dict) -> Iterator[Finding]:
+    last = given.get("last")
+    if not isinstance(last, list) or not last:
+        yield False, "a list `last` of log lines", "Give the ten lines this name: last = […]."
+        return
+    pages = boto3.client("logs").get_paginator("filter_log_events")
+    group = f"/aws/sagemaker/Endpoints/{target.name}"
+    lines = [event["message"] for page in pages.paginate(logGroupName=group) for event in page["events"]]
+    hint = f"Expected strings, the last ten messages of the log group {group}."
+    if any(isinstance(line, dict) for line in last):
+        hint = 'Each event is a dict, with its time: take its ["message"].'
+    elif len(last) != 10:
+        hint = f"These are {len(last)}: [-10:] takes the last ten of a list."
+    # The log goes on: what was the end of it some seconds ago need not be now.
+    there = any(lines[first : first + len(last)] == last for first in range(len(lines)))
+    yield (
+        len(last) == min(10, len(lines)) and there,
+        f"`last` has {len(last)} lines of the endpoint's log",
+        hint,
+    )
+
+
+def _invoke(target: Target, given: dict) -> Iterator[Finding]:
+    said = given.get("with_header")
+    if isinstance(said, bytes):
+        said = said.decode(errors="replace")
+    if not isinstance(said, str):
+        yield (
+            False,
+            "`with_header`, what the endpoint answered",
+            'Give the text of the answer this name: with_header = answer["Body"].read().decode().',
+        )
+        return
+    hint = "Expected a label for each of the two rows, and none for the header."
+    if "error" in said:
+        hint = 'This is a refusal: the header needs ContentType="text/csv; header=present".'
+    yield said.split() == ["setosa", "virginica"], f"`with_header` is {said.split()}", hint
+
+
+def _batch_transform(target: Target, given: dict) -> Iterator[Finding]:
+    job = _newest(
+        "transform", "TransformJob", target, lambda job: "OutputFilter" in job.get("DataProcessing", {})
+    )
+    if job is None:
+        yield (
+            False,
+            "a transform job with an OutputFilter",
+            'It belongs into DataProcessing, beside InputFilter: "OutputFilter": "$[…]".',
+        )
+        return
+    status, reason = job["TransformJobStatus"], job.get("FailureReason", "")
+    yield (
+        status == "Completed",
+        f"{job['TransformJobName']} is {status}",
+        f"{reason}\nMend what it names, run another.",
+    )
+    if status != "Completed":
+        return
+    place = job["TransformOutput"]["S3OutputPath"]
+    yield (
+        not place.rstrip("/").endswith("batch/output"),
+        f"its output has a place of its own: {place}",
+        "Give TransformOutput another S3OutputPath; then run the transform cell above again, to have its output back.",
+    )
+    lines = [line.split(",") for content in _contents(place + "/") for line in content.splitlines()]
+    species = {"setosa", "versicolor", "virginica"}
+    yield (
+        len(lines) == 150 and all(len(line) == 2 and set(line) <= species for line in lines),
+        f"it has {len(lines)} rows, the first of them {','.join(lines[0]) if lines else 'missing'}",
+        "Expected 150 rows of two columns, the species and the prediction: after the join they are the first column, 0, "
+        "and the last one, -1.",
+    )
+
+
+def _tune(target: Target, given: dict) -> Iterator[Finding]:
+    client = boto3.client("sagemaker")
+    pages = client.get_paginator("list_hyper_parameter_tuning_jobs").paginate(
+        NameContains=target.tuning, SortBy="CreationTime", SortOrder="Descending"
+    )
+    listed = [
+        job["HyperParameterTuningJobName"]
+        for page in pages
+        for job in page["HyperParameterTuningJobSummaries"]
+    ]
+    for name in listed:
+        job = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+        config = job["HyperParameterTuningJobConfig"]
+        if config["Strategy"] == "Grid":
+            break
+    else:
+        yield (
+            False,
+            "a tuning job with the strategy Grid",
+            '"Strategy": "Grid" in HyperParameterTuningJobConfig.',
+        )
+        return
+    ranges = config.get("ParameterRanges", {}).get("CategoricalParameterRanges", [])
+    values = {found["Name"]: set(found["Values"]) for found in ranges}
+    yield (
+        values == {"criterion": {"gini", "entropy", "log_loss"}},
+        f"{name} searches {', '.join(values) or 'nothing'}",
+        "Expected CategoricalParameterRanges with criterion and its three values, and no other range.",
+    )
+    status, done = job["HyperParameterTuningJobStatus"], job["TrainingJobStatusCounters"]["Completed"]
+    yield (
+        status == "Completed" and done == 3,
+        f"it is {status}, and {done} of its training jobs have completed",
+        f"{job.get('FailureReason', '')}\nExpected three. StaticHyperParameters must not name what is searched for.",
+    )
+
+
+def _speed(target: Target, given: dict) -> Iterator[Finding]:
+    took = given.get("took")
+    if not isinstance(took, dict):
+        yield (
+            False,
+            "a dict `took`",
+            'Note the seconds by number of workers: took = {}, then took["1"] = … and took["2"] = ….',
+        )
+        return
+    yield (
+        {"1", "2"} <= set(map(str, took)),
+        f"`took` has the seconds with {' and with '.join(map(str, took)) or 'no'} workers",
+        "Measure both: one worker, and two.",
+    )
+    yield (
+        bool(took) and all(isinstance(seconds, int | float) and seconds > 0 for seconds in took.values()),
+        "they are seconds",
+        "time.perf_counter() before and after, and the difference.",
+    )
+
+
+def _bring_your_own(target: Target, given: dict) -> Iterator[Finding]:
+    source = target.source.parent / "my_bayes" / "training.py"
+    yield (
+        source.is_file(),
+        "container/my_bayes/training.py is there",
+        "Make the folder: !make --no-print-directory -C .. new NAME=my_bayes LIKE=tabular",
+    )
+    if not source.is_file():
+        return
+    untouched = source.parents[1] / "templates" / "tabular" / "training.py"
+    yield (
+        source.read_text() != untouched.read_text(),
+        "it is not what `make new` left",
+        "Its TODO says where your estimator goes: from sklearn.naive_bayes import GaussianNB.",
+    )
+    held = given.get("bayes")
+    if not held:
+        yield (
+            False,
+            "`bayes`, what the contract has found",
+            'Hold it to the contract: bayes = held_to_contract("my_bayes").',
+        )
+        return
+    broken = [finding.name for finding in held if finding.ok is False and finding.level == "must"]
+    yield (
+        not broken,
+        "it breaks no promise that SageMaker must have kept",
+        f"Broken: {', '.join(broken)}. See above how to mend it.",
+    )
+
+
+def _image_in_mask_out(target: Target, given: dict) -> Iterator[Finding]:
+    mask = given.get("mask")
+    shape = getattr(mask, "shape", None)
+    if shape is None:
+        yield False, "`mask`, an array", "mask = mask_in(ask(large)), where large is your picture."
+        return
+    hint = "Expected 130 rows of 250 pixels: an array's rows come first, [:130, :250]."
+    if shape == (250, 130):
+        hint = "Rows and columns have changed places: " + hint
+    yield shape == (130, 250), f"`mask` is {' x '.join(map(str, shape))}", hint
+    share = float(mask.mean())
+    yield (
+        0.02 < share < 0.6,
+        f"{share:.0%} of its pixels are cells",
+        "Expected some cells, and ground between them: is it the endpoint's mask of pictures put together?",
+    )
+
+
+def _cleanup(target: Target, given: dict) -> Iterator[Finding]:
+    ended = given.get("ended")
+    if not isinstance(ended, dict):
+        yield False, "`ended`, a Counter", "ended = Counter(…), of each job's TrainingJobStatus."
+        return
+    pages = boto3.client("sagemaker").get_paginator("list_training_jobs").paginate(NameContains=target.name)
+    true = Counter(job["TrainingJobStatus"] for page in pages for job in page["TrainingJobSummaries"])
+    yield (
+        dict(ended) == dict(true),
+        f"`ended` counts {sum(ended.values())} training jobs",
+        f"SageMaker knows {sum(true.values())}: walk all pages, list_training_jobs answers with ten jobs a page.",
+    )
+
+
+def _newest(kind: str, word: str, target: Target, wanted) -> dict | None:
+    """The description of the newest job of the walk for which `wanted(description)` holds."""
+    client = boto3.client("sagemaker")
+    pages = client.get_paginator(f"list_{kind}_jobs").paginate(
+        NameContains=target.name, SortBy="CreationTime", SortOrder="Descending"
+    )
+    for page in pages:
+        for job in page[f"{word}Summaries"]:
+            found = getattr(client, f"describe_{kind}_job")(**{f"{word}Name": job[f"{word}Name"]})
+            # The walk's own have their check: this is about what the exercise made.
+            if not found[f"{word}Name"].startswith(target.walk) and wanted(found):
+                return found
+    return None
+
+
+def _contents(prefix: str) -> Iterator[str]:
+    """The text of each object below a prefix in S3."""
+    place = urlparse(prefix)
+    for item in boto3.resource("s3").Bucket(place.netloc).objects.filter(Prefix=place.path.lstrip("/")):
+        yield item.get()["Body"].read().decode(errors="replace")
+
+
+_EXERCISES = {
+    "00_setup": _setup,
+    "01_build": _build,
+    "02_local_test": _local_test,
+    "03_push": _push,
+    "04_train": _train,
+    "05_deploy": _deploy,
+    "06_invoke": _invoke,
+    "07_batch_transform": _batch_transform,
+    "08_tune": _tune,
+    "09_speed": _speed,
+    "10_bring_your_own": _bring_your_own,
+    "11_image_in_mask_out": _image_in_mask_out,
+    "99_cleanup": _cleanup,
+}

@@ -1,0 +1,90 @@
+"""What a learner has done: kept beside the walk's files, shown by `make progress` and by localaws' page.
+
+One file a walk, `labs/progress/NAME.json` in localaws' home (`build/progress/` for AWS), which 99_cleanup leaves: what
+was learned is not deleted with what was made.
+"""
+
+import fcntl
+import json
+import time
+from pathlib import Path
+
+from . import ROOT
+from .target import Target
+
+LABS = ROOT / "labs"
+
+
+def note(target: Target, lab: str, what: str, value=True) -> None:
+    """Keep that `what` of a lab is done: `checked`, `your_turn`, or a prediction's question with what was predicted."""
+    file = _file(target)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Two labs may be open, in two kernels.
+    with open(file.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = _kept(file)
+        of_lab = kept.setdefault(lab, {"predictions": {}})
+        if what in ("checked", "your_turn"):
+            of_lab[what] = time.time()
+        else:
+            of_lab["predictions"][what] = value
+        beside = file.with_suffix(".new")
+        beside.write_text(json.dumps(_shown(target, kept), indent=1), encoding="utf-8")
+        beside.replace(file)
+
+
+def prediction(target: Target, lab: str, question: str) -> str | None:
+    """What the learner has predicted, None where nothing was written down."""
+    return _kept(_file(target)).get(lab, {}).get("predictions", {}).get(question)
+
+
+def progress(target: Target) -> dict:
+    """What is done and what is next, as in the file: its `labs` in order, its `next`, None where all is done."""
+    return _shown(target, _kept(_file(target)))
+
+
+def show(target: Target) -> None:
+    """Print a line for each lab, and what is next."""
+    done = progress(target)
+    print(f"{'':<34} check   your turn   predictions")
+    for lab in done["labs"]:
+        ticks = ["done" if lab[what] else "-" for what in ("checked", "your_turn")]
+        print(f"{lab['title']:<34} {ticks[0]:<7} {ticks[1]:<11} {lab['predictions'] or '-'}")
+    print(f"\nNext: labs/{done['next']}.ipynb" if done["next"] else "\nAll labs are done.")
+
+
+def _file(target: Target) -> Path:
+    return target.folder.parent / "progress" / f"{target.name}.json"
+
+
+def _kept(file: Path) -> dict:
+    """By lab what is kept of it; {} where the file is damaged or not there: it is a convenience, not a result."""
+    try:
+        labs = json.loads(file.read_text(encoding="utf-8"))["labs"]
+        return {lab["lab"]: {**lab, "predictions": dict(lab["predicted"])} for lab in labs}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _shown(target: Target, kept: dict) -> dict:
+    labs = []
+    for notebook in sorted(LABS.glob("[0-9]*.ipynb")):
+        of_lab = kept.get(notebook.stem, {})
+        predicted = of_lab.get("predictions", {})
+        labs.append(
+            {
+                "lab": notebook.stem,
+                "title": _title(notebook),
+                "checked": of_lab.get("checked"),
+                "your_turn": of_lab.get("your_turn"),
+                "predictions": len(predicted),
+                "predicted": predicted,
+            }
+        )
+    todo = (lab["lab"] for lab in labs if not lab["checked"])
+    return {"name": target.name, "labs": labs, "next": next(todo, None)}
+
+
+def _title(notebook: Path) -> str:
+    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"]
+    return "".join(first).splitlines()[0].removeprefix("# ")
