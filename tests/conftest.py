@@ -14,6 +14,9 @@ for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also the tests that take minutes")
+    parser.addoption(
+        "--screenshots", help="the folder for the pictures of a walk through the labs in a browser"
+    )
 
 
 def pytest_configure(config):

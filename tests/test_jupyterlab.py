@@ -1,10 +1,15 @@
 """JupyterLab as `make lab` starts it, in a real browser: what is in front, and where each link of each lab leads."""
 
+import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +18,8 @@ import pytest
 from waiting import wait_until
 
 from workshop import ROOT
+from workshop.catch_up import NEEDS
+from workshop.solutions import PLACE, solution_of
 
 LABS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "labs").glob("*.ipynb"))
 OFFLINE = Path(__file__).parent / "offline"
@@ -25,17 +32,20 @@ FRONT = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].find((widget) => 
 LINKS = f"[...{FRONT}.node.querySelectorAll('.jp-RenderedMarkdown a[href]:not(.jp-InternalAnchorLink)')]"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """`make lab` with settings that do not touch the user's, watched for calls that leave this machine: its address."""
-    folder = tmp_path_factory.mktemp("jupyter")
+@contextmanager
+def jupyterlab(folder: Path, clone: Path, kernels: bool = True, **variables: str) -> Iterator[str]:
+    """`make lab` in a clone, with settings that do not touch the user's, watched for calls that leave this machine.
+
+    Its address; `kernels` tells whether a notebook that is opened gets one, `variables` are further ones of its
+    environment.
+    """
     (folder / "config").mkdir()
     settings = {
         "ServerApp": {"open_browser": False, "port": 0},
-        "LabApp": {"expose_app_in_browser": True, "notebook_starts_kernel": False},
+        "LabApp": {"expose_app_in_browser": True, "notebook_starts_kernel": kernels},
     }
     (folder / "config" / "jupyter_lab_config.json").write_text(json.dumps(settings))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("JUPYTER")}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "AWS_"))}
     environment |= {
         f"JUPYTER_{what.upper()}_DIR": str(folder / what) for what in ("config", "data", "runtime")
     }
@@ -43,14 +53,14 @@ def lab(tmp_path_factory):
         f"JUPYTERLAB_{what.upper()}_DIR": str(folder / what) for what in ("settings", "workspaces")
     }
     calls = folder / "left-the-machine.log"
-    environment |= {"OFFLINE_LOG": str(calls), "PYTHONPATH": str(OFFLINE)}
+    environment |= {"OFFLINE_LOG": str(calls), "PYTHONPATH": str(OFFLINE)} | variables
     # The clone is set up, or this would not run.
     command = ["make", "--silent", "--old-file=.venv/ready", "lab"]
     log = folder / "log"
     with (
         log.open("w") as output,
         subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            command, cwd=clone, env=environment, stdout=output, stderr=output, start_new_session=True
         ) as process,
     ):
         try:
@@ -65,17 +75,24 @@ def lab(tmp_path_factory):
     assert not calls.exists(), calls.read_text()
 
 
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab on this clone."""
+    with jupyterlab(tmp_path_factory.mktemp("jupyter"), ROOT, kernels=False) as address:
+        yield address
+
+
 def in_front(browser, path: str) -> None:
     """Wait until the document is the one that the user sees, with its content; Markdown is shown, not its source."""
-    content = "front.node.textContent.trim().length > 100"
+    content = "front.node.textContent.trim().length > 20"
     if path.endswith(".md"):
         content = "front.node.querySelector('.jp-RenderedMarkdown h1')"
-    seen = f"((front) => front?.context.path === {json.dumps(path)} && front.context.isReady && {content})({FRONT})"
+    seen = f"((front) => front?.context?.path === {json.dumps(path)} && front.context.isReady && {content})({FRONT})"
     try:
         browser.wait(f"Boolean({seen})")
     except AssertionError:
         shown = browser.ask(
-            f"((front) => [front?.context.path, front?.node.textContent.slice(0, 300)])({FRONT})"
+            f"((front) => [front?.context?.path, front?.node.textContent.slice(0, 300)])({FRONT})"
         )
         raise AssertionError(f"{path} is not what is seen, but {shown}") from None
 
@@ -108,3 +125,163 @@ def test_every_link_of_every_lab_opens_what_it_names(lab, browser):
             show(browser, path)
     asked = {urlsplit(url) for url in browser.requests}
     assert {url.hostname for url in asked if url.scheme not in ("data", "blob")} == {"127.0.0.1"}
+
+
+# What a learner may write first. Where nothing is said, it is a line that does nothing.
+FIRST_TRY = {
+    "00_setup": 's3.list_buckets()["Buckets"]\nbuckets = s3.list_buckets()["Buckets"]',
+    "01_build": 'names_of_mine = ["train", "predict"]',
+    "02_local_test": 'run = subprocess.run(["true"], capture_output=True, text=True)',
+    "05_deploy": "last = []",
+    "06_invoke": 'with_header = "a,b,c,d"',
+    "09_speed": "took = {}",
+    "11_image_in_mask_out": "mask = threshold[0]",
+    "99_cleanup": "ended = {}",
+}
+
+
+class Learner:
+    """Works on the notebook in front, as a person does with keys and menus."""
+
+    def __init__(self, browser):
+        self.browser = browser
+
+    def cell(self, source: str) -> int:
+        """The number of the cell that begins with `source`."""
+        numbers = f"{FRONT}.content.widgets.findIndex((cell) => cell.model.sharedModel.getSource().startsWith({json.dumps(source)}))"
+        number = self.browser.ask(numbers)
+        assert number >= 0, f"no cell begins with {source!r}"
+        return number
+
+    def run(self, command: str, seconds: float) -> None:
+        """Run a command of JupyterLab's and wait for its end."""
+        self.browser.ask(
+            "window.ended = false; "
+            f"jupyterapp.commands.execute({json.dumps(command)}).finally(() => {{ window.ended = true; }}); 0"
+        )
+        wait_until(lambda: self.browser.ask("window.ended"), seconds)
+
+    def run_cell(self, number: int, seconds: float = 120) -> str:
+        """Run one cell; the text below it."""
+        self.browser.ask(f"{FRONT}.content.activeCellIndex = {number}; 0")
+        self.run("notebook:run-cell", seconds)
+        return self.browser.ask(
+            f"{FRONT}.content.widgets[{number}].node.querySelector('.jp-OutputArea')?.textContent ?? ''"
+        )
+
+    def write(self, number: int, source: str) -> None:
+        """Replace what a cell holds, by typing."""
+        self.browser.ask(
+            f"{FRONT}.content.activeCellIndex = {number}; "
+            f"{FRONT}.content.activeCell.model.sharedModel.setSource(''); "
+            f"{FRONT}.content.scrollToItem({number}, 'center').then(() => "
+            "jupyterapp.commands.execute('notebook:enter-edit-mode')); 0"
+        )
+        editing = f"{FRONT}.content.mode === 'edit' && {FRONT}.content.activeCell.editor?.hasFocus()"
+        self.browser.wait(f"Boolean({editing})")
+        # All at once, as from the clipboard: typed line by line, the editor would indent by itself.
+        self.browser.command("Input.insertText", text=source)
+        written = f"{FRONT}.content.activeCell.model.sharedModel.getSource()"
+        wait_until(lambda: self.browser.ask(written) == source)
+
+    def errors(self) -> list[str]:
+        """The errors that stand in the notebook, of cells that are not to fail."""
+        return self.browser.ask(
+            f"{FRONT}.content.widgets"
+            ".filter((cell) => !(cell.model.getMetadata('tags') ?? []).includes('raises-exception'))"
+            ".flatMap((cell) => (cell.model.outputs?.toJSON() ?? []))"
+            ".filter((output) => output.output_type === 'error')"
+            ".map((output) => output.ename + ': ' + output.evalue)"
+        )
+
+    def not_run(self) -> list[str]:
+        """The code cells that have no number beside them."""
+        return self.browser.ask(
+            f"{FRONT}.content.widgets.filter((cell) => cell.model.type === 'code' "
+            "&& cell.model.sharedModel.getSource().trim() && !cell.model.executionCount)"
+            ".map((cell) => cell.model.sharedModel.getSource())"
+        )
+
+    def shoot(self, file: Path) -> None:
+        picture = self.browser.command("Page.captureScreenshot", format="png")["data"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(base64.b64decode(picture))
+
+
+@pytest.mark.timeout(1500)
+def test_a_learner_walks_all_labs(tmp_path, browser, request):
+    """Opens each lab, runs all of it, tries the exercise, sees the hint, solves it, sees the tick; in light and dark."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for path in ROOT.iterdir():
+        # What a learner writes into a lab is theirs: the labs themselves are a copy.
+        if path.name == "labs":
+            shutil.copytree(path, clone / "labs")
+        else:
+            (clone / path.name).symlink_to(path)
+    variables = {
+        "LOCALAWS_HOME": str(tmp_path / "localaws"),
+        "LOCALAWS_PORT": "0",
+        "WORKSHOP_LEARNER": "browsing",
+    }
+    environment = os.environ | variables
+    learner, seen = Learner(browser), {}
+    pictures = request.config.getoption("--screenshots") or tmp_path / "screenshots"
+    try:
+        with jupyterlab(tmp_path, clone, **variables) as address:
+            browser.command(
+                "Emulation.setDeviceMetricsOverride",
+                width=1280,
+                height=900,
+                deviceScaleFactor=1,
+                mobile=False,
+            )
+            # A window that is not in front has no focus, and nobody types into it.
+            browser.command("Emulation.setFocusEmulationEnabled", enabled=True)
+            browser.command("Page.navigate", url=address)
+            in_front(browser, "labs/00_setup.ipynb")
+            for lab in (os.environ.get("ONLY","").split() or NEEDS):
+                seen[lab] = walk(learner, lab, Path(pictures))
+        log = (tmp_path / "log").read_text()
+    finally:
+        subprocess.run(
+            [sys.executable, "-m", "localaws", "down"], env=environment, capture_output=True, timeout=60
+        )
+    assert all("[TODO]" in before and "[TODO]" not in after for before, after in seen.values()), seen
+    # Who closes JupyterLab is told what goes on without it.
+    assert "localaws goes on at http://127.0.0.1:" in log, log[-2000:]
+
+
+def walk(learner: Learner, lab: str, pictures: Path) -> tuple[str, str]:
+    """Walk one lab; what the exercise's check has said of a first try, and of the solution."""
+    show(learner.browser, f"labs/{lab}.ipynb")
+    learner.browser.ask(
+        "void jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
+    )
+    learner.browser.wait(f"{FRONT}.sessionContext.session?.kernel?.status === 'idle'")
+    looks = f'check("{lab}", your_turn=True)'
+    learner.run("notebook:run-all-cells", 300)
+    # The command ends with the first cell that fails, as those tagged raises-exception must; the others go on.
+    wait_until(lambda: learner.errors() or not learner.not_run(), 300)
+    assert learner.errors() == [], f"{lab}: {learner.errors()}, not run: {learner.not_run()}"
+    said = []
+    for source in (FIRST_TRY.get(lab, "pass"), solution_of(ROOT / "labs" / f"{lab}.ipynb")[1]):
+        learner.write(learner.cell(PLACE), source)
+        here = learner.cell(source)
+        assert "Traceback" not in learner.run_cell(here)
+        said.append(learner.run_cell(learner.cell(looks)))
+        learner.write(here, PLACE)
+    for theme in ("Light", "Dark"):
+        learner.browser.ask(
+            f"void jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"
+        )
+        learner.browser.wait(f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'")
+        learner.browser.wait("!document.querySelector('#jupyterlab-splash')")
+        learner.shoot(pictures / f"{lab}-{theme.lower()}.png")
+    # Thirteen kernels at once would take gigabytes.
+    learner.browser.ask(
+        f"window.closed_lab = ''; (async (front) => {{ await front.context.save(); await front.sessionContext.shutdown(); "
+        f"front.dispose(); window.closed_lab = '{lab}'; }})({FRONT}); 0"
+    )
+    wait_until(lambda: learner.browser.ask(f"window.closed_lab === '{lab}'"), 60)
+    return said[0], said[1]

@@ -10,6 +10,7 @@ c = get_config()  # noqa: F821  (Jupyter puts it here)
 c.LabApp.default_url = "/lab/tree/labs/00_setup.ipynb"
 # Neither a question about news nor a request to anybody: what runs here stays on this machine.
 c.LabApp.news_url = None
+c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
 # An extension would be installed past requirements.lock; the manager also asks the package index for its list.
 c.LabApp.extension_manager = "readonly"
 
