@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab progress new test bench faults check check-container check-strict audit lock picture clean
+.PHONY: help setup labs lab progress new test bench faults check check-container check-strict audit lock picture clean clean-aws
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ audit: .venv/ready  ## report known weaknesses of what requirements.lock pins (a
 
 picture: .venv/ready  ## draw README's picture from the executed lab (after `make labs`; needs chromium)
 	@$(BIN)/python -m workshop.picture
+
+# A shell without WORKSHOP_TARGET means AWS here: that localaws is empty would say nothing about what costs money.
+clean-aws: .venv/ready  ## delete on AWS what the labs made, as lab 99 does: asks first; YES=1: does not; EXPIRED=1: what has expired, of all learners
+	@WORKSHOP_TARGET="$${WORKSHOP_TARGET:-aws}" $(BIN)/python -m workshop clean $(if $(YES),--yes) $(if $(EXPIRED),--expired)
 
 clean:  ## stop localaws and delete everything that was made here: .localaws, build, .venv
 	@for home in .localaws build/localaws; do \

@@ -240,7 +240,7 @@ def test_a_learner_walks_all_labs(tmp_path, browser, request):
             browser.command("Emulation.setFocusEmulationEnabled", enabled=True)
             browser.command("Page.navigate", url=address)
             in_front(browser, "labs/00_setup.ipynb")
-            for lab in (os.environ.get("ONLY","").split() or NEEDS):
+            for lab in os.environ.get("ONLY", "").split() or NEEDS:
                 seen[lab] = walk(learner, lab, Path(pictures))
         log = (tmp_path / "log").read_text()
     finally:

@@ -10,7 +10,8 @@ from localaws import prices  # noqa: E402
 from .aws import endpoint_status  # noqa: E402  (the modules below need ROOT)
 from .catch_up import catch_up  # noqa: E402
 from .checks import CheckFailed, check, latest_training_job  # noqa: E402
-from .cleanup import left_over  # noqa: E402
+from .cleanup import billable, left_over, still_there  # noqa: E402
+from .costs import cost_of, ledger  # noqa: E402
 from .image import image_size, inspect_image  # noqa: E402
 from .predict import predict  # noqa: E402
 from .preflight import preflight  # noqa: E402
@@ -27,9 +28,11 @@ __all__ = [
     "JobFailed",
     "Target",
     "TargetError",
+    "billable",
     "catch_up",
     "check",
     "connect",
+    "cost_of",
     "endpoint_status",
     "follow_endpoint",
     "follow_training_job",
@@ -37,7 +40,9 @@ __all__ = [
     "image_size",
     "inspect_image",
     "latest_training_job",
+    "ledger",
     "left_over",
     "predict",
     "preflight",
+    "still_there",
 ]

@@ -1,4 +1,5 @@
-"""`python -m workshop run [LAB …]` executes labs and writes them as HTML; `python -m workshop preflight` looks around."""
+"""`python -m workshop run [LAB …]` executes labs and writes them as HTML; `preflight` looks around;
+`clean` shows what a walk has made on AWS or here, what it costs, and deletes it."""
 
 import argparse
 import os
@@ -8,8 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import ROOT, TargetError, connect, preflight, record, running
+from botocore.exceptions import ClientError
+
+from . import ROOT, connect, preflight, record, running
 from .catch_up import LABS, NEEDS
+from .errors import WorkshopError
 
 OUTPUT = ROOT / "build" / "labs"
 #: The tag of a cell whose output is stored and compared: nbval's.
@@ -36,6 +40,13 @@ def main() -> int:
     commands.add_parser("preflight", help="say what this machine has for the labs and what is missing")
     commands.add_parser("progress", help="say which labs are done and which is next")
     commands.add_parser("running", help="say what still runs, as `make lab` does at its end")
+    cleaning = commands.add_parser(
+        "clean", help="show what the walk made and delete it, after a yes, as lab 99 does"
+    )
+    cleaning.add_argument("--yes", action="store_true", help="delete without asking")
+    cleaning.add_argument(
+        "--expired", action="store_true", help="only what has expired, of any learner of the account"
+    )
     arguments = parser.parse_args()
     if arguments.command == "running":
         running.tell()
@@ -43,11 +54,18 @@ def main() -> int:
     if arguments.command == "progress":
         try:
             record.show(connect(quiet=True))
-        except TargetError as error:
+        except WorkshopError as error:
             parser.exit(1, f"{error}\n")
         return 0
     if arguments.command == "preflight":
         return 0 if preflight() else 1
+    if arguments.command == "clean":
+        from .cleanup import clean
+
+        try:
+            return clean(arguments.expired, arguments.yes)
+        except (WorkshopError, ClientError) as error:
+            parser.exit(1, f"{error}\n")
     unknown = [lab for lab in arguments.labs if lab not in NEEDS]
     if unknown:
         parser.error(f"there is no lab {unknown[0]!r}; there are {', '.join(NEEDS)}")

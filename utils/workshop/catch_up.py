@@ -56,36 +56,39 @@ def catch_up(lab: str) -> None:
         cells = tagged_cells(LABS / f"{needed}.ipynb")
         print(f"{needed}: not done yet, running {len(cells)} of its cells, for: {missing}")
         with quietly():
-            _run(needed, cells)
+            run_cells(needed, cells)
         if not passed(needed, target):
             raise CatchUpFailed(
                 f"{needed} did not bring about what {lab} needs. Open {needed}.ipynb and run it."
             )
 
 
-def tagged_cells(notebook: Path) -> list[str]:
-    """The sources of the notebook's code cells that are tagged `catch-up`, in order."""
+def tagged_cells(notebook: Path, tag: str = "catch-up") -> list[str]:
+    """The sources of the notebook's code cells that have a tag, in order."""
     # By json, not nbformat, whose import takes two seconds: each lab would start with them.
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     return [
         "".join(cell["source"])
         for cell in cells
-        if cell["cell_type"] == "code" and "catch-up" in cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code" and tag in cell["metadata"].get("tags", [])
     ]
 
 
-def _run(lab: str, cells: list[str]) -> None:
-    """Run cells with IPython's syntax (`!command`) in a fresh name space, away from the learner's variables."""
+def run_cells(lab: str, cells: list[str], given: dict | None = None) -> None:
+    """Run cells with IPython's syntax (`!command`) in a fresh name space, away from the learner's variables.
+
+    They have the names that are `given`. Raises CatchUpFailed where one fails.
+    """
     shell = InteractiveShell.instance()  # the notebook's own where there is one
-    names = {"__name__": f"lab_{lab}", "get_ipython": lambda: shell, "__builtins__": builtins}
+    names = {"__name__": f"lab_{lab}", "get_ipython": lambda: shell, "__builtins__": builtins} | (given or {})
     transform = TransformerManager().transform_cell
     for number, source in enumerate(cells, 1):
         print(f"  {source.splitlines()[0]}")
         try:
-            exec(compile(transform(source), f"<{lab}, catch-up cell {number}>", "exec"), names)
+            exec(compile(transform(source), f"<{lab}, cell {number}>", "exec"), names)
         except WorkshopError:
             raise
         except Exception as error:
             raise CatchUpFailed(
-                f"{lab}, catch-up cell {number}: {type(error).__name__}: {error}\nOpen {lab}.ipynb and run its cells."
+                f"{lab}, cell {number}: {type(error).__name__}: {error}\nOpen {lab}.ipynb and run its cells."
             ) from error

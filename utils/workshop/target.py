@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +32,10 @@ from .notebook import explain_errors
 #: What README has an administrator give the role on AWS; the local role gets the same.
 ROLE = "sagemaker-byoa"
 IAM = ROOT / "utils" / "iam"
+#: The beginning of everything's name, and the value of its tag `workshop`.
+WORKSHOP = "sagemaker-byoa"
+#: Hours after which what the labs make may be deleted: a day of work and the evening.
+TIME_TO_LIVE = 12.0
 #: For the first call to AWS: somebody without a network should not wait for minutes to hear so.
 SOON = Config(connect_timeout=5, read_timeout=20, retries={"total_max_attempts": 2})
 
@@ -46,6 +51,7 @@ class Target:
     kind: str  # "local" or "aws"
     region: str
     account: str
+    learner: str  # "" where nobody shares the account
     role: str  # ARN of the execution role that SageMaker assumes
     endpoint_url: str  # "" on AWS: boto3 then finds AWS's own
     algorithm: str  # the folder of container/ that is built, trained and served
@@ -97,6 +103,22 @@ class Target:
         return {name: tuple(bounds) for name, bounds in ranges.items()}
 
     @property
+    def tags(self) -> list[dict]:
+        """What everything is tagged with that is made now, for boto3: whose it is, and when it may be deleted."""
+        over = datetime.now(UTC) + timedelta(hours=time_to_live())
+        says = {
+            "workshop": WORKSHOP,
+            "learner": self.learner or "none",
+            "expires": over.isoformat(timespec="seconds"),
+        }
+        return [{"Key": key, "Value": value} for key, value in says.items()]
+
+    @property
+    def sdk_tags(self) -> list[dict]:
+        """The same tags as the SageMaker SDK wants them."""
+        return [{"key": tag["Key"], "value": tag["Value"]} for tag in self.tags]
+
+    @property
     def local(self) -> bool:
         return self.kind == "local"
 
@@ -124,6 +146,17 @@ class Target:
             else "built by localaws, run as processes with your rights: no Docker engine answers here",
         }
         return "\n".join(f"{label:<9} {value}" for label, value in rows.items())
+
+
+def time_to_live() -> float:
+    """WORKSHOP_TTL_HOURS, in hours. Raises TargetError for what is no number above 0."""
+    text = os.environ.get("WORKSHOP_TTL_HOURS", "").strip() or str(TIME_TO_LIVE)
+    with suppress(ValueError):
+        if 0 < (hours := float(text)) <= 24 * 365:
+            return hours
+    raise TargetError(
+        f"WORKSHOP_TTL_HOURS is {text!r}; it is the hours after which what the labs make may be deleted, such as 12."
+    )
 
 
 def said(source: Path, what: str) -> dict | str:
@@ -160,7 +193,7 @@ def connect(quiet: bool = False) -> Target:
     The environment decides: `WORKSHOP_TARGET` is `local` (the default) or `aws`; `WORKSHOP_ROLE` is the execution
     role on AWS (a name or an ARN; on a SageMaker notebook instance its own role is found); `WORKSHOP_LEARNER` sets
     people apart who share an account (2 to 8 small letters or digits); `WORKSHOP_ALGORITHM` is the folder of
-    container/ that the labs walk with (`decision_trees`). Locally, localaws is started where it does not run yet. Calling it again is cheap, and right after localaws was stopped or killed.
+    container/ that the labs walk with (`decision_trees`); `WORKSHOP_TTL_HOURS` is when what they make expires. Locally, localaws is started where it does not run yet. Calling it again is cheap, and right after localaws was stopped or killed.
 
     Raises TargetError, with what to do, where the target cannot be reached.
     """
@@ -173,6 +206,7 @@ def connect(quiet: bool = False) -> Target:
             f"WORKSHOP_LEARNER is {learner!r}; it is 2 to 8 small letters or digits, such as 'ana1'."
         )
     algorithm = _algorithm()
+    time_to_live()
     _own_commands_first()
     # onnxruntime reports its use to its makers unless this is set before it is imported.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -211,14 +245,15 @@ def _algorithm() -> str:
 
 def _names(learner: str, algorithm: str, region: str, account: str) -> dict:
     # AmazonSageMakerFullAccess reaches only repositories and buckets that have `sagemaker` in their names.
-    stem = "-".join(filter(None, ("sagemaker-byoa", learner)))
+    stem = "-".join(filter(None, (WORKSHOP, learner)))
     # A SageMaker name has letters, digits and hyphens, 63 at most, of which the labs' own endings take 22.
     name = f"{stem}-{re.sub('[^a-z0-9]+', '-', algorithm.lower())}"[:41].strip("-")
     return {
+        "learner": learner,
         "algorithm": algorithm,
         "name": name,
         "bucket": f"{stem}-{region}-{account}",
-        "tuning": f"sagemaker-byoa-{learner or 'x'}-",  # no learner has a name of one letter
+        "tuning": f"{WORKSHOP}-{learner or 'x'}-",  # no learner has a name of one letter
     }
 
 
