@@ -16,15 +16,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 
 from localaws.state import locate, processes
 from localaws.state.locate import ACCOUNT, REGION, Status, answers, environment, home, port
 
-__all__ = ["ACCOUNT", "REGION", "Status", "environment", "home", "port", "start", "status", "stop"]
+__all__ = ["ACCOUNT", "REGION", "Status", "environment", "home", "page", "port", "start", "status", "stop"]
 
 STOP_SECONDS = 20
+PAGE_KINDS = ("job", "endpoint", "model", "image", "bucket")
 
 
 def start(timeout: float = 30, tell: Callable[[str], None] = lambda line: None) -> Status:
@@ -87,6 +89,23 @@ def status() -> Status | None:
     """Return the running localaws, or None when none runs or it does not answer."""
     running = locate.running()
     return running if running and answers(running.address) else None
+
+
+def page(kind: str = "", name: str = "") -> str:
+    """Return the address of localaws' page for its owner's browser, which opens one thing on it where that is named.
+
+    `kind` is job, endpoint, model, image or bucket; a bucket's `name` may go on with a slash and a prefix. The address
+    has a token in it: print it for the owner, keep it out of what is stored. Raises RuntimeError when localaws does not
+    run, ValueError for another kind.
+    """
+    if bool(kind) != bool(name) or kind not in ("", *PAGE_KINDS):
+        raise ValueError(
+            f"page({kind!r}, {name!r}): expected one of {', '.join(PAGE_KINDS)} and a name, or neither"
+        )
+    running = status()
+    if running is None:
+        raise RuntimeError("localaws is not running. Start it: python -m localaws up")
+    return running.page + (f"#{kind}/{quote(name)}" if kind else "")
 
 
 def _spawn(folder: Path) -> int:

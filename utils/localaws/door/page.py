@@ -1,45 +1,54 @@
-"""The page on localaws' port: what there is and what it would cost on AWS, live, for people with a browser.
+"""The page on localaws' port: who gets it, and what it may ask. What it shows is in console.py and details.py.
 
-    /_localaws/                 the page (page.html); a browser that asks for / is sent here
-    /_localaws/state            what the page shows, as JSON; times are seconds since the epoch, costs US dollars
-    /_localaws/logs/KIND/NAME   the last lines of a job or an endpoint, as JSON
+    /_localaws/                     the page (page.html with page.css and page.js); a browser that asks for / is sent here
+    /_localaws/state                what there is: counts and sums of everything, the newest of each kind
+    /_localaws/detail/KIND/NAME     what there is to know of one job, model or endpoint
+    /_localaws/logs/KIND/NAME       the last lines of a job or an endpoint
+    /_localaws/objects, /object     what is in a bucket, and the beginning of an object
+    /_localaws/invoke/NAME          POST: ask an endpoint, the only thing that the page does
 
 No bucket's name may begin with an underscore, so nothing of S3's is hidden by these paths. All of them are the owner's:
-the address that `up` prints has a token, which becomes a cookie. The page changes nothing and asks what any client may
-ask. A name or a log line reaches it as JSON and becomes text there, never markup.
+the address that `up` prints has a token, which becomes a cookie. A name, a log line or an object's content reaches the
+page as JSON and becomes text there, never markup.
 """
 
 import hashlib
 import hmac
 import re
-import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from werkzeug import Request, Response
 
 from localaws import protocol
 from localaws.errors import AwsError
-from localaws.prices import PRICES, PRICES_AS_OF
-from localaws.sagemaker.hosting import endpoints
-from localaws.sagemaker.jobs import training, transform
-from localaws.state.locate import ACCOUNT, REGION
+
+from . import objects
+from .console import SHOWN, Console
+from .details import LOGS, TRIALS, Details
 
 PATH = "/_localaws/"
-SHOWN = 50  # of a kind, the newest
-LINES = 200  # of a log, the last
+NAME = re.compile(r"[A-Za-z0-9-]{1,63}")
+MOST = 5000  # of a kind, in one answer
+MAX_BODY = 6 << 20  # of an invocation, as AWS has it, and a little more: the endpoint says what is too much
 STRANGER = (
     "This page shows its owner's jobs and logs. If they are yours, open the link that this command prints: "
     "python -m localaws up"
 )
-# Kind -> the log group and the beginning of the streams' names.
-LOGS = {
-    "TrainingJob": (training.LOG_GROUP, "{}/"),
-    "TransformJob": (transform.LOG_GROUP, "{}/"),
-    "Endpoint": (endpoints.LOG_GROUP, ""),
-}
-HTML = Path(__file__).with_name("page.html").read_text("utf-8")
+
+
+def _assembled() -> str:
+    """The page with its style and its script in it: one file to a browser, three to their readers."""
+    html, css, js = (
+        Path(__file__).with_name(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
+    )
+    return html.replace("<style></style>", f"<style>\n{css}</style>").replace(
+        "<script></script>", f"<script>\n{js}</script>"
+    )
+
+
+HTML = _assembled()
 
 
 def _policy() -> str:
@@ -74,16 +83,18 @@ def is_wanted(request: Request) -> bool:
 
 
 class Page:
-    """Answers below PATH for the localaws that listens at `url`.
+    """Answers below PATH for the localaws that listens at `url`. Who has `token` is its owner."""
 
-    Who has `token` is its owner. `connect` gives boto3's client of a service.
-    """
-
-    def __init__(self, control, registry, backend, connect: Callable, url: str, token: str):
-        self.control, self.registry, self.backend = control, registry, backend
+    def __init__(self, console: Console, details: Details, url: str, token: str):
+        self.console, self.details = console, details
         self.token, self.cookie = token, f"localaws-{url.rpartition(':')[2]}"  # a cookie is sent to all ports
-        self.about = {"url": url, "region": REGION, "account": ACCOUNT, "engine": control.engine}
-        self.logs, self.ecr = map(connect, ("logs", "ecr"))
+        self.answers: dict[str, Callable[[Request, str], dict]] = {
+            "state": self._state,
+            "detail": self._detail,
+            "logs": self._logs,
+            "objects": self._objects,
+            "object": self._object,
+        }
 
     def __call__(self, request: Request) -> Response:
         path, wanted = request.path.removeprefix(PATH), is_wanted(request)
@@ -101,136 +112,74 @@ class Page:
             return Response(STRANGER, 403, headers, content_type="text/plain; charset=utf-8")
         if wanted:
             return Response(HTML, headers=HEADERS, content_type="text/html; charset=utf-8")
-        if path == "state":
-            return protocol.answer(self.state(), headers={"Cache-Control": "no-store"})
-        kind, _, name = path.removeprefix("logs/").partition("/")
-        if path.startswith("logs/") and kind in LOGS and re.fullmatch(r"[A-Za-z0-9-]{1,63}", name):
-            return protocol.answer(self.lines(kind, name), headers={"Cache-Control": "no-store"})
-        raise AwsError("UnknownOperationException", f"There is nothing at {request.path}", 404)
+        what, _, rest = path.partition("/")
+        if what == "invoke" and NAME.fullmatch(rest):
+            said = self._invoke(request, rest)
+        elif what in self.answers and request.method == "GET":
+            said = self.answers[what](request, rest)
+        else:
+            raise _nothing(request)
+        return protocol.answer(said, headers={"Cache-Control": "no-store"})
 
     def _is(self, token: str | None) -> bool:
         return hmac.compare_digest((token or "").encode(), self.token.encode())
 
-    def state(self) -> dict:
-        """Return all that the page shows."""
-        training, transforms = self._jobs("TrainingJob"), self._jobs("TransformJob")
-        tuning = self._jobs("HyperParameterTuningJob")
-        jobs = sorted([*training, *transforms, *tuning], key=lambda job: job["created"], reverse=True)
-        return {
-            **self.about,
-            "now": time.time(),
-            "prices": PRICES_AS_OF,
-            "jobs": jobs[:SHOWN],
-            "endpoints": [self._endpoint(*found) for found in self._described("Endpoint")],
-            "models": [self._model(*found) for found in self._described("Model")],
-            "images": self._images(),
-            "buckets": self.backend.buckets(),
-        }
+    def _state(self, request: Request, rest: str) -> dict:
+        if rest:
+            raise _nothing(request)
+        shown = {kind: _number(request, kind, least) for kind, least in SHOWN.items()}
+        kind, _, name = request.args.get("also", "").partition("/")
+        return self.console.state(shown, (kind, name) if name else None)
 
-    def lines(self, kind: str, name: str) -> list[str]:
-        """Return the last log lines of a job or an endpoint, oldest first, each after its time and its stream."""
-        group, prefix = (text.format(name) for text in LOGS[kind])
-        where = {"logGroupName": group}
-        try:
-            streams = self.logs.describe_log_streams(
-                **where, **({"logStreamNamePrefix": prefix} if prefix else {})
+    def _detail(self, request: Request, rest: str) -> dict:
+        kind, name = _named(request, rest, self.details.kinds)
+        return self.details.of(kind, name, _number(request, "trials", TRIALS), request.args.get("also", ""))
+
+    def _logs(self, request: Request, rest: str) -> dict:
+        return self.details.lines(*_named(request, rest, LOGS), pings="pings" in request.args)
+
+    def _objects(self, request: Request, rest: str) -> dict:
+        asked = (request.args.get(name, "") for name in ("bucket", "prefix", "token"))
+        bucket, prefix, token = asked
+        if rest or not bucket:
+            raise _nothing(request)
+        return objects.listing(self.details.s3, bucket, prefix, token)
+
+    def _object(self, request: Request, rest: str) -> dict:
+        bucket, key = (request.args.get(name, "") for name in ("bucket", "key"))
+        if rest or not bucket or not key:
+            raise _nothing(request)
+        return objects.look_into(self.details.s3, bucket, key)
+
+    def _invoke(self, request: Request, endpoint: str) -> dict:
+        """Ask an endpoint, for the page alone: what another page sends has that page's Origin, and a form none of ours."""
+        if request.method != "POST":
+            raise AwsError("MethodNotAllowedException", "An endpoint is asked by POST", 405)
+        # The front has refused other sites' (server.py); here it must be this very page, which says so.
+        own = request.headers.get("Origin") == f"http://{request.headers.get('Host')}"
+        if not own or request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+            raise AwsError(
+                "AccessDeniedException", "Only localaws' own page may ask an endpoint this way", 403
             )
-            events = [
-                (event["timestamp"], stream["logStreamName"].removeprefix(prefix), event["message"])
-                for stream in streams["logStreams"]
-                for event in self.logs.get_log_events(
-                    **where, logStreamName=stream["logStreamName"], limit=LINES, startFromHead=False
-                )["events"]
-            ]
-        except self.logs.exceptions.ResourceNotFoundException:
-            return []  # a group appears with its first line
-        events.sort(key=lambda event: event[0])
-        several = len(streams["logStreams"]) > 1
-        return [f"[{stream}] {line}" if several else line for _, stream, line in events[-LINES:]]
-
-    def _described(self, kind: str) -> Iterator[tuple[str, dict]]:
-        """Give name and description of the newest resources of a kind."""
-        newest = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": SHOWN}
-        answer = self.control.handle(f"List{kind}s", newest)
-        for entry in next(value for name, value in answer.items() if name != "NextToken"):
-            name = entry[f"{kind}Name"]
-            try:
-                yield name, self.control.handle(f"Describe{kind}", {f"{kind}Name": name})
-            except AwsError:
-                continue  # deleted since it was listed
-
-    def _jobs(self, kind: str) -> list[dict]:
-        verb = kind.removesuffix("Job").removeprefix("HyperParameter")
-        jobs = []
-        for name, job in self._described(kind):
-            started = job.get(f"{verb}StartTime")
-            ended = job.get(f"{verb}EndTime") or job.get("HyperParameterTuningEndTime")
-            fleet = job.get("ResourceConfig") or job.get("TransformResources") or {}
-            about = {
-                "what": f"{verb} job",
-                "secondary": job.get("SecondaryStatus"),
-                "started": started,
-                "ended": ended,
-                "best": job.get("BestTrainingJob", {}).get("TrainingJobName"),
-                "metrics": {item["MetricName"]: item["Value"] for item in job.get("FinalMetricDataList", ())},
-            }
-            jobs.append({**_common(kind, name, job), **about, **_cost([fleet], started, ended)})
-        return jobs
-
-    def _endpoint(self, name: str, endpoint: dict) -> dict:
-        try:
-            request = {"EndpointConfigName": endpoint["EndpointConfigName"]}
-            config = self.control.handle("DescribeEndpointConfig", request)
-        except AwsError:
-            config = {"ProductionVariants": ()}  # it may be deleted before its endpoint
-        running = {item["VariantName"]: item for item in endpoint.get("ProductionVariants", ())}
-        fleet = [
-            variant
-            | {"InstanceCount": running.get(variant["VariantName"], {}).get("CurrentInstanceCount", 0)}
-            for variant in config["ProductionVariants"]
-        ]
-        cost = _cost(fleet, endpoint["CreationTime"], None)
-        if any("ServerlessConfig" in variant for variant in fleet):
-            cost["instances"] = "serverless"
-        return {**_common("Endpoint", name, endpoint), "what": endpoint["EndpointConfigName"], **cost}
-
-    def _model(self, name: str, model: dict) -> dict:
-        container = model.get("PrimaryContainer") or model["Containers"][0]
-        return {
-            **_common("Model", name, model),
-            "what": container["Image"],
-            "data": container.get("ModelDataUrl"),
-        }
-
-    def _images(self) -> list[dict]:
-        return [
-            {
-                "name": f"{repository['repositoryName']}:{', '.join(image['tags']) or '(no tag)'}",
-                "what": image["digest"],
-                "bytes": image["size"],
-                "created": image["pushed"],
-            }
-            for repository in self.ecr.describe_repositories()["repositories"]
-            for image in self.registry.images(repository["repositoryName"])
-        ]
+        protocol.bound(request, MAX_BODY + 1024)
+        headers = {"content-type": request.headers.get("Content-Type", "application/octet-stream")}
+        if variant := request.args.get("variant"):
+            headers["x-amzn-sagemaker-target-variant"] = variant
+        return self.details.invoke(endpoint, headers, request.get_data())
 
 
-def _common(kind: str, name: str, description: dict) -> dict:
-    return {
-        "kind": kind,
-        "name": name,
-        "status": description.get(f"{kind}Status"),
-        "created": description["CreationTime"],
-        "reason": description.get("FailureReason"),
-    }
+def _named(request: Request, rest: str, kinds) -> tuple[str, str]:
+    kind, _, name = rest.partition("/")
+    if kind not in kinds or not NAME.fullmatch(name):
+        raise _nothing(request)
+    return kind, name
 
 
-def _cost(fleet: list[dict], started: float | None, ended: float | None) -> dict:
-    """Return what an hour and all of the time cost on AWS: None where no instance, or one without a price, is named."""
-    fleet = [group for group in fleet if group.get("InstanceCount") and "InstanceType" in group]
-    words = ", ".join(f"{group['InstanceCount']} {group['InstanceType']}" for group in fleet)
-    if not fleet or any(group["InstanceType"] not in PRICES for group in fleet):
-        return {"instances": words, "hourly": None, "cost": None}
-    hourly = sum(group["InstanceCount"] * PRICES[group["InstanceType"]] for group in fleet)
-    seconds = (ended or time.time()) - started if started else 0
-    return {"instances": words, "hourly": None if ended else hourly, "cost": hourly * seconds / 3600}
+def _number(request: Request, name: str, least: int) -> int:
+    """How many of something are asked for."""
+    text = request.args.get(name, "")
+    return min(max(int(text), least), MOST) if re.fullmatch(r"[0-9]{1,6}", text) else least
+
+
+def _nothing(request: Request) -> AwsError:
+    return AwsError("UnknownOperationException", f"There is nothing at {request.path}", 404)

@@ -45,6 +45,9 @@ from localaws.state import locate
 from localaws.state.database import Database
 from localaws.state.store import KIND
 
+from . import calls
+from .console import Console
+from .details import Details
 from .page import PATH, Page, is_wanted
 from .signatures import Signatures
 
@@ -83,25 +86,36 @@ class Front:
         self.backend = Backend(home, self.database)
         self.registry = gaps.registry = Registry(home, gaps.describe_repository)
         gaps.address = self.url.removeprefix("http://")
-        connect = functools.partial(loopback.client, region=locate.REGION, url=self.url, app=self)
+        connect = functools.partial(loopback.client, region=locate.REGION, url=self.url, app=self._inside)
         context = Context(home, self.database, self.url, connect, self.registry)
         self.control = ControlPlane(context)
         owner = gaps.Key(locate.secret(home))
         self.signatures = Signatures(lambda identity: owner if identity == locate.KEY else gaps.key(identity))
-        self.page = Page(self.control, self.registry, self.backend, connect, self.url, locate.token(home))
+        self.calls = calls.Calls()
+        engine = self.control.engine
+        about = {"url": self.url, "region": locate.REGION, "account": locate.ACCOUNT, "engine": engine}
+        console = Console(context.store, self.registry, self.backend, connect, home, about, self.calls)
+        self.page = Page(console, Details(console, self.control, connect), self.url, locate.token(home))
+
+    def _inside(self, environ, start_response):
+        """For what localaws asks of itself, which is no client's call."""
+        return self(environ | {calls.OWN: True}, start_response)
 
     def __call__(self, environ, start_response):
-        request = Request(environ)
+        request, code = Request(environ), None
         try:
             self._check_origin(request)
             response = self._answer(request)
         except AwsError as error:
-            response = protocol.failure(error)
+            response, code = protocol.failure(error), error.code
         except Exception:
             log.exception("%s %s", request.method, request.path)
+            code = "InternalFailure"
             response = protocol.failure(
-                AwsError("InternalFailure", "localaws failed: `python -m localaws logs` says why", 500)
+                AwsError(code, "localaws failed: `python -m localaws logs` says why", 500)
             )
+        if not request.path.startswith(PATH) and not is_wanted(request):
+            self.calls.note(request, response, code)
         # An object of S3's that a browser opens is no page of localaws: its script, if it has one, is not run.
         response.headers.setdefault("Content-Security-Policy", "sandbox")
         return response(environ, start_response)
@@ -137,6 +151,7 @@ class Front:
         if request.path.startswith("/v2/") or request.path == "/v2":
             return self.registry(request)
         region, service = self.signatures.verify(request)
+        request.environ[calls.SIGNED] = True
         target, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
         if target == "SageMaker":
             protocol.bound(request, MAX_CALL)

@@ -49,6 +49,14 @@ class Store:
         with self._lock:
             return copy.deepcopy([*filter(where, self._records.get(kind, {}).values())])
 
+    def view(self, kind: str) -> dict[str, dict]:
+        """The records of a kind by their names in lower case, not copies: to be read, never changed.
+
+        A record that changes is replaced by another, so one that is the same object as before says the same.
+        """
+        with self._lock:
+            return dict(self._records.get(kind, {}))
+
     def update(
         self, kind: str, name: str, change: Callable[[dict], None] | None = None, **fields
     ) -> dict | None:
