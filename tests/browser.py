@@ -63,6 +63,24 @@ class Browser:
         return wait_until(lambda: self.ask(expression))
 
 
+def violations(browser: Browser, axe_source: str) -> list[str]:
+    """What axe-core finds on the page that the browser shows, serious or critical: each with its rule and elements.
+
+    Of `axe_source` the fixture `axe` knows the file.
+    """
+    browser.command("Runtime.evaluate", expression=axe_source)
+    answer = browser.command(
+        "Runtime.evaluate", expression="axe.run()", awaitPromise=True, returnByValue=True
+    )
+    found = answer["result"]["value"]
+    assert len(found["passes"]) > 5, "it has looked at nothing"
+    return [
+        f"{one['id']} ({one['impact']}): {', '.join(str(node['target']) for node in one['nodes'][:5])}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 def _port(profile: Path) -> int:
     file = profile / "DevToolsActivePort"
     return int(wait_until(lambda: file.exists() and file.read_text()).splitlines()[0])

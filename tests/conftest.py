@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import os
+from importlib.metadata import distribution
 
 import browser as chromium
 import pytest
@@ -40,3 +41,10 @@ def browser(tmp_path_factory):
     assert chromium.CHROMIUM, "CI must see the page: apt-get install chromium"
     with chromium.opened(tmp_path_factory.mktemp("chromium")) as window:
         yield window
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core, which browser.violations() has a page checked by."""
+    package = distribution("axe-playwright-python")
+    return package.locate_file("axe_playwright_python/axe.min.js").read_text("utf-8")

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from contextlib import closing
+from urllib.parse import urlencode
 
 import pytest
 import tiny
@@ -43,7 +44,7 @@ def test_a_browser_sees_a_job_run_and_fail_live(localaws, account, browser):
 
     browser.wait(f"{status('seen-in-a-browser')} === 'InProgress'")
     browser.ask(f"{row('seen-in-a-browser')}.querySelector('summary').click()")
-    browser.wait(f"{row('seen-in-a-browser')}.querySelector('pre').textContent.includes('waiting')")
+    browser.wait(f"{row('seen-in-a-browser')}.querySelector('pre')?.textContent.includes('waiting')")
     gate.touch()
     browser.wait(f"{status('seen-in-a-browser')} === 'Failed'")
     shown = browser.ask(f"{row('seen-in-a-browser')}.textContent")
@@ -60,7 +61,7 @@ def test_a_browser_sees_a_job_run_and_fail_live(localaws, account, browser):
 def test_a_browser_says_that_localaws_is_gone_and_that_it_is_back(fresh, browser):
     fresh.up()
     browser.command("Page.navigate", url=fresh.page)
-    browser.wait("document.querySelectorAll('p.none').length === 5")
+    browser.wait("document.querySelectorAll('p.none').length === 6")
     fresh.command("down")
     browser.wait("!document.querySelector('#lost').hidden")
     assert "python -m localaws up" in browser.ask("document.querySelector('#lost').textContent")
@@ -116,7 +117,7 @@ def test_a_link_may_open_the_page_and_nothing_more(localaws, site):
     link = {**HTML, "Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
     assert get(localaws, "/", **link)[0] == 302
     assert get(localaws, "/_localaws/", **link)[0] == 200
-    for path in ("/_localaws/state", "/_localaws/logs/Endpoint/e", "/a-bucket/key", "/?delete"):
+    for path in ("/_localaws/state", "/_localaws/logs/endpoint/e", "/a-bucket/key", "/?delete"):
         assert get(localaws, path, **link)[0] == 403
     assert get(localaws, "/_localaws/", **{**link, "Sec-Fetch-Dest": "iframe"})[0] == 403
     assert get(localaws, "/_localaws/", **{**link, "Sec-Fetch-Mode": "no-cors"})[0] == 403
@@ -135,7 +136,18 @@ def test_an_object_that_is_a_web_page_is_kept_in_a_sandbox(localaws, account):
 
 
 @pytest.mark.parametrize(
-    "path", ["nothing", "logs/Model/m", "logs/TrainingJob/..%2f..", "logs/Endpoint/", "state/x"]
+    "path",
+    [
+        *("nothing", "logs/model/m", "logs/training/..%2f..", "logs/endpoint/", "state/x", "detail/bucket/b"),
+        *(
+            "detail/training/",
+            "objects",
+            "object?bucket=b",
+            "object/x?bucket=b&key=k",
+            "invoke/",
+            "invoke/..%2f",
+        ),
+    ],
 )
 def test_there_is_nothing_else_below_it(localaws, path):
     status, _, body = get(localaws, f"/_localaws/{path}")
@@ -157,7 +169,9 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(localaws):
 
 
 @pytest.mark.parametrize("cookie", ["", "localaws-{port}=", "localaws-{port}=0123abc", "localaws-1={token}"])
-@pytest.mark.parametrize("path", ["", "state", "logs/Endpoint/e", "nothing", "?token=0123", "?token="])
+@pytest.mark.parametrize(
+    "path", ["", "state", "logs/endpoint/e", "invoke/e", "nothing", "?token=0123", "?token="]
+)
 def test_without_it_the_page_says_how_to_get_the_link_and_no_more(localaws, cookie, path):
     port, token = localaws.endpoint_url.rpartition(":")[2], localaws.page.rpartition("=")[2]
     for headers in ({}, HTML):
@@ -191,8 +205,9 @@ def test_what_an_endpoint_would_cost(localaws, account):
     assert (job["instances"], job["cost"]) == ("1 ml.p3.2xlarge", None), "no price, no figure"
 
 
-def state(aws) -> dict:
-    return json.loads(get(aws, "/_localaws/state")[2])
+def state(aws, **shown: int) -> dict:
+    """What the page is told; `shown` says how many of a kind."""
+    return json.loads(get(aws, f"/_localaws/state?{urlencode(shown)}")[2])
 
 
 def test_what_a_bucket_holds(localaws, account):
@@ -210,28 +225,3 @@ def test_what_a_bucket_holds(localaws, account):
     )
     (entry,) = [one for one in account.s3.list_buckets()["Buckets"] if one["Name"] == bucket]
     assert shown["created"] == pytest.approx(entry["CreationDate"].timestamp(), abs=1)
-
-
-def test_a_tuning_job_names_its_best(localaws, account):
-    definition = account.training_request()
-    del definition["TrainingJobName"], definition["HyperParameters"]
-    definition["AlgorithmSpecification"]["MetricDefinitions"] = [{"Name": "loss", "Regex": "loss=(.*);"}]
-    values = [{"Name": "model", "Values": ["a", "b"]}]
-    account.sagemaker.create_hyper_parameter_tuning_job(
-        HyperParameterTuningJobName="seen-on-the-page",
-        HyperParameterTuningJobConfig={
-            "Strategy": "Grid",
-            "HyperParameterTuningJobObjective": {"Type": "Minimize", "MetricName": "loss"},
-            "ResourceLimits": {"MaxParallelTrainingJobs": 2},
-            "ParameterRanges": {"CategoricalParameterRanges": values},
-        },
-        TrainingJobDefinition=definition,
-    )
-
-    def ended():
-        (job,) = [one for one in state(localaws)["jobs"] if one["name"] == "seen-on-the-page"]
-        return job if job["status"] != "InProgress" else None
-
-    job = tiny.wait_until(ended)
-    assert (job["what"], job["status"], job["cost"]) == ("Tuning job", "Completed", None)
-    assert job["best"] in [one["name"] for one in state(localaws)["jobs"] if one["what"] == "Training job"]

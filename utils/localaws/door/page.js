@@ -165,8 +165,8 @@ function drawLatencies(parent, latencies) {
     const count = points.reduce((sum, point) => sum + point[3], 0);
     const mean = points.reduce((sum, point) => sum + point[1] * point[3], 0) / count, most = Math.max(...points.map((point) => point[2]));
     const failed = errors["4XX"] + errors["5XX"] ? `, ${errors["4XX"]} refused (4xx), ${errors["5XX"]} failed (5xx)` : "";
-    const words = `${plural(count, "request")}, ${short(mean)} ms on average in the container (line), longest ${short(most)} ms (thin)${failed}`;
-    const svg = figure(parent, latencies.length > 1 ? `Latency, ${variant}` : "Latency", short(mean) + " ms", words);
+    const words = `${plural(count, "request")}, ${Number(mean.toPrecision(3))} ms on average in the container (line), longest ${Number(most.toPrecision(3))} ms (thin)${failed}`;
+    const svg = figure(parent, latencies.length > 1 ? `Latency, ${variant}` : "Latency", Number(mean.toPrecision(3)) + " ms", words);
     const scale = scales([...points, [points[0][0], 0, 0]], [1, 2]);
     axes(svg, scale, (value) => short(Number(value.toPrecision(2))));
     if (points.length > 1) {
@@ -448,7 +448,7 @@ function answered(output, said) {
   output.replaceChildren();
   const line = make("p", "", output), good = said.status >= 200 && said.status < 300;
   make("span", "status " + (good ? "good" : "bad"), line, said.container ? `${said.status}, the container's ${said.container}` : String(said.status || "no answer"));
-  if (said.milliseconds != null) make("b", "", line, `${short(said.milliseconds)} ms`);
+  if (said.milliseconds != null) make("b", "", line, `${Number(said.milliseconds.toPrecision(3))} ms`);
   make("small", "", line, [said.code, said.type, said.bytes != null && bytes(said.bytes), said.variant && `variant ${said.variant}`].filter(Boolean).join(" · "));
   if (said.picture) {
     const picture = make("img", "", output);
@@ -551,7 +551,7 @@ function progress(list) {
     for (const { name, labs, next } of list) {
       const box = make("div", "", node), following = labs.find((lab) => lab.lab === next);
       const done = labs.filter((lab) => lab.checked).length;
-      make("h3", "", box, "Your labs ").append(make("small", "", null,
+      make("h2", "", box, "Your labs ").append(make("small", "", null,
         `${list.length > 1 ? name + ", " : ""}${done} of ${labs.length} checked${following ? `, next: ${following.title}` : ""}`));
       const row = make("ol", "", box);
       for (const lab of labs) {
