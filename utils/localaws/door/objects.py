@@ -3,7 +3,7 @@
 import codecs
 import csv
 import json
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from botocore.exceptions import ClientError
 
@@ -39,13 +39,12 @@ def look_into(s3, bucket: str, key: str) -> dict:
 
     `whole` tells whether that is all of it. Raises AwsError.
     """
-    where, body = {"Bucket": bucket, "Key": key}, b""
     try:
-        about = s3.head_object(**where)
-        if size := about["ContentLength"]:
-            body = s3.get_object(**where, Range=f"bytes=0-{min(size, BYTES) - 1}")["Body"].read()
+        about = s3.get_object(Bucket=bucket, Key=key)
     except ClientError as error:
         raise _refused(error) from None
+    with closing(about["Body"]) as stream:  # a stream: the rest of a large one is not read
+        size, body = about["ContentLength"], stream.read(BYTES)
     kind, whole = about.get("ContentType", "").split(";")[0], len(body) == size
     told = {"bytes": size, "type": kind, "whole": whole}
     text = beginning(body, whole)
