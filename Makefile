@@ -65,7 +65,8 @@ audit: .venv/ready  ## report known weaknesses of what requirements.lock pins (a
 	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install -qq pip-audit; }
 	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
-picture: .venv/ready  ## draw README's picture from the executed lab (after `make labs`; needs chromium)
+picture: .venv/ready  ## film the console and draw README's picture of the executed lab (after `make labs`; needs chromium)
+	@$(BIN)/python -m workshop.film
 	@$(BIN)/python -m workshop.picture
 
 # A shell without WORKSHOP_TARGET means AWS here: that localaws is empty would say nothing about what costs money.

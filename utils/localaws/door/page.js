@@ -289,7 +289,7 @@ async function refresh(made) {
       if (detail.latencies) drawings(made.drawn, "Latencies", detail.latencies, (node) => drawLatencies(node, detail.latencies));
       if (detail.objective) drawings(made.drawn, "Objective", detail.objective, (node) => drawObjective(node, detail.objective, detail.trials));
       if (detail.trials) trials(made, detail);
-      if (detail.variants && !detail.asynchronous && made.item.status !== "Failed") attempt(made, detail);
+      if (detail.variants?.length && !detail.asynchronous) attempt(made, detail);
     } else {
       facts(made, kind === "image" ? [["Digest", [made.item.what]]] : []);
       if (!kind && made.prefix == null) browse(made, "", "");
@@ -307,8 +307,9 @@ async function tail(made) {
     made.pings = make("input", "", made.pingsLabel);
     made.pings.type = "checkbox";
     made.pingsText = make("span", "", made.pingsLabel);
+    made.pingsLabel.hidden = true;
     made.pings.addEventListener("change", () => { made.due = 2; refresh(made); });
-    made.pre = make("pre", "", made.log);
+    made.pre = make("pre", "", made.log, "…");
     made.pre.tabIndex = 0;
     made.pre.setAttribute("role", "region");
     made.pre.setAttribute("aria-label", `Log of ${made.item.name}`);
@@ -408,7 +409,9 @@ function region(node, label) {
 
 function attempt(made, { variants, example }) {
   if (made.tried === variants.join()) return;
-  const before = made.tried == null ? null : { type: made.type.value, text: made.text.value };
+  // After an update of the endpoint what was typed is there again.
+  const typed = made.text && made.text.value !== made.first ? { type: made.type.value, text: made.text.value } : null;
+  made.first = example?.text ?? "";
   made.tried = variants.join();
   made.form.replaceChildren();
   const form = make("form", "", made.form);
@@ -416,7 +419,7 @@ function attempt(made, { variants, example }) {
   const fields = make("div", "fields", form);
   const field = (text, tag, parent) => make(tag, "", make("label", "", parent, text));
   const type = made.type = field("Content type", "input", fields);
-  type.value = before?.type ?? example?.type ?? "text/csv";
+  type.value = typed?.type ?? example?.type ?? "text/csv";
   type.required = true;
   const variant = variants.length > 1 ? field("Variant", "select", fields) : null;
   if (variant) for (const name of ["by weight", ...variants]) make("option", "", variant, name).value = name === "by weight" ? "" : name;
@@ -424,8 +427,8 @@ function attempt(made, { variants, example }) {
   file.type = "file";
   const text = made.text = field(example?.base64 ? `Body: left empty, it is the algorithm's example, ${example.name}` : "Body", "textarea", form);
   text.spellcheck = false;
-  text.rows = Math.min(10, Math.max(3, (example?.text ?? "").split("\n").length));
-  text.value = before?.text ?? example?.text ?? "";
+  text.rows = Math.min(6, Math.max(3, made.first.split("\n").length));
+  text.value = typed?.text ?? made.first;
   text.placeholder = "what the container takes, as in: 5.1,3.5,1.4,0.2";
   file.addEventListener("change", () => { if (file.files[0]?.type) type.value = file.files[0].type; });
   const button = make("button", "main", make("div", "", form), "Invoke");
@@ -509,7 +512,7 @@ function show(state) {
     "jobs running": state.totals.running.toLocaleString(),
     "endpoints in service": state.totals.in_service.toLocaleString(),
     "so far, if this were AWS": money(state.totals.cost),
-    "an hour now, if this were AWS": money(state.totals.hourly),
+    "an hour, if this were AWS": money(state.totals.hourly),
   };
   const box = find("#sums");
   Object.entries(sums).forEach(([label, value], place) => {
