@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -71,7 +71,8 @@ def jupyterlab(folder: Path, clone: Path, kernels: bool = True, **variables: str
 
             yield wait_until(address, 60)[0]
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
     assert not calls.exists(), calls.read_text()
 
 
@@ -258,7 +259,7 @@ def walk(learner: Learner, lab: str, pictures: Path) -> tuple[str, str]:
     learner.browser.ask(
         "void jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
     )
-    learner.browser.wait(f"{FRONT}.sessionContext.session?.kernel?.status === 'idle'")
+    learner.browser.wait(f"{FRONT}?.sessionContext?.session?.kernel?.status === 'idle'")
     looks = f'check("{lab}", your_turn=True)'
     learner.run("notebook:run-all-cells", 300)
     # The command ends with the first cell that fails, as those tagged raises-exception must; the others go on.

@@ -570,16 +570,40 @@ def test_a_labs_link_opens_its_thing_and_one_to_nothing_says_so(localaws, accoun
             ("bucket", account.bucket, f"bucket/{account.bucket}"),
         ):
             address = package.page(kind, name)
-            assert address == f"{localaws.page}#{kind}/{name}"
-            opened(browser, localaws, address.removeprefix(localaws.page))
+            assert address.endswith(f"#{kind}/{name}") and "token=" not in address
+            opened(browser, localaws, f"#{kind}/{name}")
             browser.wait(f"rows.get('{key}')?.details.open")
             assert browser.ask("location.search") == "", "the token is not in sight"
-        assert package.page() == localaws.page
         with pytest.raises(ValueError, match="expected one of job, endpoint, model, image, bucket"):
             package.page("queue", "x")
     opened(browser, localaws, "#job/no-such-job")
     browser.wait("!document.querySelector('#told').hidden")
     assert browser.ask("document.querySelector('#told').textContent") == "There is no job no-such-job here."
+
+
+def test_a_labs_link_lets_one_browser_in_and_is_then_worth_nothing(localaws, browser):
+    browser.command("Network.clearBrowserCookies")
+    with patch.dict(os.environ, LOCALAWS_HOME=str(localaws.home)):
+        address, late = package.page(), package.page()
+
+    def came_in() -> bool:
+        browser.command("Page.navigate", url="about:blank")
+        browser.command("Page.navigate", url=address)
+        browser.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
+        return browser.ask("Boolean(document.querySelector('#about'))")
+
+    assert came_in()
+    assert browser.ask("location.search") == "", "the ticket is not in sight"
+    assert came_in(), "with the cookie, the notebook's link goes on working"
+    browser.command("Network.clearBrowserCookies")
+    assert not came_in(), "it was for one"
+    ticket = late.rpartition("=")[2]
+    os.utime(localaws.home / "tickets" / ticket, (0, 0))
+    address = late
+    assert not came_in(), "it was for a day"
+    for wrong in ("0" * 32, "../secret", ""):
+        address = late.replace(ticket, wrong)
+        assert not came_in()
 
 
 def test_no_page_without_a_localaws(tmp_path):

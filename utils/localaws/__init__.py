@@ -95,8 +95,8 @@ def page(kind: str = "", name: str = "") -> str:
     """Return the address of localaws' page for its owner's browser, which opens one thing on it where that is named.
 
     `kind` is job, endpoint, model, image or bucket; a bucket's `name` may go on with a slash and a prefix. The address
-    has a token in it: print it for the owner, keep it out of what is stored. Raises RuntimeError when localaws does not
-    run, ValueError for another kind.
+    lets one browser in, once, which may come back without it: so a notebook may show it. Raises RuntimeError when
+    localaws does not run, ValueError for another kind.
     """
     if bool(kind) != bool(name) or kind not in ("", *PAGE_KINDS):
         raise ValueError(
@@ -105,7 +105,8 @@ def page(kind: str = "", name: str = "") -> str:
     running = status()
     if running is None:
         raise RuntimeError("localaws is not running. Start it: python -m localaws up")
-    return running.page + (f"#{kind}/{quote(name)}" if kind else "")
+    address = f"{running.endpoint_url}/_localaws/?ticket={locate.ticket(Path(running.home))}"
+    return address + (f"#{kind}/{quote(name)}" if kind else "")
 
 
 def _spawn(folder: Path) -> int:

@@ -22,6 +22,7 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
 )
+from IPython.display import HTML
 
 import localaws
 
@@ -121,6 +122,21 @@ class Target:
     @property
     def local(self) -> bool:
         return self.kind == "local"
+
+    def console(self, kind: str, name: str) -> HTML:
+        """A link to a thing in AWS's console, or on localaws' page; `kind` is job, endpoint, tuning or bucket.
+
+        Here the link lets one browser in, once, and it may then come back: what a notebook keeps opens nothing.
+        """
+        if self.local:
+            address = localaws.page("job" if kind == "tuning" else kind, name)
+        elif kind == "bucket":
+            address = f"https://s3.console.aws.amazon.com/s3/buckets/{name}?region={self.region}"
+        else:
+            place = {"job": "jobs", "endpoint": "endpoints", "tuning": "hyper-tuning-jobs"}[kind]
+            address = f"https://{self.region}.console.aws.amazon.com/sagemaker/home?region={self.region}#/{place}/{name}"
+        where = "localaws' page" if self.local else "AWS's console"
+        return HTML(f'<a href="{address}" target="_blank">{kind} {name}, on {where}</a>')
 
     def __str__(self) -> str:
         where = (

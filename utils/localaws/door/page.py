@@ -83,10 +83,12 @@ def is_wanted(request: Request) -> bool:
 
 
 class Page:
-    """Answers below PATH for the localaws that listens at `url`. Who has `token` is its owner."""
+    """Answers below PATH for the localaws that listens at `url`. Who has `token`, or a ticket to `spend`, is its owner."""
 
-    def __init__(self, console: Console, details: Details, url: str, token: str):
-        self.console, self.details = console, details
+    def __init__(
+        self, console: Console, details: Details, url: str, token: str, spend: Callable[[str], bool]
+    ):
+        self.console, self.details, self.spend = console, details, spend
         self.token, self.cookie = token, f"localaws-{url.rpartition(':')[2]}"  # a cookie is sent to all ports
         self.answers: dict[str, Callable[[Request, str], dict]] = {
             "state": self._state,
@@ -98,7 +100,9 @@ class Page:
 
     def __call__(self, request: Request) -> Response:
         path, wanted = request.path.removeprefix(PATH), is_wanted(request)
-        if wanted and (request.path != PATH or self._is(request.args.get("token"))):
+        if wanted and (
+            request.path != PATH or self._is(request.args.get("token")) or self._has_ticket(request)
+        ):
             response = Response(status=302, headers={"Location": PATH, **HEADERS})
             if request.path == PATH:
                 response.set_cookie(self.cookie, self.token, path=PATH, httponly=True, samesite="Strict")
@@ -120,6 +124,9 @@ class Page:
         else:
             raise _nothing(request)
         return protocol.answer(said, headers={"Cache-Control": "no-store"})
+
+    def _has_ticket(self, request: Request) -> bool:
+        return "ticket" in request.args and self.spend(request.args["ticket"])
 
     def _is(self, token: str | None) -> bool:
         return hmac.compare_digest((token or "").encode(), self.token.encode())

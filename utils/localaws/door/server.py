@@ -95,7 +95,10 @@ class Front:
         engine = self.control.engine
         about = {"url": self.url, "region": locate.REGION, "account": locate.ACCOUNT, "engine": engine}
         console = Console(context.store, self.registry, self.backend, connect, home, about, self.calls)
-        self.page = Page(console, Details(console, self.control, connect), self.url, locate.token(home))
+        details = Details(console, self.control, connect)
+        self.page = Page(
+            console, details, self.url, locate.token(home), functools.partial(locate.spend, home)
+        )
 
     def _inside(self, environ, start_response):
         """For what localaws asks of itself, which is no client's call."""

@@ -5,14 +5,18 @@ import hmac
 import http.client
 import json
 import os
+import re
 import secrets
 import stat
 import sys
+import time
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from . import processes
+
+TICKET_SECONDS = 12 * 3600  # a working day: what a notebook showed yesterday opens nothing
 
 ROOT = Path(__file__).resolve().parents[3]
 REGION = "us-west-2"
@@ -81,6 +85,31 @@ def secret(folder: Path) -> str:
 def token(folder: Path, purpose: str = "page") -> str:
     """Return what shows, for one purpose, that its bearer has a home's secret, and does not tell it."""
     return hmac.new(secret(folder).encode(), purpose.encode(), "sha256").hexdigest()
+
+
+def ticket(folder: Path) -> str:
+    """Return what lets one browser in, once, within TICKET_SECONDS: what a notebook may show and keep."""
+    tickets = folder / "tickets"
+    tickets.mkdir(mode=0o700, exist_ok=True)
+    for old in tickets.iterdir():
+        if old.stat().st_mtime < time.time() - TICKET_SECONDS:
+            old.unlink(missing_ok=True)
+    new = secrets.token_hex(16)
+    (tickets / new).touch(mode=0o600)
+    return new
+
+
+def spend(folder: Path, ticket: str) -> bool:
+    """Whether the ticket was good; from now on it is not."""
+    file = folder / "tickets" / ticket
+    if not re.fullmatch(r"[0-9a-f]{32}", ticket):
+        return False
+    try:
+        good = file.stat().st_mtime > time.time() - TICKET_SECONDS
+        file.unlink()
+    except FileNotFoundError:  # never given out, or spent, also by who came a moment ago
+        return False
+    return good
 
 
 def port() -> int:
