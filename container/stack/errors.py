@@ -7,8 +7,11 @@ class InputError(ValueError):
     """Something that the user gave cannot be used.
 
     The message names the thing, what was expected and how to mend it. `status` and `code` are
-    what the server answers; `details` (row, column, value) are put beside them.
+    what the server answers; `details` (row, column, value) are put beside them. `columns` is how many the row has,
+    where its first one is what is wrong: only who knows the model can say whether that is one too many.
     """
+
+    columns: int | None = None
 
     def __init__(self, message: str, code: str = "bad_request", status: int = 400, **details):
         super().__init__(message)

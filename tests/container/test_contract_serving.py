@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import random
+import re
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -201,11 +202,69 @@ def test_a_bad_value_is_named_by_row_column_and_value(server, body, row, column,
     assert f"row {row}, column {column}" in error["message"]
 
 
+LABELLED = {
+    "CSV": ("text/csv", f"setosa,{ROW}\n", 1),
+    "quoted": ("text/csv", f'"setosa",{ROW}\n', 1),
+    "CRLF": ("text/csv", f"setosa,{ROW}\r\nvirginica,{ROW}\r\n", 1),
+    "below a header": ("text/csv; header=present", f"species,a,b,c,d\nsetosa,{ROW}\n", 2),
+    "in every row of a large body": ("text/csv", f"setosa,{ROW}\n" * 100_000, 1),
+    "JSON": ("application/json", json.dumps({"instances": [["setosa", *FEATURES[0]]] * 2}), 1),
+    "features": ("application/json", json.dumps({"instances": [{"features": ["setosa", *FEATURES[0]]}]}), 1),
+    "JSON Lines": ("application/jsonlines", f"{json.dumps(['setosa', *FEATURES[0]])}\n" * 2, 1),
+}
+
+
 @tables
-def test_the_label_that_was_left_in_is_asked_for(server):
-    error = server.predict(f"setosa,{ROW}\n").error
-    assert "row 1, column 1: 'setosa' is not a number" in error["message"]
+@pytest.mark.parametrize(("content_type", "body", "row"), LABELLED.values(), ids=LABELLED)
+def test_the_label_that_was_left_in_is_asked_for(server, content_type, body, row):
+    error = server.predict(body, content_type).error
     assert "there are 5 columns where 4 were expected: is the first one the label?" in error["message"]
+    assert re.search(rf"row {row}, column 1: ['\"]+setosa['\"]+ is not a number", error["message"])
+    assert (error["code"], error["row"], error["column"]) == ("bad_value", row, 1)
+
+
+@tables
+@pytest.mark.parametrize(
+    "content_type", ["text/csv", "application/json", "application/jsonlines", "application/x-npy"]
+)
+def test_a_label_that_is_a_number_is_asked_for(server, content_type):
+    rows = [[0, *features] for features in FEATURES[:2]]
+    body = {
+        "text/csv": "\n".join(",".join(map(str, row)) for row in rows),
+        "application/json": json.dumps({"instances": rows}),
+        "application/jsonlines": "\n".join(map(json.dumps, rows)),
+        "application/x-npy": npy(np.array(rows, np.float32)),
+    }[content_type]
+    message = server.predict(body, content_type).error["message"]
+    assert "5 columns" in message and "4" in message and "is the first one the label?" in message
+
+
+@tables
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (
+            "text/csv",
+            "setosa,3.5,1.4,0.2\n",
+        ),  # as many as there must be: a value is wrong, and no column too many
+        ("text/csv", "setosa,5.1,3.5,1.4,0.2,9\n"),
+        ("text/csv", f"{ROW}\n5.1,setosa,1.4,0.2\n"),
+        ("application/json", '{"instances": [["setosa", 3.5, 1.4, 0.2]]}'),
+        ("application/json", '{"instances": [[5.1, 3.5, 1.4, 0.2, "setosa"]]}'),
+        ("application/jsonlines", '["setosa", 3.5, 1.4]'),
+        ("text/csv", "1,2,3\n"),
+        ("text/csv", "1,2,3,4,5,6\n"),
+    ],
+)
+def test_nothing_is_said_of_a_label_where_there_is_none(server, content_type, body):
+    assert "label" not in server.predict(body, content_type).error["message"]
+
+
+@tables
+@pytest.mark.trees
+def test_a_row_of_the_right_length_whose_first_cell_is_a_word_is_told_as_any_other(server):
+    error = server.predict("setosa,3.5,1.4,0.2\n").error
+    assert error["message"] == "row 1, column 1: 'setosa' is not a number; expected one such as 5.1 or 1e-3"
 
 
 @tables

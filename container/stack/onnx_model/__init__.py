@@ -67,6 +67,8 @@ def predict_fn(data: np.ndarray, model: Model) -> dict:
     """The answer's columns by name: a label a row, or what SAGEMAKER_INFERENCE_OUTPUT lists; numbers of a regressor."""
     if data.shape[1] != model.features:
         text = f"the rows have {data.shape[1]} columns; the model was trained on {model.features} features"
+        if data.shape[1] == model.features + 1:
+            text += ": is the first one the label? Leave it out"
         raise InputError(text, "bad_columns")
     if model.labels is None:
         return {"prediction": model.session.run(["variable"], {"features": data})[0].reshape(len(data))}

@@ -79,7 +79,7 @@ def answer(body: bytes, content_type: str, media: str) -> tuple[bytes, str, int 
     try:
         data = PREDICTOR.input_fn(body, content_type)
     except InputError as error:
-        raise with_label(error, body) from None
+        raise with_label(error) from None
     prediction = PREDICTOR.predict_fn(data, MODEL)
     if "predict_fn" in PREDICTOR.own and not PREDICTOR.own & {"input_fn", "output_fn"}:
         algorithm.check_rows(prediction, len(data))
@@ -87,12 +87,12 @@ def answer(body: bytes, content_type: str, media: str) -> tuple[bytes, str, int 
     return *algorithm.reply_body(reply, media), "-" if "input_fn" in PREDICTOR.own else len(data)
 
 
-def with_label(error: InputError, body: bytes) -> InputError:
-    """The error, with a question where its CSV row seems to begin with the label that the model is to predict."""
-    columns, features = body.partition(b"\n")[0].count(b",") + 1, getattr(MODEL, "features", None)
-    if error.code == "bad_value" and error.details.get("column") == 1 and columns - 1 == features:
+def with_label(error: InputError) -> InputError:
+    """The error, after a question where its row seems to begin with the label that the model is to predict."""
+    columns, features = error.columns, getattr(MODEL, "features", None)
+    if columns and columns - 1 == features:
         ask = f"there are {columns} columns where {features} were expected: is the first one the label? Leave it out"
-        error.args = (f"{error}; {ask}",)
+        error.args = (f"{ask}; {error}",)
     return error
 
 

@@ -214,7 +214,9 @@ def _matrix(pieces: Iterable[list]) -> np.ndarray:
                 column = next(j for j, value in enumerate(row, 1) if type(value) not in (int, float))
                 value = shown(json.dumps(row[column - 1], ensure_ascii=False)[:200])
                 text = f"row {i}, column {column}: {value} is not a number"
-                raise InputError(text, "bad_value", row=i, column=column, value=value)
+                error = InputError(text, "bad_value", row=i, column=column, value=value)
+                error.columns = len(row) if column == 1 else None
+                raise error
         if rows:
             try:
                 matrices.append(_finite32(np.array(rows, np.float64), count + 1))

@@ -79,7 +79,9 @@ def _explain(piece: bytes, first_row: int, first_column: int, columns: int | Non
             problem = _problem(cell)
             if problem:
                 where = {"row": row, "column": column, "value": shown(cell)}
-                return InputError(f"row {row}, column {column}: {problem}", "bad_value", **where)
+                error = InputError(f"row {row}, column {column}: {problem}", "bad_value", **where)
+                error.columns = len(cells) if column == 1 else None
+                return error
         columns = columns or len(cells)
         if len(cells) != columns:
             found, expected = len(cells) + first_column - 1, columns + first_column - 1
