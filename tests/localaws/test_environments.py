@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from localaws import images
-from localaws.engines.process import ProcessEngine, Spec, StartError, Unpacked
+from localaws.engines.process import ExecError, ProcessEngine, Spec, StartError, Unpacked
 from localaws.state import locate
 
 TELL = """#!/usr/bin/env python3
@@ -103,9 +103,10 @@ def test_the_images_variables_reach_the_program_unless_they_are_paths_that_are_n
 @pytest.mark.parametrize(
     ("path", "mode", "words"),
     [
-        ("/opt/program", None, '"train": executable file not found in /opt/program of the image, whose PATH is /opt/program'),
-        ("/opt/program:/opt/program/stack", 0o644, '"train" in /opt/program/stack of the image is not executable: chmod'),
-        ("/usr/bin:/opt/program", 0o755, '"train": executable file not found in /opt/program of the image, whose PATH is /usr'),
+        ("/opt/program", None, 'exec: "train": executable file not found in $PATH. None is in /opt/program of the image, whose PATH is /opt/program'),
+        ("/opt/program:/opt/program/stack", 0o644, 'exec: "train": executable file not found in $PATH. There is one in /opt/program/stack of the image, which is not '
+         "executable: chmod"),
+        ("/usr/bin:/opt/program", 0o755, 'exec: "train": executable file not found in $PATH. None is in /opt/program of the image, whose PATH is /usr'),
     ],
     ids=["missing", "not executable", "not on PATH"],
 )  # fmt: skip
@@ -120,12 +121,22 @@ def test_a_program_that_cannot_be_started_is_named(image, start, path, mode, wor
     assert words in str(refused.value)
 
 
-def test_a_first_line_that_names_nothing_is_told(image, start):
-    made = image({"opt/program/stack/train": "#!/no/such/shell\n"}, "PATH=/opt/program/stack")
-    with pytest.raises(
-        StartError, match=r'"train" in /opt/program/stack of the image cannot be executed: .*CRLF'
-    ):
+@pytest.mark.parametrize(
+    ("program", "line", "mend"),
+    [
+        ("#!/no/such/shell\n", "no such file or directory", "end with LF, not CRLF"),
+        ("#!/bin/sh\r\necho 1\r\n", "no such file or directory", "end with LF, not CRLF"),
+        ("\x7fELF\x02\x01\x01" + 9 * "\0" + "\x02\0\x3e\x01", "exec format error", "--platform linux/amd64"),
+        ("no first line\n", "exec format error", "a script whose first line names an interpreter"),
+    ],
+    ids=["no interpreter", "CRLF", "another processor", "no script"],
+)
+def test_what_the_kernel_does_not_execute_is_told_in_its_words(image, start, program, line, mend):
+    made = image({"opt/program/stack/train": program}, "PATH=/opt/program/stack")
+    with pytest.raises(ExecError) as refused:
         start(made)
+    assert refused.value.line == f"exec /opt/program/stack/train: {line}"
+    assert mend in refused.value.mend and str(refused.value) == f"{refused.value.line}. {refused.value.mend}"
 
 
 def test_an_image_runs_with_the_packages_of_its_locks_alone(image, start):

@@ -14,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from tiny import channel, wait_until
 
+from localaws import images
 from localaws.sagemaker.control_plane import SERVED
 from localaws.sagemaker.validation import service_model
 
@@ -41,11 +42,37 @@ def made(account):
     iam = account.aws.client("iam")
     role = f"powerless-{uuid.uuid4().hex[:8]}"
     account.powerless = iam.create_role(RoleName=role, AssumeRolePolicyDocument=tiny.TRUST)["Role"]["Arn"]
+    account.puller_not, account.index = without_pull(iam), index_of(account)
     account.job = account.train(account.training_request())["TrainingJobName"]
     account.made_model = account.model()
     account.made_config = account.config(account.made_model)
     account.made_endpoint = account.endpoint(account.made_config)
     return account
+
+
+def without_pull(iam) -> str:
+    """A role that may read and write everything in S3, and fetch no image."""
+    name = f"no-pull-{uuid.uuid4().hex[:8]}"
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=tiny.TRUST)["Role"]["Arn"]
+    # Two of the three rights that it takes.
+    actions = ["s3:*", "ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer"]
+    rules = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": actions, "Resource": "*"}}
+    iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=json.dumps(rules))
+    return role
+
+
+def index_of(account) -> str:
+    """An image index with the account's image in it; its URI."""
+    ecr, kind = account.aws.client("ecr"), "application/vnd.oci.image.index.v1+json"
+    repository = {"repositoryName": account.image.rpartition("/")[2].removesuffix(":latest")}
+    [image] = ecr.batch_get_image(imageIds=[{"imageTag": "latest"}], **repository)["images"]
+    body = image["imageManifest"].encode()
+    entry = {"mediaType": image["imageManifestMediaType"], "digest": image["imageId"]["imageDigest"]}
+    index = {"schemaVersion": 2, "mediaType": kind, "manifests": [entry | {"size": len(body)}]}
+    ecr.put_image(
+        imageManifest=json.dumps(index), imageManifestMediaType=kind, imageTag="index", **repository
+    )
+    return account.image.replace(":latest", ":index")
 
 
 def training(account, **change) -> dict:
@@ -94,6 +121,14 @@ TABLE = [
      "The account-level service limit 'ml.m5.large for training job usage' is 20 Instances, with current utilization of "
      "0 Instances and a request delta of 21 Instances. Please use AWS Service Quotas to request an increase for this "
      "quota. …"),
+    ("CreateTrainingJob", lambda a: training(a, **cluster(1, "ml.p3.16xlarge")), "ResourceLimitExceeded",
+     "The account-level service limit 'ml.p3.16xlarge for training job usage' is 0 Instances, with current utilization of "
+     "0 Instances and a request delta of 1 Instances. Please use AWS Service Quotas to request an increase for this "
+     "quota. …"),
+    ("CreateTrainingJob", lambda a: training(a, RoleArn=a.puller_not), "ValidationException",
+     "Access denied for repository: tiny-… in registry ID: 000000000000. Please check if your ECR repository and image "
+     "exist and role arn:aws:iam::000000000000:role/no-pull-… has proper pull permissions for SageMaker: "
+     "ecr:BatchCheckLayerAvailability, ecr:BatchGetImage, ecr:GetDownloadUrlForLayer"),
     ("DescribeTrainingJob", lambda a: {"TrainingJobName": "none"}, "ValidationException", "Requested resource not found."),
     ("StopTrainingJob", lambda a: {"TrainingJobName": a.job}, "ValidationException",
      "The request was rejected because the training job is in status Completed."),
@@ -105,6 +140,10 @@ TABLE = [
      "Could not access model data at s3://…/model.tar.gz. Please ensure that the role … exists and that its trust "
      'relationship policy allows the action "sts:AssumeRole" for the service principal "sagemaker.amazonaws.com". Also '
      'ensure that the role has "s3:GetObject" permissions and that the object is located in us-west-2.'),
+    ("CreateModel", lambda a: {"ModelName": "m", "ExecutionRoleArn": a.role, "PrimaryContainer": {"Image": a.index}},
+     "ValidationException",
+     "Unsupported manifest media type application/vnd.oci.image.index.v1+json for image 127.0.0.1:…/tiny-…:index. Ensure "
+     "that valid manifest media type is used for specified image."),
     ("CreateModel", lambda a: {"ModelName": a.made_model, "ExecutionRoleArn": a.role,
                                "PrimaryContainer": {"Image": a.image}}, "ValidationException",
      f'Cannot create already existing model "{ARN}:model/…".'),
@@ -206,3 +245,42 @@ def test_every_operation_that_is_served_refuses_an_empty_request_in_the_models_w
             at = member[0].lower() + member[1:]
             null = f"Value null at '{at}' failed to satisfy constraint: Member must not be null"
             assert null in refused.value.response["Error"]["Message"]
+
+
+def test_an_endpoint_whose_role_may_not_fetch_the_image_says_so(made):
+    name = f"no-pull-{uuid.uuid4().hex[:8]}"
+    made.sagemaker.create_model(
+        ModelName=name, ExecutionRoleArn=made.puller_not, PrimaryContainer={"Image": made.image}
+    )
+    made.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=made.config(name))
+    reason = made.settled(name, "Failed")["FailureReason"]
+    assert (
+        reason
+        == f"The role '{made.puller_not}' does not have BatchGetImage permission for the image: '{made.image}'."
+    )
+    made.sagemaker.delete_endpoint(EndpointName=name)
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "line"),
+    [
+        ("#!/bin/sh\r\necho 1\r\n", 1, "exec /opt/program/stack/train: no such file or directory"),
+        ("#!/usr/bin/env python3\r\nprint(1)\r\n", 127, "No such file or directory"),
+        ("#!/bin/sh\nexec stack/serve.txt\n", 126, "stack/serve.txt: Permission denied"),
+    ],
+    ids=["the interpreter's name", "what env looks for", "a program that it calls"],
+)
+def test_what_ends_before_it_begins_has_an_exit_code_for_a_reason_and_the_words_in_its_log(
+    account, program, code, line, monkeypatch
+):
+    monkeypatch.setenv("LOCALAWS_HOME", str(account.aws.home))
+    name = account.image.rpartition("/")[2]
+    quoted = program.encode("unicode_escape").decode()
+    images.derive(name, "broken:latest", f"printf '{quoted}' > stack/train && touch stack/serve.txt")
+    images.push("broken:latest", account.image.removesuffix(":latest") + ":broken")
+    request = account.training_request()
+    request["AlgorithmSpecification"]["TrainingImage"] = account.image.replace(":latest", ":broken")
+    job = account.train(request)
+    assert job["FailureReason"] == f"AlgorithmError: , exit code: {code}"
+    lines = account.lines("/aws/sagemaker/TrainingJobs", request["TrainingJobName"])
+    assert any(said.endswith(line) for said in lines), lines

@@ -34,11 +34,30 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_LINE = 200_000  # bytes; a CloudWatch event holds 256 KiB
 START_SECONDS = 30  # for a keeper, which takes a hundredth of it, to say whether the program runs
 LAST_LINES_SECONDS = 5  # for what a program has printed last; nobody prints any more, so it is in the pipe
+# By what the kernel says of a program.
+MENDS = {
+    errno.ENOENT: "Its first line must name an interpreter that is there, and end with LF, not CRLF.",
+    errno.ENOEXEC: "It is neither a script whose first line names an interpreter nor a program for linux/amd64: "
+    "build with --platform linux/amd64.",
+}
 ENVIRONMENT_SECONDS = 1800  # to make an environment; an index that is slow may take minutes
 
 
 class StartError(Exception):
     """The image's program cannot be started; the message says why."""
+
+
+class ExecError(StartError):
+    """The kernel does not execute the program that was found. To AWS that is a container that ran and ended.
+
+    `line` is what the container's log has of it, `mend` what else there is to say.
+    """
+
+    exit_code = 1
+
+    def __init__(self, line: str, mend: str):
+        super().__init__(f"{line}. {mend}")
+        self.line, self.mend = line, mend
 
 
 @dataclass(frozen=True)
@@ -71,12 +90,13 @@ class Unpacked:
         here = self.here(path)
         if program := shutil.which(command, path=here):
             return Path(program), here
+        missing = f'exec: "{command}": executable file not found in $PATH'  # Docker's words, whichever it is
         if found := shutil.which(command, os.F_OK, here):
             place = Path(found).parent.relative_to(self.root)
-            raise StartError(f'"{command}" in /{place} of the image is not executable: chmod +x, build, push')
-        raise StartError(
-            f'"{command}": executable file not found in /opt/program of the image, whose PATH is {path}'
-        )
+            raise StartError(
+                f"{missing}. There is one in /{place} of the image, which is not executable: chmod +x, build, push"
+            )
+        raise StartError(f"{missing}. None is in /opt/program of the image, whose PATH is {path}")
 
 
 @dataclass(frozen=True)
@@ -242,10 +262,10 @@ class ProcessEngine:
                 raise OSError(problem, os.strerror(problem))
         except OSError as error:
             link.close()  # which ends the keeper, if there is one
-            raise StartError(
-                f'"{spec.command}" in /{program.parent.relative_to(spec.image.root)} of the image cannot be executed: '
-                f"{error.strerror or error}. "
-                "Its first line must name an interpreter and end with LF, not CRLF."
+            cause = str(error.strerror or error).lower()
+            raise ExecError(
+                f"exec /{program.relative_to(spec.image.root)}: {cause}",
+                MENDS.get(error.errno, MENDS[errno.ENOENT]),
             ) from error
         processes.record(self._home, process.pid, spec.what, spec.base_dir)
         ended = functools.partial(self._ended, on_exit=on_exit)

@@ -1,6 +1,19 @@
 """Images: built and listed in a folder of this machine, pushed to the registry, unpacked, and the Python they run with."""
 
-from .builder import MANIFEST, PROGRAM, Image, blob, build, changed, inspect, listed, push, size, sources
+from .builder import (
+    MANIFEST,
+    PROGRAM,
+    Image,
+    blob,
+    build,
+    changed,
+    derive,
+    inspect,
+    listed,
+    push,
+    size,
+    sources,
+)
 
 __all__ = [
     "MANIFEST",
@@ -9,6 +22,7 @@ __all__ = [
     "blob",
     "build",
     "changed",
+    "derive",
     "inspect",
     "listed",
     "push",

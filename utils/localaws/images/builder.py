@@ -11,7 +11,9 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -65,7 +67,6 @@ def build(
     if locks := [file for path, file in program.items() if re.fullmatch(LOCK, path)]:
         environments.check_imports(environments.python(locks, progress), program, algorithm, target)
     plain = _layer(program)
-    layer = gzip.compress(plain, mtime=0)
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -83,17 +84,56 @@ def build(
         "rootfs": {"type": "layers", "diff_ids": [_digest(plain)]},
         "history": [{"created": CREATED, "created_by": f"localaws build {algorithm}"}],
     }
+    return _kept(name, config, plain)
+
+
+def _kept(name: str, config: dict, plain: bytes) -> Image:
+    """Keep the image with this config and this tar for a layer under a name."""
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": _store(CONFIG, _json(config)),
-        "layers": [_store(LAYER, layer)],
+        "layers": [_store(LAYER, gzip.compress(plain, mtime=0))],
     }
     body = _json(manifest)
     descriptor = _store(MANIFEST, body) | {"annotations": {REF_NAME: name}}
     with _index() as entries:
         entries[:] = [entry for entry in entries if entry["annotations"][REF_NAME] != name] + [descriptor]
     return inspect(name)
+
+
+def derive(base: str, name: str, command: str) -> Image:
+    """Make the image NAME[:TAG] of the local image BASE by a shell command: `FROM BASE` and `RUN command`, without Docker.
+
+    The command runs on this machine, in a folder with the files of BASE's /opt/program. Raises ValueError when BASE was
+    not built, or the command fails.
+    """
+    name, manifest = _tagged(name), _read_json(inspect(base).digest)
+    with tempfile.TemporaryDirectory() as temporary:
+        with tarfile.open(blob(manifest["layers"][0]["digest"])) as tar:
+            for member in filter(tarfile.TarInfo.isfile, tar):
+                path = Path(temporary, member.name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(tar.extractfile(member).read())
+                path.chmod(member.mode)
+        folder = Path(temporary, PROGRAM)
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=folder, capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode:
+            raise ValueError(f"{command}: exit code {done.returncode}: {done.stderr.strip()}")
+        files = {
+            path.relative_to(folder).as_posix(): (
+                0o755 if os.access(path, os.X_OK) else 0o644,
+                path.read_bytes(),
+            )
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+    plain, config = _tar(files), _read_json(manifest["config"]["digest"])
+    config["rootfs"]["diff_ids"] = [_digest(plain)]
+    config["history"].append({"created": CREATED, "created_by": f"RUN {command}"})
+    return _kept(name, config, plain)
 
 
 def inspect(name: str) -> Image:
@@ -266,21 +306,29 @@ def _skipped(part: str) -> bool:
 
 
 def _layer(sources: dict[str, Path]) -> bytes:
-    """Return a tar of the files, whose bytes depend on nothing but their names and contents."""
-    folders = {parent.as_posix() for path in sources for parent in Path(PROGRAM, path).parents} - {"."}
+    """Return a tar of the files, those executable that are scripts."""
+    files = {}
+    for path, file in sources.items():
+        content = file.read_bytes()
+        script = content.startswith(b"#!")
+        if script and b"\r\n" in content:
+            raise ValueError(f"{file} has CRLF line ends, so Linux cannot start it: save it with LF")
+        files[path] = (0o755 if script else 0o644, content)
+    return _tar(files)
+
+
+def _tar(files: dict[str, tuple[int, bytes]]) -> bytes:
+    """Return a tar of files in /opt/program, whose bytes depend on nothing but their names, modes and contents."""
+    folders = {parent.as_posix() for path in files for parent in Path(PROGRAM, path).parents} - {"."}
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for folder in sorted(folders):
             member = tarfile.TarInfo(folder)
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             archive.addfile(member)
-        for path, file in sources.items():
-            content = file.read_bytes()
-            script = content.startswith(b"#!")
-            if script and b"\r\n" in content:
-                raise ValueError(f"{file} has CRLF line ends, so Linux cannot start it: save it with LF")
+        for path, (mode, content) in files.items():
             member = tarfile.TarInfo(f"{PROGRAM}/{path}")
-            member.mode, member.size = (0o755 if script else 0o644), len(content)
+            member.mode, member.size = mode, len(content)
             archive.addfile(member, io.BytesIO(content))
     return out.getvalue()
 

@@ -138,6 +138,12 @@ class Registry:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
 
+    def index_type(self, digest: str) -> str | None:
+        """Return the media type of a manifest that lists images, None for one that is an image."""
+        manifest = json.loads(self.read_manifest(digest))
+        default = "application/vnd.oci.image.index.v1+json"
+        return manifest.get("mediaType", default) if "manifests" in manifest else None
+
     def config(self, digest: str) -> dict:
         """Return what an image says of itself; under `config`, of how it is run. Raises ValueError as `unpack` does."""
         return self._described(digest)[1]

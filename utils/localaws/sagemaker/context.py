@@ -6,13 +6,14 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from botocore.exceptions import ClientError
 
 from localaws.engines import docker
 from localaws.errors import AwsError, Invalid, NotServed
+from localaws.images.registry import URI
 from localaws.state import locate
 from localaws.state.database import Database
 from localaws.state.store import Store
@@ -20,6 +21,9 @@ from localaws.state.store import Store
 from .storage import DataError, list_keys, parse_uri
 
 MAX_INSTANCES = 20
+# The family of large GPUs, of which a new account may have none until it has asked for some.
+NO_QUOTA = re.compile(r"ml\.p\d")
+PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 ENDED = ("Completed", "Failed", "Stopped")  # a job, or an endpoint, that holds no instance any more
 # The resource part of an ARN, by kind.
 ARN_PARTS = {
@@ -158,13 +162,43 @@ class Context:
 
         As with IAM's policy simulator, a statement with a Condition does not apply, and bucket policies do not count.
         """
-        asked = {"PolicySourceArn": role, "ActionNames": [action]}
         resource = "arn:aws:s3:::" + "/".join(parse_uri(uri)).rstrip("/")
-        (result,) = self.iam.simulate_principal_policy(**asked, ResourceArns=[resource])["EvaluationResults"]
-        if result["EvalDecision"] != "allowed":
+        if not self._allowed(role, [action], resource):
             raise DataError(
                 f'Access Denied: the role "{role}" has no "{action}" permission on "{uri}". (AmazonSageMakerFullAccess '
                 "reaches only buckets with sagemaker in their names.)"
+            )
+
+    def may_pull(self, role: str, image: str) -> bool:
+        """Whether the role's policies allow it to fetch an image, which `pin` has found."""
+        name = URI.fullmatch(image)["name"]
+        resource = f"arn:aws:ecr:{locate.REGION}:{locate.ACCOUNT}:repository/{name}"
+        return self._allowed(role, PULL, resource)
+
+    def check_pull(self, image: str, role: str) -> None:
+        """The role must be allowed to fetch the image."""
+        if not self.may_pull(role, image):
+            raise Invalid(
+                f"Access denied for repository: {URI.fullmatch(image)['name']} in registry ID: {locate.ACCOUNT}. Please "
+                f"check if your ECR repository and image exist and role {role} has proper pull permissions for SageMaker: "
+                f"{', '.join(PULL)}"
+            )
+
+    def _allowed(self, role: str, actions: Iterable[str], resource: str) -> bool:
+        asked = {"PolicySourceArn": role, "ActionNames": list(actions), "ResourceArns": [resource]}
+        try:
+            results = self.iam.simulate_principal_policy(**asked)["EvaluationResults"]
+        except self.iam.exceptions.NoSuchEntityException:  # deleted since
+            return False
+        return all(result["EvalDecision"] == "allowed" for result in results)
+
+    def check_manifest(self, image: str) -> None:
+        """What a model's image names must be one image, not a list of some."""
+        kind = self.registry.index_type(self.registry.resolve(image))
+        if kind:
+            raise Invalid(
+                f"Unsupported manifest media type {kind} for image {image}. Ensure that valid manifest media type is used "
+                "for specified image."
             )
 
     def check_limit(self, kind: str, wanted: dict[str, int]) -> None:
@@ -175,10 +209,11 @@ class Context:
         active = self.store.list(kind, lambda record: record[f"{kind}Status"] not in ENDED)
         for instance_type, count in wanted.items():
             used = sum(record.get("Instances", {}).get(instance_type, 0) for record in active)
-            if used + count > MAX_INSTANCES:
+            limit = 0 if NO_QUOTA.match(instance_type) else MAX_INSTANCES
+            if used + count > limit:
                 raise AwsError(
                     "ResourceLimitExceeded",
-                    f"The account-level service limit '{instance_type} for {spell(kind)} usage' is {MAX_INSTANCES} "
+                    f"The account-level service limit '{instance_type} for {spell(kind)} usage' is {limit} "
                     f"Instances, with current utilization of {used} Instances and a request delta of {count} "
                     "Instances. Please use AWS Service Quotas to request an increase for this quota. If AWS Service "
                     "Quotas is not available, contact AWS support to request an increase for this quota.",

@@ -194,6 +194,7 @@ class ControlPlane:
         context.check_isolation(request)
         context.check_role(request["ExecutionRoleArn"])
         context.pin(definition["Image"], f"Requested image {definition['Image']} not found")
+        context.check_manifest(definition["Image"])
         source = definition.get("ModelDataSource", {}).get("S3DataSource", {})
         if uri := definition.get("ModelDataUrl") or source.get("S3Uri"):
             context.check_model_data(uri, request["ExecutionRoleArn"], prefix=bool(source))

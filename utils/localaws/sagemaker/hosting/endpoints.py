@@ -62,10 +62,17 @@ class Variant:
         self._definition = container_definition(context.require("Model", config["ModelName"]))
         problem = f"The image of the model for production variant {self.name} does not exist"
         self._resolved = config.get(PINNED) or context.pin(self._definition["Image"], problem)
+        self._role = context.require("Model", config["ModelName"])["ExecutionRoleArn"]
 
     def launch(self, count: int) -> None:
         """Start `count` more instances; raises ServeError (all of them stopped again) unless all become healthy."""
         what = f"endpoint {self._endpoint} variant {self.name}"
+        # What comes back with localaws has been fetched.
+        if PINNED not in self.config and not self._context.may_pull(self._role, self._resolved):
+            image = self._definition["Image"]
+            raise ServeError(
+                f"The role '{self._role}' does not have BatchGetImage permission for the image: '{image}'."
+            )
         instance_type = self.config.get("InstanceType", "")
         own = {"Image": self._resolved, "InstanceType": instance_type, "Serverless": self.serverless}
         folder = self._context.home / "jobs" / "endpoints"

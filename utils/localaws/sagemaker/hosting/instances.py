@@ -13,7 +13,7 @@ from pathlib import Path
 import urllib3
 
 from localaws.engines.logs import LogStream
-from localaws.engines.process import Container, Spec, StartError, Unpacked
+from localaws.engines.process import Container, ExecError, Spec, StartError, Unpacked
 from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context, internal_error
 
@@ -139,6 +139,10 @@ class Instance:
                     self._say(f"the container ended, {self._ending()}")
                 if not self._stopping:
                     self._wake.wait(min(0.1 * 2**failures, 10))
+        except ExecError as error:
+            self._line(error.line)
+            self._say(error.mend)
+            self._fail(f"it ended without answering /ping, exit code {error.exit_code}")
         except (storage.DataError, StartError) as error:
             self._fail(str(error))
         except Exception as error:

@@ -20,7 +20,7 @@ import regex
 from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.engines.logs import LogStream
-from localaws.engines.process import Container, Spec, StartError, Unpacked
+from localaws.engines.process import Container, ExecError, Spec, StartError, Unpacked
 from localaws.errors import Invalid, NotServed
 from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context
@@ -93,6 +93,7 @@ class Training(Jobs):
         image = context.pin(image, f"Cannot find the requested image: {image}")
         for channel in channels:
             context.check_data(channel["DataSource"]["S3DataSource"]["S3Uri"], request["RoleArn"])
+        context.check_pull(image, request["RoleArn"])
         output = request["OutputDataConfig"]["S3OutputPath"]
         context.check_bucket(output)
         suffix = "" if request["OutputDataConfig"].get("CompressionType") == "NONE" else ".tar.gz"
@@ -342,6 +343,10 @@ class _Job(Job):
                 container.kill()
             codes = (container.exit_code for container in self._containers)
             return dict(zip(self._hosts, codes, strict=True)), outcome
+        except ExecError as error:
+            for line in (error.line, f"[localaws] {error.mend}"):
+                streams[host].write(line)
+            raise JobError(f"AlgorithmError: , exit code: {error.exit_code}") from error
         except StartError as error:
             raise JobError(f"ClientError: Unable to start the training container: {error}") from error
         finally:
