@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 from test_labs import FILES, LABS, cells_of, each_lab
 
-from workshop import ROOT
+from workshop import PRICES, ROOT
 
 STACK = ROOT / "container" / "stack"
 
@@ -186,3 +187,41 @@ def test_09_promises_nothing_of_what_the_learner_measures():
     assert "which of the two is ahead may change from run to run" in text
     assert "above 1 is a gain, below 1 a loss" in text
     assert "does that save" not in text
+
+
+def test_12_has_fifteen_failures_and_an_index_of_words_that_its_cells_print():
+    path = LABS / "12_what_goes_wrong.ipynb"
+    shown, text = printed(path), prose("12_what_goes_wrong")
+    heads = re.findall(r"^### (\d+) · ", text, re.MULTILINE)
+    assert heads == [str(number) for number in range(1, 16)]
+    rows = re.findall(r"^\| (?!You read|---)(.+?) \| .+? \| (.+?) \|$", text, re.MULTILINE)
+    named = {number for _, mend in rows for number in re.findall(r"\d+", mend.partition(":")[0])}
+    assert named == set(heads), "the index and the failures differ"
+    words = [quoted for said, _ in rows for quoted in re.findall(r"`(.+?)`", said)]
+    assert len(words) >= 15
+    for quoted in words:
+        parts = [re.escape(part) for part in re.split(r" ?… ?", quoted)]
+        assert re.search(".*".join(parts), shown), f"no compared cell prints {quoted!r}"
+    for place, part in enumerate(re.split(r"^### \d+ · .*$", text, flags=re.MULTILINE)[1:], 1):
+        assert "**Mend:**" in part and "**Where:**" in part, f"failure {place} has no place or no mend"
+
+
+def test_each_failure_of_12_is_followed_by_a_compared_cell():
+    notebook = nbformat.read(LABS / "12_what_goes_wrong.ipynb", as_version=4)
+    compared, number = set(), "0"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            number = (re.findall(r"^### (\d+) · ", cell.source, re.MULTILINE) or [number])[-1]
+        elif cell.outputs:
+            compared.add(int(number))
+    assert compared == set(range(1, 16))
+
+
+def test_12_says_what_an_endpoint_costs():
+    (line,) = [
+        line for line in printed(LABS / "12_what_goes_wrong.ipynb").splitlines() if "ml.m5.large: $" in line
+    ]
+    assert (
+        line
+        == f"one ml.m5.large: ${24 * PRICES['ml.m5.large']:.2f} a day, ${730 * PRICES['ml.m5.large']:.2f} a month"
+    )

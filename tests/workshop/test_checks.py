@@ -523,6 +523,32 @@ def test_11_image_in_mask_out(target, pushed, shown, tmp_path):
     assert f"ECR repository {target.unet}" in left and f"endpoint {target.unet}" in left
 
 
+def test_12_what_goes_wrong(target, pushed, shown):
+    lab, name = "12_what_goes_wrong", f"{target.wrong}-0101000000"
+    out = shown(lab, missing=1)
+    assert "[FAIL] 0 training jobs have failed" in out and "from the cell on that starts them all" in out
+    for number in range(8):
+        train(target, pushed, f"{name}-0{number}", fail="as it was to")
+    train(target, pushed, f"{target.wrong}-0102000000-07", fail="once more: no other kind")
+    assert "[FAIL] 8 training jobs have failed" in shown(lab, missing=1)
+    train(target, pushed, f"{name}-2b", fail="as it was to")
+    assert "[OK]   9 training jobs have failed, each in its own way" in shown(lab, missing=0)
+
+    deploy(target, pushed, endpoint=target.wrong, EXIT="1")
+    assert f"[FAIL] endpoint {target.wrong} is gone\n       It is Failed" in shown(lab, missing=1)
+    assert {f"endpoint {target.wrong}"} <= set(left_over(target))
+    boto3.client("sagemaker").delete_endpoint(EndpointName=target.wrong)
+    wait_until(lambda: endpoint_status(target.wrong) is None)
+    create_repository(target, target.wrong)
+    assert f"ECR repository {target.wrong}" in left_over(target)
+
+    train(target, pushed, f"{target.wrong}-my-1", fail="the second fault")
+    out = shown(lab, missing=1)
+    assert f"{target.wrong}-my-1 is Failed: AlgorithmError: the second fault" in out
+    train(target, pushed, f"{target.wrong}-my-2")
+    assert f"[OK]   a completed training job {target.wrong}-my-" in shown(lab, missing=0)
+
+
 def test_what_was_done_in_another_home_is_not_taken_for_this_ones(home, environment, shown, tmp_path):
     """Nor the labs' own files: they lie where the rest of that walk does."""
     folder = connect(quiet=True).folder

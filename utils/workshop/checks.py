@@ -23,6 +23,9 @@ ROW = "5.1,3.5,1.4,0.2"  # a setosa
 ONCE = Config(read_timeout=70, retries={"total_max_attempts": 1})
 
 
+BROKEN_JOBS = 9  # of 12_what_goes_wrong
+
+
 class CheckFailed(WorkshopError):
     """Something that the lab was to bring about is not there."""
 
@@ -423,6 +426,33 @@ def _image_in_mask_out(target: Target) -> Iterator[Finding]:
         )
 
 
+def _what_goes_wrong(target: Target) -> Iterator[Finding]:
+    lab, client = "12_what_goes_wrong", boto3.client("sagemaker")
+    pages = client.get_paginator("list_training_jobs").paginate(
+        NameContains=f"{target.wrong}-", StatusEquals="Failed"
+    )
+    failed = [job["TrainingJobName"] for page in pages for job in page["TrainingJobSummaries"]]
+    kinds = {name.rpartition("-")[2] for name in failed if "-my-" not in name}
+    yield (
+        len(kinds) >= BROKEN_JOBS,
+        f"{len(kinds)} training jobs have failed, each in its own way",
+        f"Expected {BROKEN_JOBS}: run {lab} from the cell on that starts them all.",
+    )
+    status = (answer(client.describe_endpoint, EndpointName=target.wrong) or {}).get("EndpointStatus")
+    yield (
+        status in (None, "Deleting"),
+        f"endpoint {target.wrong} is gone",
+        f"It is {status}: run the cell of {lab} that deletes it.",
+    )
+    if _newest(f"{target.wrong}-my-", "training", "TrainingJob"):
+        yield from mended(target)
+
+
+def mended(target: Target) -> Generator[Finding, None, dict | None]:
+    """Whether the patient of 12_what_goes_wrong was healed: one of the learner's own jobs has completed."""
+    return (yield from _completed(f"{target.wrong}-my", "training", "TrainingJob", "12_what_goes_wrong"))
+
+
 def _serves(endpoint: str, digest: str, again: str) -> Iterator[Finding]:
     """Whether an endpoint is in service, with an image; `again` says what brings one about."""
     found = answer(boto3.client("sagemaker").describe_endpoint, EndpointName=endpoint) or {}
@@ -474,5 +504,6 @@ _CHECKS = {
     "09_speed": _speed,
     "10_bring_your_own": _bring_your_own,
     "11_image_in_mask_out": _image_in_mask_out,
+    "12_what_goes_wrong": _what_goes_wrong,
     "99_cleanup": _cleanup,
 }

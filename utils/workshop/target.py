@@ -83,6 +83,11 @@ class Target:
         return f"{self.name}-unet"
 
     @property
+    def wrong(self) -> str:
+        """The repository and the endpoint of 12_what_goes_wrong, and the beginning of its jobs' and models' names."""
+        return f"{self.name}-wrong"
+
+    @property
     def source(self) -> Path:
         """The algorithm's folder: training.py, predictor.py and what belongs to them."""
         return ROOT / "container" / self.algorithm
