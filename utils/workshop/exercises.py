@@ -311,6 +311,29 @@ def _image_in_mask_out(target: Target, given: dict) -> Iterator[Finding]:
     )
 
 
+def _what_goes_wrong(target: Target, given: dict) -> Iterator[Finding]:
+    attempts = f"{target.wrong}-my-"
+    tried = _newest(
+        "training", "TrainingJob", target, lambda job: job["TrainingJobName"].startswith(attempts)
+    )
+    if tried is None:
+        yield (
+            False,
+            "an attempt to cure the patient",
+            "treat() shows what it says first; then treat(COMMAND).",
+        )
+        return
+    status, reason = tried["TrainingJobStatus"], tried.get("FailureReason", "")
+    hint = (
+        "The index says what mends it. A mend of one fault may show the next: keep the first in your command."
+    )
+    yield (
+        status == "Completed",
+        f"your last attempt, {tried['TrainingJobName']}, is {status}",
+        f"{reason}\n{hint}",
+    )
+
+
 def _cleanup(target: Target, given: dict) -> Iterator[Finding]:
     ended = given.get("ended")
     if not isinstance(ended, dict):
@@ -360,5 +383,6 @@ _EXERCISES = {
     "09_speed": _speed,
     "10_bring_your_own": _bring_your_own,
     "11_image_in_mask_out": _image_in_mask_out,
+    "12_what_goes_wrong": _what_goes_wrong,
     "99_cleanup": _cleanup,
 }
