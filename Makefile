@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab progress new test bench faults check check-container check-strict audit lock picture clean clean-aws
+.PHONY: help setup labs lab progress new test bench faults check check-container check-strict audit lock screenshots clean clean-aws
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,9 +65,9 @@ audit: .venv/ready  ## report known weaknesses of what requirements.lock pins (a
 	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install -qq pip-audit; }
 	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
-picture: .venv/ready  ## film the console and draw README's picture of the executed lab (after `make labs`; needs chromium)
-	@$(BIN)/python -m workshop.film
-	@$(BIN)/python -m workshop.picture
+screenshots: .venv/ready  ## walk the labs in a browser and film localaws' page, for README's and the site's pictures (needs chromium)
+	@$(BIN)/python -m pytest -q tests/test_jupyterlab.py -k walks --screenshots build/screenshots
+	@$(BIN)/python tests/film.py
 
 # A shell without WORKSHOP_TARGET means AWS here: that localaws is empty would say nothing about what costs money.
 clean-aws: .venv/ready  ## delete on AWS what the labs made, as lab 99 does: asks first; YES=1: does not; EXPIRED=1: what has expired, of all learners

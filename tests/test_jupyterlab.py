@@ -203,6 +203,19 @@ class Learner:
             ".map((cell) => cell.model.sharedModel.getSource())"
         )
 
+    def look_at_a_picture(self) -> None:
+        """Scroll to the last picture that a cell has drawn, if there is one."""
+        drawn = (
+            f"{FRONT}.content.widgets.findLastIndex((cell) => (cell.model.outputs?.toJSON() ?? [])"
+            ".some((output) => String(output.data?.['text/html'] ?? '').includes('<img')))"
+        )
+        number = self.browser.ask(drawn)
+        if number >= 0:
+            self.browser.ask(
+                f"{FRONT}.content.activeCellIndex = {number}; void {FRONT}.content.scrollToItem({number})"
+            )
+            self.browser.wait(f"{FRONT}.content.widgets[{number}].node.querySelector('img')?.complete")
+
     def shoot(self, file: Path) -> None:
         picture = self.browser.command("Page.captureScreenshot", format="png")["data"]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -272,6 +285,7 @@ def walk(learner: Learner, lab: str, pictures: Path) -> tuple[str, str]:
         assert "Traceback" not in learner.run_cell(here)
         said.append(learner.run_cell(learner.cell(looks)))
         learner.write(here, PLACE)
+    learner.look_at_a_picture()
     for theme in ("Light", "Dark"):
         learner.browser.ask(
             f"void jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"

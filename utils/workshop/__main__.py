@@ -172,7 +172,7 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
     exporter = HTMLExporter(embed_images=True, **elsewhere)
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lab}})
     (output / f"{lab}.html").write_text(page, encoding="utf-8")
-    nbformat.write(notebook, output / f"{lab}.ipynb")  # picture.py cuts README's picture out of it
+    nbformat.write(notebook, output / f"{lab}.ipynb")
     return problem, time.monotonic() - started
 
 

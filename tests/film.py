@@ -1,4 +1,4 @@
-"""Film README's moving picture, the console while a job trains and an endpoint is asked: `make picture`. Needs Chromium.
+"""Make README's pictures: film the console while a job trains and an endpoint is asked: `make screenshots`.
 
 All of it is real: a localaws of its own, the labs' image, a training job, an endpoint. What changes from one run to the
 next is names, times and ports.
@@ -7,69 +7,53 @@ next is names, times and ports.
 import io
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from base64 import b64decode
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import boto3
-import websocket
+from browser import CHROMIUM, Browser, opened
 from PIL import Image, ImageChops
+from waiting import wait_until
 
 import localaws
-
-from . import ROOT
-from .catch_up import catch_up
-from .target import Target, connect, said, sample
+from workshop import ROOT, catch_up, connect
+from workshop.target import Target, said, sample
 
 FILM = ROOT / "labs" / "images" / "console.webp"
 MAX_BYTES = 800_000
 WIDTH, HEIGHT = 1000, 700
 FRAME_SECONDS = 0.12
-WAIT_SECONDS = 60
 #: How long a frame is shown at most while somebody waits, and where there is something to read.
 DULL_SECONDS, HOLD_SECONDS = 0.7, 2.2
 ASKED = 24  # requests, before the one by the page's form
 METRICS = ("training_accuracy", "agreement")
 
 
-class Window:
-    """Chromium's window, spoken to in its own protocol, and the frames that it has shown."""
+class Camera:
+    """A browser's window of the picture's size on a page, in light colours, and the frames that it has shown."""
 
-    def __init__(self, profile: Path):
-        port = _until(lambda: _read(profile / "DevToolsActivePort"), "Chromium").splitlines()[0]
-        targets = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list").read())
-        address = next(one for one in targets if one["type"] == "page")["webSocketDebuggerUrl"]
-        self.socket, self.sent = websocket.create_connection(address, timeout=WAIT_SECONDS), 0
+    def __init__(self, browser: Browser, address: str):
+        self.browser = browser
         self.frames: list[Image.Image] = []
         self.seconds: list[float] = []
         self._since = None  # when the last frame was taken; None where a scene has ended
-
-    def command(self, method: str, **parameters) -> dict:
-        self.sent += 1
-        self.socket.send(json.dumps({"id": self.sent, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == self.sent:
-                if "error" in message:
-                    raise RuntimeError(f"{method}: {message['error']['message']}")
-                return message["result"]
+        size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        browser.command("Emulation.setDeviceMetricsOverride", **size)
+        features = [{"name": "prefers-color-scheme", "value": "light"}]
+        features += [{"name": "prefers-reduced-motion", "value": "reduce"}]
+        browser.command("Emulation.setEmulatedMedia", features=features)
+        browser.command("Page.navigate", url=address)
+        browser.wait("document.querySelectorAll('#buckets details').length")
 
     def ask(self, expression: str):
-        """The value of a JavaScript expression in the page; None where it raises."""
-        return self.command("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get(
-            "value"
-        )
+        return self.browser.ask(expression)
 
     def take(self) -> None:
         """Add a frame, unless it is the last one still."""
-        shot = self.command("Page.captureScreenshot", format="png")["data"]
+        shot = self.browser.command("Page.captureScreenshot", format="png")["data"]
         frame = Image.open(io.BytesIO(b64decode(shot))).convert("RGB")
         now = time.monotonic()
         if self._since is not None:
@@ -84,48 +68,15 @@ class Window:
 
         def seen():
             self.take()
+            time.sleep(FRAME_SECONDS)
             return self.ask(expression)
 
-        _until(seen, expression, FRAME_SECONDS)
+        wait_until(seen, 60)
         self.take()
         self.seconds[-1], self._since = HOLD_SECONDS, None
 
 
-@contextmanager
-def window(address: str) -> Iterator[Window]:
-    """A browser's window of the picture's size on a page, in light colours and without animations."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        raise RuntimeError("Chromium is needed: apt-get install chromium, or brew install chromium")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
-    options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    options += ["--remote-debugging-port=0", "--remote-allow-origins=*"]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [chromium, *options, f"--user-data-dir={profile}", "about:blank"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            try:
-                made = Window(Path(profile))
-                with closing(made.socket):
-                    made.command(
-                        "Emulation.setDeviceMetricsOverride",
-                        width=WIDTH,
-                        height=HEIGHT,
-                        deviceScaleFactor=1,
-                        mobile=False,
-                    )
-                    features = [{"name": "prefers-color-scheme", "value": "light"}]
-                    features += [{"name": "prefers-reduced-motion", "value": "reduce"}]
-                    made.command("Emulation.setEmulatedMedia", features=features)
-                    made.command("Page.navigate", url=address)
-                    _until(
-                        lambda: made.ask("document.querySelectorAll('#buckets details').length"), "the page"
-                    )
-                    yield made
-            finally:
-                process.terminate()
-
-
-def play(target: Target, shown: Window) -> None:
+def play(target: Target, shown: Camera) -> None:
     """Train, deploy and ask, in front of the camera."""
     sagemaker, runtime = boto3.client("sagemaker"), boto3.client("sagemaker-runtime")
     uri = boto3.client("ecr").describe_repositories(repositoryNames=[target.name])["repositories"][0][
@@ -161,7 +112,7 @@ def play(target: Target, shown: Window) -> None:
         StoppingCondition={"MaxRuntimeInSeconds": 600},
     )
     row = f"rows.get('training/{job}')"
-    _until(lambda: shown.ask(f"{row} !== undefined"), job)
+    shown.browser.wait(f"{row} !== undefined")
     shown.ask(f"{row}.details.open = true")
     shown.watch(f"{row}.item.status === 'Completed' && {row}.drawn.querySelector('svg') !== null")
     artifact = sagemaker.describe_training_job(TrainingJobName=job)["ModelArtifacts"]["S3ModelArtifacts"]
@@ -174,7 +125,7 @@ def play(target: Target, shown: Window) -> None:
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
     shown.ask(f"{row}.details.open = false")
     row = f"rows.get('endpoint/{name}')"
-    _until(lambda: shown.ask(f"{row} !== undefined"), name)
+    shown.browser.wait(f"{row} !== undefined")
     shown.ask(f"{row}.details.open = true")
     shown.watch(f"{row}.item.status === 'InService' && {row}.form.querySelector('form') !== null")
     for _ in range(ASKED):
@@ -190,7 +141,7 @@ def play(target: Target, shown: Window) -> None:
     shown.take()
     shown.ask(f"{row}.form.querySelector('button').click()")
     answered = f"{row}.form.querySelector('output pre')"
-    _until(lambda: shown.ask(f"{answered} !== null"), "the answer")
+    shown.browser.wait(f"{answered} !== null")
     shown.ask(f"{row}.form.scrollIntoView({{ block: 'end' }})")
     shown.watch(f"{answered} !== null")
     shown.ask("scrollTo(0, 0)")
@@ -219,29 +170,31 @@ def save(frames: list[Image.Image], seconds: list[float]) -> None:
     )
 
 
-def _read(file: Path) -> str:
-    return file.read_text() if file.exists() else ""
-
-
-def _until(condition, what: str, pause: float = 0.02):
-    """Ask until the answer is a true one, and return it."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {WAIT_SECONDS} s for {what}")
-        time.sleep(pause)
-    return answer
+def stills() -> None:
+    """Take over the executed lab that README shows, in fewer colours, from what the walk in a browser has left."""
+    for theme in ("light", "dark"):
+        shot = ROOT / "build" / "screenshots" / f"04_train-{theme}.png"
+        if shot.exists():
+            Image.open(shot).convert("RGB").quantize(128).save(
+                FILM.with_name(f"lab-{theme}.png"), optimize=True
+            )
 
 
 def main() -> int:
+    if CHROMIUM is None:
+        print("film: Chromium is needed: apt-get install chromium, or brew install chromium", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ |= {"LOCALAWS_HOME": folder, "LOCALAWS_PORT": "0", "LOCALAWS_ENGINE": "process"}
+        home = {"LOCALAWS_HOME": f"{folder}/localaws", "LOCALAWS_PORT": "0", "LOCALAWS_ENGINE": "process"}
+        os.environ |= home
         try:
             target = connect(quiet=True)
             catch_up("08_tune")  # the bucket and the pushed image
-            with window(localaws.page()) as shown:
+            with opened(Path(folder, "profile")) as browser:
+                shown = Camera(browser, localaws.page())
                 play(target, shown)
             save(shown.frames, shown.seconds)
+            stills()
         except RuntimeError as error:
             print(f"film: {error}", file=sys.stderr)
             return 1
