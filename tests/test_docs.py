@@ -49,7 +49,8 @@ def test_the_tree_is_the_tree():
 def test_links_lead_somewhere(document):
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
-        if not target.startswith("http"):
+        # GitHub has a page of Codespaces two floors above a file of the repository, whoever's it is.
+        if not target.startswith("http") and target != "../../codespaces":
             assert (path.parent / target).exists(), f"{document} links to {target}, which does not exist"
 
 
