@@ -121,6 +121,12 @@ def test_06_and_07_say_which_flowers_are_wrong(iris):
     assert "the tree takes three flowers for others" in prose("06_invoke")
 
 
+def test_07_says_of_the_label_what_the_container_does():
+    ask = "there are {columns} columns where {features} were expected"
+    assert ask in (STACK / "server" / "app.py").read_text()
+    assert ask.format(columns=5, features=4) in prose("07_batch_transform")
+
+
 def test_08_says_what_leaves_do(iris):
     X, y = iris
     X, unseen, y, labels = train_test_split(X, y, test_size=0.4, stratify=y, random_state=1)

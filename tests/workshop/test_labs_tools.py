@@ -119,6 +119,22 @@ def test_the_runner_says_which_lab_failed_and_why(tmp_path, monkeypatch):
     assert "ZeroDivisionError" in (tmp_path / "00_setup.html").read_text()
 
 
+def test_the_runner_stores_what_is_compared_by_its_comment_or_its_tag(tmp_path, monkeypatch):
+    from workshop import __main__ as runner
+
+    cell = nbformat.v4.new_code_cell
+    cells = [cell("print(1)"), cell("# NBVAL_CHECK_OUTPUT\nprint(2)")]
+    cells += [cell("print(3)", metadata={"tags": ["nbval-check-output"]}), cell("print(4)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "00_setup.ipynb")
+    monkeypatch.setattr(runner, "LABS", tmp_path)
+    (tmp_path / "pages").mkdir()
+    problem, _ = runner._execute("00_setup", tmp_path / "pages")
+    assert problem is None
+    runner._store("00_setup", tmp_path / "pages")
+    stored = nbformat.read(tmp_path / "00_setup.ipynb", as_version=4).cells
+    assert [[output.text for output in cell.outputs] for cell in stored] == [[], ["2\n"], ["3\n"], []]
+
+
 def test_the_runner_refuses_a_lab_that_is_not_there():
     done = run("run", "42_answer")
     assert done.returncode == 2

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import re
 import subprocess
 import tarfile
@@ -124,7 +123,7 @@ def derive(base: str, name: str, command: str) -> Image:
             raise ValueError(f"{command}: exit code {done.returncode}: {done.stderr.strip()}")
         files = {
             path.relative_to(folder).as_posix(): (
-                0o755 if os.access(path, os.X_OK) else 0o644,
+                0o755 if path.stat().st_mode & 0o100 else 0o644,
                 path.read_bytes(),
             )
             for path in sorted(folder.rglob("*"))
