@@ -444,13 +444,6 @@ def _what_goes_wrong(target: Target) -> Iterator[Finding]:
         f"endpoint {target.wrong} is gone",
         f"It is {status}: run the cell of {lab} that deletes it.",
     )
-    if _newest(f"{target.wrong}-my-", "training", "TrainingJob"):
-        yield from mended(target)
-
-
-def mended(target: Target) -> Generator[Finding, None, dict | None]:
-    """Whether the patient of 12_what_goes_wrong was healed: one of the learner's own jobs has completed."""
-    return (yield from _completed(f"{target.wrong}-my", "training", "TrainingJob", "12_what_goes_wrong"))
 
 
 def _serves(endpoint: str, digest: str, again: str) -> Iterator[Finding]:
