@@ -75,8 +75,9 @@ def violations(browser: Browser, axe_source: str) -> list[str]:
     found = answer["result"]["value"]
     assert len(found["passes"]) > 5, "it has looked at nothing"
     return [
-        f"{one['id']} ({one['impact']}): {', '.join(str(node['target']) for node in one['nodes'][:5])}"
+        f"{one['id']} ({one['impact']}): {node['target']} {node['failureSummary']}"
         for one in found["violations"]
+        for node in one["nodes"]
         if one["impact"] in ("serious", "critical")
     ]
 

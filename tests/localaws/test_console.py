@@ -293,6 +293,9 @@ def test_a_browser_walks_through_a_bucket_and_nothing_in_it_becomes_markup(local
     # An object's own address opens it.
     opened(browser, localaws, f"#bucket/{account.bucket}/{quote(key)}")
     browser.wait(f"{files}?.querySelectorAll('.scroll td').length === 4")
+    # What comes is listed, and what is looked into stays.
+    account.put("walk/" + HOSTILE + "/new", "x")
+    browser.wait(f"{names}.includes('new') && {files}.querySelectorAll('.scroll td').length === 4")
     assert browser.complaints == []
 
 
@@ -516,6 +519,10 @@ def test_totals_are_of_everything_however_few_are_listed(fresh, browser):
     opened(browser, fresh, "#job/old-00003")
     browser.wait(f"{row('old-00003')}?.open")
     assert browser.ask("document.querySelectorAll('#jobs details').length") == 51
+    looks = "performance.getEntriesByType('resource').filter((one) => one.name.includes('state?')).length"
+    before = browser.ask(looks)
+    browser.wait(f"{looks} > {before} + 1")
+    assert browser.ask(f"{row('old-00003')}?.open"), "it stays"
 
 
 # Progress

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 import regex
 
 from localaws.errors import AwsError
-from localaws.sagemaker.context import ENDED
 from localaws.sagemaker.hosting import endpoints
 from localaws.sagemaker.hosting.instances import container_definition
 from localaws.sagemaker.jobs import training, transform
@@ -98,14 +97,8 @@ class Details:
         if job.get("EnableManagedSpotTraining"):
             facts.append(("Spot", ["managed spot training"]))
         final = {item["MetricName"]: item["Value"] for item in job.get("FinalMetricDataList", ())}
-        phases = [
-            [entry["Status"], entry["StartTime"], entry.get("EndTime")]
-            for entry in job.get("SecondaryStatusTransitions", ())
-            if entry["Status"] not in ENDED
-        ]
         return {
             "facts": _facts(facts),
-            "phases": phases[-12:],
             "hyperparameters": _plain(job.get("HyperParameters", {})),
             "metrics": self._console.rest(
                 ("series", name, record.get("LastModifiedTime")), lambda: self._series(job, final)

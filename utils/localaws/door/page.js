@@ -11,6 +11,7 @@ const SECTIONS = { training: "jobs", tuning: "jobs", transform: "jobs", job: "jo
 const rows = new Map();  // "kind/name" -> its row, trials included
 const shown = { jobs: 50, endpoints: 50, models: 50, images: 50, buckets: 50, calls: 10 };
 let wanted = null;  // { kind, name, rest } of the address, until it is opened
+let pinned = null;  // the one that was opened last: it stays, even if it is too old to be listed
 let looking = null, again = 0;
 
 const find = (selector, within = document) => within.querySelector(selector);
@@ -91,7 +92,7 @@ function arrive(target) {
     return;
   }
   const rest = wanted.rest;
-  wanted = null;
+  [pinned, wanted] = [wanted, null];
   for (let at = row.details; at; at = at.parentElement.closest("details")) at.open = true;
   if (kind === "bucket") browse(row, rest.endsWith("/") || !rest ? rest : rest.slice(0, rest.lastIndexOf("/") + 1), rest.endsWith("/") ? "" : rest);
   row.details.classList.remove("found");
@@ -210,6 +211,7 @@ const busy = (status) => status && !GOOD.has(status) && !BAD.has(status) && !STI
 function fill(made, item, now) {
   const status = item.status, on = busy(status);
   if (status !== made.item.status || item.best !== made.item.best || item.trials !== made.item.trials) made.due = 3;
+  if (item.objects !== made.item.objects || item.bytes !== made.item.bytes) made.due = made.stale = 1;
   made.item = item;
   if (made.status) {
     set(made.status, status);
@@ -292,7 +294,9 @@ async function refresh(made) {
       if (detail.variants?.length && !detail.asynchronous) attempt(made, detail);
     } else {
       facts(made, kind === "image" ? [["Digest", [made.item.what]]] : []);
-      if (!kind && made.prefix == null) browse(made, "", "");
+      // A list is read anew unless somebody is in it, or has gone beyond its first page.
+      const again = made.stale && !made.beyond && !made.files.contains(document.activeElement);
+      if (!kind && (made.prefix == null || again)) browse(made, made.prefix ?? "", "");
     }
     if (LOGGED.has(kind)) await tail(made);
   } catch { /* the next look at the state says that localaws does not answer, or that the thing is gone */ }
@@ -326,8 +330,8 @@ async function tail(made) {
 // --- S3 ---
 
 async function browse(made, prefix, key, token = "") {
-  const name = made.item.name, node = made.files;
-  made.prefix = prefix;
+  const name = made.item.name, node = made.files, same = made.prefix === prefix;
+  [made.prefix, made.beyond, made.stale] = [prefix, Boolean(token), 0];
   try {
     const query = new URLSearchParams({ bucket: name, prefix, token });
     const page = await json(`objects?${query}`);
@@ -344,7 +348,8 @@ async function browse(made, prefix, key, token = "") {
       const files = make("div", "files", node), table = make("table", "", files);
       make("caption", "unseen", table, `What is in ${name}/${prefix}`);
       made.body = make("tbody", "", table);
-      made.look = make("div", "", node);
+      if (same && made.look) node.append(made.look);
+      else made.look = make("div", "", node);
     }
     for (const below of page.prefixes) entry(made, below.slice(prefix.length), "", "", () => browse(made, below, ""));
     for (const object of page.objects) {
@@ -576,7 +581,8 @@ function mark(item, done, sign, yes, no) {
 
 async function once() {
   const lost = find("#lost"), asked = wanted, query = new URLSearchParams(shown);
-  if (asked) query.set("also", `${asked.kind}/${asked.name}`);
+  const also = asked ?? pinned;
+  if (also) query.set("also", `${also.kind}/${also.name}`);
   try {
     const state = await json(`state?${query}`);
     show(state);
