@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab progress new test bench faults check check-container check-strict audit lock screenshots clean clean-aws
+.PHONY: help setup labs lab progress site new test bench faults check check-container check-strict audit lock screenshots clean clean-aws
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,11 +59,23 @@ check: .venv/ready  ## look at the style: ruff
 lock: .venv/ready  ## pin again what pyproject.toml and the algorithms ask for
 	@$(BIN)/python utils/uv_pip.py compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		pyproject.toml --output-file requirements.lock
+	@$(BIN)/python utils/uv_pip.py compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+		utils/site/requirements.txt --output-file utils/site/requirements.lock
 	@container/lock.sh
 
 audit: .venv/ready  ## report known weaknesses of what requirements.lock pins (asks the package index; pip-audit)
 	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install -qq pip-audit; }
 	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
+
+# Sphinx and what it needs stay out of .venv, which every learner makes.
+build/site-env/ready: utils/site/requirements.lock | .venv/ready
+	@echo "site: packages from utils/site/requirements.lock (once)"
+	@$(BIN)/python -m venv --clear --without-pip build/site-env
+	@$(BIN)/python utils/uv_pip.py install --quiet --python build/site-env/bin/python --no-deps --require-hashes --requirement $<
+	@touch $@
+
+site: build/site-env/ready  ## make a site of the executed labs in build/site (after `make labs`)
+	@$(BIN)/python utils/site/build.py
 
 screenshots: .venv/ready  ## walk the labs in a browser and film localaws' page, for README's and the site's pictures (needs chromium)
 	@$(BIN)/python -m pytest -q tests/test_jupyterlab.py -k walks --screenshots build/screenshots

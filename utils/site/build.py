@@ -1,0 +1,191 @@
+"""Make a site of the executed labs, to be published or read: `make labs`, then `make site`; it lands in build/site.
+
+What is linked from a lab or a document comes along: another document as a page, a program as a page with its text. So
+no link is dead, and nothing is fetched from elsewhere. The pages are made by Sphinx, in an environment of its own.
+"""
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EXECUTED = ROOT / "build" / "labs"
+STAGED, SITE = ROOT / "build" / "site-source", ROOT / "build" / "site"
+HERE = Path(__file__).parent
+
+#: The pages beside the labs, by their heading in the sidebar.
+DOCUMENTS = {
+    "More": ["labs/glossary.md", "labs/INSTRUCTORS.md", "container/README.md", "data/README.md", "CONTRIBUTING.md"],
+    "How it is": ["utils/localaws/FIDELITY.md", "utils/bench/RESULTS.md", "utils/bench/FAULTS.md"],
+}
+PICTURES = (".png", ".svg", ".webp")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# A link or a picture of Markdown: what is before the address, the address, what is behind it.
+LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s]+)(\))")
+# What README has for GitHub alone: a button to its Codespaces, and one picture for each colour scheme.
+BUTTON = re.compile(r"^\[!\[[^\]]*\]\([^)]*\)\]\(\.\./\.\./codespaces\)\n\n", re.MULTILINE)
+PICTURE = re.compile(r'<picture><source [^>]*srcset="([^"]+)"><img alt="([^"]+)" src="([^"]+)"></picture>')
+
+
+class Stage:
+    """The site's source: each file at the place that it has in the project, with its links led to pages."""
+
+    def __init__(self, executed: Path, staged: Path):
+        self.executed, self.staged = executed, staged
+        self.documents = {name for names in DOCUMENTS.values() for name in names}
+        self.labs = sorted(path.name for path in (ROOT / "labs").glob("[0-9]*.ipynb"))
+        self.solutions = sorted((ROOT / "labs" / "solutions").glob("*.ipynb"))
+        self.programs: set[Path] = set()
+
+    def lay(self) -> None:
+        """Write everything. Raises FileNotFoundError for a lab that was not executed."""
+        shutil.rmtree(self.staged, ignore_errors=True)
+        for name in self.labs:
+            if not (self.executed / name).exists():
+                raise FileNotFoundError(f"{name} is not in {self.executed.relative_to(ROOT)} yet: run `make labs` first")
+            self._notebook(self.executed / name, Path("labs") / name)
+        for path in self.solutions:
+            self._notebook(path, path.relative_to(ROOT))
+        for name in sorted(self.documents):
+            self._write(Path(name), self.linked((ROOT / name).read_text(encoding="utf-8"), Path(name)))
+        self._write(Path("index.md"), self._index())
+        done: set[Path] = set()
+        while todo := sorted(self.programs - done):  # a folder's page links to more
+            for program in todo:
+                self._program(program)
+            done.update(todo)
+
+    def linked(self, text: str, page: Path) -> str:
+        """The text of a page with its links led to what the site has."""
+
+        def lead(match: re.Match) -> str:
+            before, address, after = match.groups()
+            if re.match(r"[a-z]+:|#", address):
+                return match.group(0)
+            file, mark, anchor = address.partition("#")
+            target = Path(os.path.normpath(page.parent / file))
+            if not (ROOT / target).exists() and not (self.staged / target).exists():
+                raise FileNotFoundError(f"{page} links to {address}, which is not there")
+            if before.startswith("!") or target.suffix in PICTURES:
+                self._copy(target)
+                return match.group(0)
+            if target == Path("README.md"):
+                target = Path("index.md")
+            elif target.as_posix() not in self.documents and target.suffix != ".ipynb":
+                self.programs.add(target)
+                target = _page_of(target)
+            return f"{before}{os.path.relpath(target, page.parent)}{mark}{anchor}{after}"
+
+        return LINK.sub(lead, text)
+
+    def _index(self) -> str:
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        readme = BUTTON.sub("", readme)
+        readme = PICTURE.sub(_both_pictures, readme)
+        toctrees = [_toctree("Labs", [f"labs/{Path(name).stem}" for name in self.labs])]
+        toctrees += [
+            _toctree(title, [name.removesuffix(".md") for name in names]) for title, names in DOCUMENTS.items()
+        ]
+        solutions = [path.relative_to(ROOT).with_suffix("").as_posix() for path in self.solutions]
+        toctrees.append(_toctree("Solutions", solutions))
+        return self.linked(readme, Path("README.md")) + "\n" + "\n".join(toctrees)
+
+    def _notebook(self, path: Path, place: Path) -> None:
+        notebook = json.loads(neutral(path.read_text(encoding="utf-8")))
+        for cell in notebook["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown":
+                cell["source"] = self.linked(source, place)
+            for output in cell.get("outputs", ()):
+                output.update(shown(output))
+        self._write(place, json.dumps(notebook))
+
+    def _program(self, path: Path) -> None:
+        """A page with a file's text, or with what a folder has."""
+        page, where = _page_of(path), ROOT / path
+        if where.is_dir():
+            tracked = subprocess.run(
+                ["git", "-c", "safe.directory=*", "ls-files", "--", str(path)], cwd=ROOT, capture_output=True, text=True
+            ).stdout.splitlines()
+            items = [f"- [{name}]({os.path.relpath(ROOT / name, (ROOT / page).parent)})" for name in tracked]
+            text = self.linked("\n".join(items), page)
+        else:
+            language = {".py": "python", ".sh": "bash", ".json": "json", ".yaml": "yaml", ".c": "c", ".md": "markdown"}
+            content = neutral(where.read_text(encoding="utf-8", errors="replace")) or " "
+            fence = "`" * 6
+            text = f"{fence}{{code-block}} {language.get(path.suffix, 'text')}\n{content.rstrip()}\n{fence}"
+        self._write(page, f"---\norphan: true\n---\n# {path.as_posix()}\n\n{text}\n")
+
+    def _copy(self, path: Path) -> None:
+        place = self.staged / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, place)
+
+    def _write(self, place: Path, text: str) -> None:
+        (self.staged / place).parent.mkdir(parents=True, exist_ok=True)
+        (self.staged / place).write_text(text, encoding="utf-8")
+
+
+def _page_of(path: Path) -> Path:
+    return Path("source") / path.with_name(f"{path.name}.md")
+
+
+def _both_pictures(match: re.Match) -> str:
+    dark, words, light = match.groups()
+    one = "```{{image}} {}\n:alt: {}\n:class: only-{}\n```"
+    return f"{one.format(light, words, 'light')}\n\n{one.format(dark, words, 'dark')}"
+
+
+def _toctree(title: str, pages: list[str]) -> str:
+    return "```{toctree}\n:hidden:\n:caption: " + title + "\n\n" + "\n".join(pages) + "\n```\n"
+
+
+def neutral(text: str) -> str:
+    """The text without paths of the machine that the labs ran on."""
+    places = {str(ROOT): "~/workshop", sys.prefix: "~/workshop/.venv", sys.base_prefix: "/usr", str(Path.home()): "~"}
+    for place, name in sorted(places.items(), key=lambda pair: -len(pair[0])):
+        # As JSON writes it, too, where it has letters that are not ASCII.
+        for written in {place, json.dumps(place)[1:-1]}:
+            if len(written) > 1:
+                text = text.replace(written, name)
+    return text
+
+
+def shown(output: dict) -> dict:
+    """An output as a page can show it: without widgets, which need a kernel, and links to a localaws that has ended."""
+    output = copy.deepcopy(output)
+    data = output.get("data", {})
+    if len(data) > 1:
+        data.pop(WIDGET, None)
+    if "text/html" in data:
+        page = "".join(data["text/html"])
+        data["text/html"] = re.sub(r'<a href="http://127\.0\.0\.1[^"]*"[^>]*>(.*?)</a>', r"\1", page)
+    return output
+
+
+def main() -> int:
+    sphinx = ROOT / "build" / "site-env" / "bin" / "python"
+    try:
+        stage = Stage(EXECUTED, STAGED)
+        stage.lay()
+    except FileNotFoundError as error:
+        print(f"site: {error}", file=sys.stderr)
+        return 1
+    for file in stage.staged.rglob("README.md"):
+        assert file.parent != stage.staged, "README is the index"
+    shutil.rmtree(SITE, ignore_errors=True)
+    command = [str(sphinx), "-m", "sphinx", "-q", "-j", "auto", "-W", "--keep-going", "-c", str(HERE)]
+    command += ["-d", str(ROOT / "build" / "site-doctrees"), str(STAGED), str(SITE)]
+    done = subprocess.run(command, cwd=ROOT)
+    if done.returncode == 0:
+        print(f"site: {(SITE / 'index.html').as_uri()}")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

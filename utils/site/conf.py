@@ -1,0 +1,23 @@
+"""How Sphinx makes the site: https://www.sphinx-doc.org/en/master/usage/configuration.html, furo and myst-nb."""
+
+project = "Bring your own algorithm to Amazon SageMaker"
+html_title = "Bring your own algorithm"
+extensions = ["myst_nb"]
+html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_show_copyright = False
+html_copy_source = False
+html_show_sourcelink = False
+# Read on light and on dark: both schemes' contrast was looked at by axe-core.
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
+
+# The labs were executed by `make labs`.
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_ipywidgets_js = {}
+myst_heading_anchors = 4
+myst_enable_extensions = []
+suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighting_failure"]
