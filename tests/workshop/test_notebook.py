@@ -1,14 +1,16 @@
 """What a learner sees in a real kernel: predictions, AWS's errors, an interrupt, a second kernel."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 
+import boto3
 import psutil
 from test_target import run_cells
 
-from workshop import kernels, record
+from workshop import connect, kernels, record
 from workshop.predict import Prediction
 
 
@@ -105,6 +107,22 @@ def test_two_kernels_of_one_lab_are_told_of_each_other(tmp_path, monkeypatch, ca
     assert kernels.others(tmp_path) == [] and not old.exists()
     monkeypatch.delenv("JPY_SESSION_NAME")
     assert kernels.others(tmp_path) == []
+
+
+def test_two_people_of_one_account_are_told_of_each_other(target, capsys):
+    place = {"CreateBucketConfiguration": {"LocationConstraint": target.region}}
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket=target.bucket, **place)
+    connect()
+    assert "[!]" not in capsys.readouterr().out, "it has no tags"
+    s3.put_bucket_tagging(Bucket=target.bucket, Tagging={"TagSet": target.tags})
+    connect()
+    assert "[!]" not in capsys.readouterr().out, "it is one's own"
+    theirs = dataclasses.replace(target, who="user/ben").tags
+    s3.put_bucket_tagging(Bucket=target.bucket, Tagging={"TagSet": theirs})
+    connect()
+    said = capsys.readouterr().out
+    assert "was made by user/ben, and you are this machine" in said and "WORKSHOP_LEARNER" in said
 
 
 def test_what_still_runs_is_told_and_nothing_is_started(environment, tmp_path):

@@ -20,7 +20,13 @@ HERE = Path(__file__).parent
 
 #: The pages beside the labs, by their heading in the sidebar.
 DOCUMENTS = {
-    "More": ["labs/glossary.md", "labs/INSTRUCTORS.md", "container/README.md", "data/README.md", "CONTRIBUTING.md"],
+    "More": [
+        "labs/glossary.md",
+        "labs/INSTRUCTORS.md",
+        "container/README.md",
+        "data/README.md",
+        "CONTRIBUTING.md",
+    ],
     "How it is": ["utils/localaws/FIDELITY.md", "utils/bench/RESULTS.md", "utils/bench/FAULTS.md"],
 }
 PICTURES = (".png", ".svg", ".webp")
@@ -47,7 +53,9 @@ class Stage:
         shutil.rmtree(self.staged, ignore_errors=True)
         for name in self.labs:
             if not (self.executed / name).exists():
-                raise FileNotFoundError(f"{name} is not in {self.executed.relative_to(ROOT)} yet: run `make labs` first")
+                raise FileNotFoundError(
+                    f"{name} is not in {self.executed.relative_to(ROOT)} yet: run `make labs` first"
+                )
             self._notebook(self.executed / name, Path("labs") / name)
         for path in self.solutions:
             self._notebook(path, path.relative_to(ROOT))
@@ -86,14 +94,23 @@ class Stage:
     def _index(self) -> str:
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
         readme = BUTTON.sub("", readme)
-        readme = PICTURE.sub(_both_pictures, readme)
+        readme = PICTURE.sub(self._both_pictures, readme)
         toctrees = [_toctree("Labs", [f"labs/{Path(name).stem}" for name in self.labs])]
         toctrees += [
-            _toctree(title, [name.removesuffix(".md") for name in names]) for title, names in DOCUMENTS.items()
+            _toctree(title, [name.removesuffix(".md") for name in names])
+            for title, names in DOCUMENTS.items()
         ]
         solutions = [path.relative_to(ROOT).with_suffix("").as_posix() for path in self.solutions]
         toctrees.append(_toctree("Solutions", solutions))
         return self.linked(readme, Path("README.md")) + "\n" + "\n".join(toctrees)
+
+    def _both_pictures(self, match: re.Match) -> str:
+        dark, words, light = match.groups()
+        shown = []
+        for address, scheme in ((light, "light"), (dark, "dark")):
+            self._copy(Path(address))
+            shown.append(f"```{{image}} {address}\n:alt: {words}\n:class: only-{scheme}\n```")
+        return "\n\n".join(shown)
 
     def _notebook(self, path: Path, place: Path) -> None:
         notebook = json.loads(neutral(path.read_text(encoding="utf-8")))
@@ -110,12 +127,22 @@ class Stage:
         page, where = _page_of(path), ROOT / path
         if where.is_dir():
             tracked = subprocess.run(
-                ["git", "-c", "safe.directory=*", "ls-files", "--", str(path)], cwd=ROOT, capture_output=True, text=True
+                ["git", "-c", "safe.directory=*", "ls-files", "--", str(path)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
             ).stdout.splitlines()
             items = [f"- [{name}]({os.path.relpath(ROOT / name, (ROOT / page).parent)})" for name in tracked]
             text = self.linked("\n".join(items), page)
         else:
-            language = {".py": "python", ".sh": "bash", ".json": "json", ".yaml": "yaml", ".c": "c", ".md": "markdown"}
+            language = {
+                ".py": "python",
+                ".sh": "bash",
+                ".json": "json",
+                ".yaml": "yaml",
+                ".c": "c",
+                ".md": "markdown",
+            }
             content = neutral(where.read_text(encoding="utf-8", errors="replace")) or " "
             fence = "`" * 6
             text = f"{fence}{{code-block}} {language.get(path.suffix, 'text')}\n{content.rstrip()}\n{fence}"
@@ -135,19 +162,18 @@ def _page_of(path: Path) -> Path:
     return Path("source") / path.with_name(f"{path.name}.md")
 
 
-def _both_pictures(match: re.Match) -> str:
-    dark, words, light = match.groups()
-    one = "```{{image}} {}\n:alt: {}\n:class: only-{}\n```"
-    return f"{one.format(light, words, 'light')}\n\n{one.format(dark, words, 'dark')}"
-
-
 def _toctree(title: str, pages: list[str]) -> str:
     return "```{toctree}\n:hidden:\n:caption: " + title + "\n\n" + "\n".join(pages) + "\n```\n"
 
 
 def neutral(text: str) -> str:
     """The text without paths of the machine that the labs ran on."""
-    places = {str(ROOT): "~/workshop", sys.prefix: "~/workshop/.venv", sys.base_prefix: "/usr", str(Path.home()): "~"}
+    places = {
+        str(ROOT): "~/workshop",
+        sys.prefix: "~/workshop/.venv",
+        sys.base_prefix: "/usr",
+        str(Path.home()): "~",
+    }
     for place, name in sorted(places.items(), key=lambda pair: -len(pair[0])):
         # As JSON writes it, too, where it has letters that are not ASCII.
         for written in {place, json.dumps(place)[1:-1]}:
@@ -176,8 +202,6 @@ def main() -> int:
     except FileNotFoundError as error:
         print(f"site: {error}", file=sys.stderr)
         return 1
-    for file in stage.staged.rglob("README.md"):
-        assert file.parent != stage.staged, "README is the index"
     shutil.rmtree(SITE, ignore_errors=True)
     command = [str(sphinx), "-m", "sphinx", "-q", "-j", "auto", "-W", "--keep-going", "-c", str(HERE)]
     command += ["-d", str(ROOT / "build" / "site-doctrees"), str(STAGED), str(SITE)]

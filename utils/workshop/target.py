@@ -60,6 +60,7 @@ class Target:
     bucket: str
     tuning: str  # the beginning of every tuning job's name, of which AWS takes 32 characters in all
     docker: bool  # images are built by Docker: always for AWS, here where an engine answers
+    who: str  # who AWS says that its caller is, as in user/ana
     folder: Path  # what the labs write on this machine: this walk's own, so no other one passes for it
 
     @property
@@ -115,6 +116,7 @@ class Target:
         says = {
             "workshop": WORKSHOP,
             "learner": self.learner or "none",
+            "made-by": self.who,
             "expires": over.isoformat(timespec="seconds"),
         }
         return [{"Key": key, "Value": value} for key, value in says.items()]
@@ -238,7 +240,23 @@ def connect(quiet: bool = False) -> Target:
     if not quiet and _aloud.get():
         print(target)
         kernels.warn(target.name, target.folder.parent / "kernels" / target.name)
+        _warn_of_another(target)
     return target
+
+
+def _warn_of_another(target: Target) -> None:
+    """Print what to do where somebody else of the account walks under the same name, by the bucket's tag `made-by`."""
+    try:
+        tags = boto3.client("s3").get_bucket_tagging(Bucket=target.bucket)["TagSet"]
+    except ClientError:  # no bucket yet, an untagged one, or no right to look
+        return
+    made_by = {tag["Key"]: tag["Value"] for tag in tags}.get("made-by", target.who)
+    if made_by != target.who:
+        print(
+            f"[!] The bucket {target.bucket} was made by {made_by}, and you are {target.who}. If that is another person, each "
+            "of you would overwrite what the other makes: set WORKSHOP_LEARNER, 2 to 8 small letters or digits, before "
+            "JupyterLab starts."
+        )
 
 
 def _own_commands_first() -> None:
@@ -303,6 +321,7 @@ def _local(learner: str, algorithm: str) -> Target:
         role=role,
         endpoint_url=status.endpoint_url,
         docker=status.engine == "docker",
+        who="this machine",
         folder=Path(status.home) / "labs" / f"{names['bucket']}-{algorithm}",
         **names,
     )
@@ -339,6 +358,8 @@ def _aws(learner: str, algorithm: str) -> Target:
         region=region,
         account=account,
         role=_execution_role(identity["Arn"]),
+        # A tag takes these alone.
+        who=re.sub(r"[^\w .:/=+@-]", "_", identity["Arn"].rpartition(":")[2]),
         endpoint_url="",
         docker=True,
         folder=ROOT / "build" / f"{names['bucket']}-{algorithm}",
