@@ -45,6 +45,7 @@ class Camera:
         features = [{"name": "prefers-color-scheme", "value": "light"}]
         features += [{"name": "prefers-reduced-motion", "value": "reduce"}]
         browser.command("Emulation.setEmulatedMedia", features=features)
+        browser.command("Emulation.setScrollbarsHidden", hidden=True)
         browser.command("Page.navigate", url=address)
         browser.wait("document.querySelectorAll('#buckets details').length")
 

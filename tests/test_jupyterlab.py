@@ -207,14 +207,16 @@ class Learner:
         """Scroll to the last picture that a cell has drawn, if there is one."""
         drawn = (
             f"{FRONT}.content.widgets.findLastIndex((cell) => (cell.model.outputs?.toJSON() ?? [])"
-            ".some((output) => String(output.data?.['text/html'] ?? '').includes('<img')))"
+            ".some((output) => String(output.data?.['text/html'] ?? '').includes('<svg')))"
         )
         number = self.browser.ask(drawn)
         if number >= 0:
             self.browser.ask(
                 f"{FRONT}.content.activeCellIndex = {number}; void {FRONT}.content.scrollToItem({number})"
             )
-            self.browser.wait(f"{FRONT}.content.widgets[{number}].node.querySelector('img')?.complete")
+            self.browser.wait(
+                f"{FRONT}.content.widgets[{number}].node.querySelector('svg[role=img]') !== null"
+            )
 
     def shoot(self, file: Path) -> None:
         picture = self.browser.command("Page.captureScreenshot", format="png")["data"]

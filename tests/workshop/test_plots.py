@@ -1,9 +1,12 @@
 """Curves of a job's metrics: what is read from its log, and one picture that is replaced in place."""
 
+import re
+
+import matplotlib.pyplot as plt
 import nbformat
 from nbclient import NotebookClient
 
-from workshop.plots import Curves
+from workshop.plots import Curves, _drawn
 
 LOG = [
     "train: on cpu",
@@ -33,4 +36,23 @@ def test_a_cell_keeps_one_picture_the_last_with_an_alternative_text():
     (output,) = notebook.cells[0].outputs
     alt = "Curves: training_loss from 0.500 in epoch 1 to 0.250 in epoch 2."
     assert output["data"]["text/plain"] == alt
-    assert output["data"]["text/html"].startswith(f'<img alt="{alt}" src="data:image/png;base64,')
+    assert output["data"]["text/html"].startswith(f'<svg role="img" aria-label="{alt}" ')
+
+
+def test_a_picture_takes_the_pages_colours_and_keeps_its_own():
+    figure, axes = plt.subplots()
+    axes.bar(["a"], [2], color="#56B4E9")
+    axes.bar_label(axes.containers[0], label_type="center")
+    axes.set_title("A title")
+    axes.legend(["one"])
+    svg = _drawn(figure, 'with "quotes" & more')["text/html"]
+    assert 'aria-label="with &quot;quotes&quot; &amp; more"' in svg
+    assert "currentColor" in svg and "#56b4e9" in svg.lower()
+    assert not re.search(r"fill: ?#fff", svg), "nothing is white by default"
+    title, label = re.search(r"<text[^>]*>A title", svg)[0], re.search(r"<text[^>]*>2<", svg)[0]
+    assert "#000" not in title, "a title is the page's"
+    assert "#000" in label, "what stands on a bar is black on any page"
+    again, axes = plt.subplots()
+    axes.plot([1, 2])
+    ids = [set(re.findall(r'id="([^"]+)"', one)) for one in (svg, _drawn(again, "another")["text/html"])]
+    assert not ids[0] & ids[1], "two pictures of one page share an id"

@@ -352,6 +352,10 @@ The walk through all labs: {results["localaws"]["walk"]:.0f} s.
     )
 
 
+#: As far from white as from black.
+INK = "#767676"
+
+
 def _rounded(value):
     if isinstance(value, float):
         return float(f"{value:.5g}")
@@ -360,12 +364,27 @@ def _rounded(value):
     return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def bars(results: dict, titles: dict[str, str]) -> None:
+def _pyplot():
+    """matplotlib, drawing what is read on a light page and on a dark one: in grey, on no ground."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    inks = (
+        "text.color",
+        "axes.edgecolor",
+        "axes.labelcolor",
+        "axes.titlecolor",
+        "xtick.color",
+        "ytick.color",
+    )
+    matplotlib.rcParams |= dict.fromkeys(inks, INK) | {"savefig.transparent": True, "legend.framealpha": 0}
+    return plt
+
+
+def bars(results: dict, titles: dict[str, str]) -> None:
+    plt = _pyplot()
     serving, names = results["serving"], [name for name in titles if name != "baseline"]
     figure, axes = plt.subplots(1, len(LOADS), figsize=(14, 3.2), sharey=True, layout="constrained")
     for axis, load in zip(axes, LOADS, strict=True):
@@ -376,7 +395,7 @@ def bars(results: dict, titles: dict[str, str]) -> None:
         drawn = axis.barh([titles[name] for name in shown], values, color=colours)
         axis.bar_label(drawn, fmt="%.1f", padding=2)
         axis.set(title=load, xlim=(0, max(values) * 1.2))
-        axis.axvline(1, color="black", linewidth=0.8)
+        axis.axvline(1, color=INK, linewidth=0.8)
         axis.invert_yaxis() if axis is axes[0] else None
     figure.supxlabel("requests a second, the baseline being 1")
     figure.savefig(IMAGES / "bench.png", dpi=90)
@@ -384,11 +403,7 @@ def bars(results: dict, titles: dict[str, str]) -> None:
 
 
 def growth(results: dict) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     styles = {
         "ours": {"color": "#D55E00", "marker": "o", "label": "this container"},
         "baseline": {"color": "#0072B2", "marker": "s", "label": "baseline"},

@@ -1,12 +1,14 @@
 """Pictures: colours and marks that a colour-blind reader tells apart, and alternative texts for who cannot see them."""
 
-import base64
 import html
 import io
 import re
 
 import matplotlib.pyplot as plt
 from IPython.display import display
+from matplotlib.colors import to_hex, to_rgba
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 
 from .notebook import in_notebook
 
@@ -18,19 +20,52 @@ MARKERS = {
 }
 
 
+# What matplotlib draws in this is drawn in the page's own colour of text.
+_INK = "#000000"
+# As dark, but not the page's: text that stands on a colour of the picture.
+_BLACK = "#000001"
+
+
 def show(figure, alt: str) -> None:
-    """Display a matplotlib figure with `alt` as its alternative text, and close it."""
+    """Display a matplotlib figure with `alt` as its alternative text, legible on light and on dark, and close it."""
     display(_drawn(figure, alt), raw=True)
 
 
 def _drawn(figure, alt: str) -> dict[str, str]:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=100, bbox_inches="tight")
+    _let_the_page_through(figure)
+    drawn = io.StringIO()
+    # Text as text, a tenth of the size of its outlines; and the same names in it whenever it is drawn again.
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
+        figure.savefig(
+            drawn, format="svg", dpi=100, bbox_inches="tight", transparent=True, metadata={"Date": None}
+        )
     plt.close(figure)
-    picture = base64.b64encode(drawn.getvalue()).decode()
-    # As HTML, since a PNG output cannot carry an alternative text through JupyterLab and nbconvert.
-    tag = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}">'
-    return {"text/html": tag, "text/plain": alt}
+    # As a part of the page, since only that can have the page's colours, in JupyterLab, VS Code and nbconvert alike.
+    picture = drawn.getvalue()[drawn.getvalue().index("<svg") :]
+    picture = re.sub(r"<metadata>.*?</metadata>", "", picture, flags=re.DOTALL)
+    picture = re.sub(r'<g id="[^"]*">', "<g>", picture)  # many pictures on one page, all with a figure_1
+    picture = picture.replace(_INK, "currentColor").replace(_BLACK, "#000")
+    style = "max-width: 100%; height: auto; fill: currentColor"
+    picture = picture.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}" style="{style}"', 1)
+    return {"text/html": picture, "text/plain": alt}
+
+
+def _let_the_page_through(figure) -> None:
+    """Make what is white by default transparent, and leave text black that stands on a colour of the picture."""
+    for legend in figure.findobj(Legend):
+        legend.get_frame().set(facecolor="none", edgecolor="#808080")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        grounds = [patch.get_window_extent() for patch in axes.patches if patch.get_fill()]
+        grounds += [image.get_window_extent() for image in axes.images]
+        for text in axes.findobj(Text):
+            box, middle = text.get_bbox_patch(), text.get_window_extent()
+            middle = (middle.x0 + middle.x1) / 2, (middle.y0 + middle.y1) / 2
+            on_colour = box.get_fill() and to_rgba(box.get_facecolor())[3] if box else None
+            if on_colour is None:
+                on_colour = any(ground.contains(*middle) for ground in grounds)
+            if on_colour and to_hex(text.get_color()) == _INK:
+                text.set_color(_BLACK)
 
 
 class Curves:
