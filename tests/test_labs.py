@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import nbformat
+import pages
 import pytest
 
 from workshop import ROOT
@@ -106,6 +107,12 @@ def test_the_labs_walk_with_another_algorithm(tmp_path):
     output = tmp_path / "build" / "labs"
     run = run_offline([sys.executable, "-m", "workshop", "run", *labs, "--output", str(output)], environment)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-2000:]
+    assert run.stdout.splitlines()[-1] == (output / "index.html").as_uri()
+    read = pages.read(output)
+    assert len(read) == len(labs) + 1
+    # 09 was left out here.
+    assert [link for link in pages.dead(read) if not link.endswith("09_speed.html")] == []
+    assert pages.from_elsewhere(read) == []
     built = nbformat.read(output / "01_build.ipynb", as_version=4)
     assert "container/knn" in str(built.cells) and "sagemaker-byoa-learner8-knn" in str(built.cells)
     left = Path(environment["OFFLINE_LOG"])

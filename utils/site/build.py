@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXECUTED = ROOT / "build" / "labs"
 STAGED, SITE = ROOT / "build" / "site-source", ROOT / "build" / "site"
 HERE = Path(__file__).parent
+PYTHON = ROOT / "build" / "site-env" / "bin" / "python"
 
 #: The pages beside the labs, by their heading in the sidebar.
 DOCUMENTS = {
@@ -53,9 +54,7 @@ class Stage:
         shutil.rmtree(self.staged, ignore_errors=True)
         for name in self.labs:
             if not (self.executed / name).exists():
-                raise FileNotFoundError(
-                    f"{name} is not in {self.executed.relative_to(ROOT)} yet: run `make labs` first"
-                )
+                raise FileNotFoundError(f"{name} is not in {self.executed} yet: run `make labs` first")
             self._notebook(self.executed / name, Path("labs") / name)
         for path in self.solutions:
             self._notebook(path, path.relative_to(ROOT))
@@ -194,21 +193,25 @@ def shown(output: dict) -> dict:
     return output
 
 
-def main() -> int:
-    sphinx = ROOT / "build" / "site-env" / "bin" / "python"
+def make(executed: Path, staged: Path, site: Path) -> int:
+    """Make the site of the executed labs; return an exit status. `staged` is a folder for its source."""
     try:
-        stage = Stage(EXECUTED, STAGED)
-        stage.lay()
+        Stage(executed, staged).lay()
     except FileNotFoundError as error:
         print(f"site: {error}", file=sys.stderr)
         return 1
-    shutil.rmtree(SITE, ignore_errors=True)
-    command = [str(sphinx), "-m", "sphinx", "-q", "-j", "auto", "-W", "--keep-going", "-c", str(HERE)]
-    command += ["-d", str(ROOT / "build" / "site-doctrees"), str(STAGED), str(SITE)]
-    done = subprocess.run(command, cwd=ROOT)
-    if done.returncode == 0:
+    shutil.rmtree(site, ignore_errors=True)
+    # A warning is a dead link, or a page that nothing leads to.
+    command = [str(PYTHON), "-m", "sphinx", "-q", "-j", "auto", "-W", "--keep-going", "-c", str(HERE)]
+    command += ["-d", str(staged.with_name(f"{staged.name}-doctrees")), str(staged), str(site)]
+    return subprocess.run(command, cwd=ROOT).returncode
+
+
+def main() -> int:
+    status = make(EXECUTED, STAGED, SITE)
+    if status == 0:
         print(f"site: {(SITE / 'index.html').as_uri()}")
-    return done.returncode
+    return status
 
 
 if __name__ == "__main__":

@@ -21,3 +21,13 @@ nb_ipywidgets_js = {}
 myst_heading_anchors = 4
 myst_enable_extensions = []
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighting_failure"]
+
+
+def setup(app):
+    app.connect("html-page-context", _level_of_captions, priority=900)
+
+
+def _level_of_captions(app, page, template, context, doctree):
+    """Say of the sidebar's captions which level of heading they are: Sphinx says only that they are headings."""
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')

@@ -2,12 +2,16 @@
 `clean` shows what a walk has made on AWS or here, what it costs, and deletes it."""
 
 import argparse
+import copy
+import html
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from botocore.exceptions import ClientError
 
@@ -18,6 +22,20 @@ from .errors import WorkshopError
 OUTPUT = ROOT / "build" / "labs"
 #: The tag of a cell whose output is stored and compared: nbval's.
 COMPARED = "nbval-check-output"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+INDEX = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>The labs, executed</title>
+<style>body {{ font: 1.1rem/1.9 system-ui, sans-serif; margin: 3rem auto; max-width: 36rem; padding: 0 1rem }}
+ul {{ list-style: none; padding: 0 }}</style>
+<h1>The labs, executed</h1>
+<ul>{items}</ul>
+<p><a href="{readme}">README</a>. To make a site of them, with search: <code>make site</code></p>
+</html>
+"""
 # nbclient takes Ctrl-C for itself: it shuts the kernel down, goes on, and fails at whatever comes next. It has this then.
 SIGNALLED = "_async_cleanup_kernel_future"
 
@@ -114,13 +132,12 @@ def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int
     finally:
         if not aws:
             localaws.stop()
-    where = output.relative_to(ROOT) if output.is_relative_to(ROOT) else output
-    print(
-        f"{len(labs) - len(failed)} of {len(labs)} labs, {time.monotonic() - started:.0f} s; read them in {where}/*.html"
-        if not failed
-        else f"{failed[0]} failed; its cells and their output: {where}/{failed[0]}.html"
-    )
-    return 1 if failed else 0
+    if failed:
+        print(f"{failed[0]} failed; its cells and their output: {(output / f'{failed[0]}.html').as_uri()}")
+        return 1
+    print(f"{len(labs)} of {len(labs)} labs, {time.monotonic() - started:.0f} s. Read them, in a browser:")
+    print(_index(output).as_uri())
+    return 0
 
 
 def _execute(lab: str, output: Path) -> tuple[str | None, float]:
@@ -170,10 +187,39 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
     # No script or font from elsewhere: the page is complete without a network.
     elsewhere = {name: "" for name in HTMLExporter.class_trait_names() if name.endswith("_url")}
     exporter = HTMLExporter(embed_images=True, **elsewhere)
-    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": lab}})
-    (output / f"{lab}.html").write_text(page, encoding="utf-8")
+    readable = copy.deepcopy(notebook)
+    for cell in readable.cells:
+        for data in (one["data"] for one in cell.get("outputs", ()) if len(one.get("data", ())) > 1):
+            data.pop(WIDGET, None)  # nothing without a kernel; beside it stands what a page can show
+    page, _ = exporter.from_notebook_node(readable, resources={"metadata": {"name": lab}})
+    (output / f"{lab}.html").write_text(_led(page, output), encoding="utf-8")
     nbformat.write(notebook, output / f"{lab}.ipynb")
     return problem, time.monotonic() - started
+
+
+def _led(page: str, output: Path) -> str:
+    """The page with its links led from where it lies: to the other labs' pages, and to the project's files."""
+
+    def lead(match: re.Match) -> str:
+        file, mark, anchor = match[2].partition("#")
+        if not file or re.match(r"[a-z]+:|/", file):
+            return match[0]
+        if file.removesuffix(".ipynb") in NEEDS:
+            return f'{match[1]}="{file.removesuffix(".ipynb")}.html{mark}{anchor}"'
+        there = quote(os.path.relpath(LABS / unquote(file), output))
+        return f'{match[1]}="{there}{mark}{anchor}"'
+
+    return re.sub(r'(href|src)="([^"]*)"', lead, page)
+
+
+def _index(output: Path) -> Path:
+    """Write a page that leads to each lab's, of this run or an earlier one; return its path."""
+    first = {lab: record.title(LABS / f"{lab}.ipynb") for lab in NEEDS if (output / f"{lab}.html").exists()}
+    items = "".join(f'<li><a href="{lab}.html">{html.escape(title)}</a></li>' for lab, title in first.items())
+    readme = quote(os.path.relpath(ROOT / "README.md", output))
+    page = INDEX.format(items=items, readme=readme)
+    (output / "index.html").write_text(page, encoding="utf-8")
+    return output / "index.html"
 
 
 def _store(lab: str, output: Path) -> None:

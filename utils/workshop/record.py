@@ -74,7 +74,7 @@ def _shown(target: Target, kept: dict) -> dict:
         labs.append(
             {
                 "lab": notebook.stem,
-                "title": _title(notebook),
+                "title": title(notebook),
                 "checked": of_lab.get("checked"),
                 "your_turn": of_lab.get("your_turn"),
                 "predictions": len(predicted),
@@ -85,6 +85,7 @@ def _shown(target: Target, kept: dict) -> dict:
     return {"name": target.name, "labs": labs, "next": next(todo, None)}
 
 
-def _title(notebook: Path) -> str:
+def title(notebook: Path) -> str:
+    """What a lab is called, by its first cell."""
     first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"]
     return "".join(first).splitlines()[0].removeprefix("# ")
