@@ -7,6 +7,7 @@ import html
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +23,8 @@ from .errors import WorkshopError
 OUTPUT = ROOT / "build" / "labs"
 #: The tag of a cell whose output is stored and compared: nbval's.
 COMPARED = "nbval-check-output"
+#: The longest two need little of the others: here they run beside them, one at a time.
+BESIDE = ("11_image_in_mask_out", "10_bring_your_own")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INDEX = """<!doctype html>
 <html lang="en">
@@ -55,6 +58,7 @@ def main() -> int:
         action="store_true",
         help="put the outputs of the compared cells (tagged nbval-check-output) into labs/ and strip all others",
     )
+    run.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # what _start_beside calls
     commands.add_parser("preflight", help="say what this machine has for the labs and what is missing")
     commands.add_parser("progress", help="say which labs are done and which is next")
     commands.add_parser("running", help="say what still runs, as `make lab` does at its end")
@@ -94,6 +98,8 @@ def main() -> int:
     except OSError as error:
         parser.error(f"cannot write to {output} ({error.strerror}): name another folder with --output")
     try:
+        if arguments.one:
+            return 0 if run_one(*arguments.labs, output) else 1
         return run_labs(arguments.labs or list(NEEDS), output, arguments.store)
     except RuntimeError as error:  # localaws', which says what to do
         parser.exit(1, f"{error}\n")
@@ -117,19 +123,27 @@ def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int
         localaws.stop()
         shutil.rmtree(os.environ["LOCALAWS_HOME"], ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
-    failed = []
+    failed, beside = [], {}
     try:
         for number, lab in enumerate(labs, 1):
             print(f"[{number}/{len(labs)}] {lab:<20}", end="", flush=True)
-            problem, seconds = _execute(lab, output)
-            print(f" {seconds:5.1f} s  {'FAILED' if problem else 'ok'}", flush=True)
-            if store and not problem:
-                _store(lab, output)
-            if problem:
-                print(problem)
+            if lab in beside:
+                while part := beside[lab].stdout.read(1):  # its dots, as they come
+                    print(part, end="", flush=True)
+                done = beside[lab].wait() == 0
+            else:
+                done = run_one(lab, output)
+            if not done:
                 failed.append(lab)
                 break  # every later lab would only fail for want of this one
+            if store:
+                _store(lab, output)
+            if not aws and all(process.poll() is not None for process in beside.values()):
+                _start_beside(beside, labs[:number], labs[number:], output)
     finally:
+        for process in beside.values():
+            process.terminate()
+            process.wait()
         if not aws:
             localaws.stop()
     if failed:
@@ -138,6 +152,24 @@ def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int
     print(f"{len(labs)} of {len(labs)} labs, {time.monotonic() - started:.0f} s. Read them, in a browser:")
     print(_index(output).as_uri())
     return 0
+
+
+def _start_beside(beside: dict, done: list[str], to_do: list[str], output: Path) -> None:
+    """Start a lab in a process of its own whose turn comes later, and that needs none of those before it."""
+    for lab in BESIDE:
+        if lab in to_do and lab not in beside and set(NEEDS[lab]) <= set(done):
+            command = [sys.executable, "-m", "workshop", "run", lab, "--output", str(output), "--one"]
+            beside[lab] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            return
+
+
+def run_one(lab: str, output: Path) -> bool:
+    """Execute a lab on the localaws that runs, print its dots and how it went; return whether it went well."""
+    problem, seconds = _execute(lab, output)
+    print(f" {seconds:5.1f} s  {'FAILED' if problem else 'ok'}", flush=True)
+    if problem:
+        print(problem)
+    return problem is None
 
 
 def _execute(lab: str, output: Path) -> tuple[str | None, float]:
