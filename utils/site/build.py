@@ -113,6 +113,7 @@ class Stage:
 
     def _notebook(self, path: Path, place: Path) -> None:
         notebook = json.loads(neutral(path.read_text(encoding="utf-8")))
+        notebook["metadata"].pop("widgets", None)
         for cell in notebook["cells"]:
             source = "".join(cell["source"])
             if cell["cell_type"] == "markdown":

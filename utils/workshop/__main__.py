@@ -220,6 +220,7 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
     elsewhere = {name: "" for name in HTMLExporter.class_trait_names() if name.endswith("_url")}
     exporter = HTMLExporter(embed_images=True, **elsewhere)
     readable = copy.deepcopy(notebook)
+    readable.metadata.pop("widgets", None)
     for cell in readable.cells:
         for data in (one["data"] for one in cell.get("outputs", ()) if len(one.get("data", ())) > 1):
             data.pop(WIDGET, None)  # nothing without a kernel; beside it stands what a page can show
