@@ -34,7 +34,8 @@ def dead(pages: dict[Path, Page]) -> list[str]:
             target = (file.parent / unquote(address.path)).resolve() if address.path else file
             there = target.exists()
             if there and address.fragment and target in pages:
-                there = unquote(address.fragment) in pages[target].ids
+                # A browser looks for it as it is written first.
+                there = bool({address.fragment, unquote(address.fragment)} & pages[target].ids)
             if not there:
                 found.append(f"{file.name}: {link}")
     return found

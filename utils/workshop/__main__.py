@@ -33,7 +33,8 @@ INDEX = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>The labs, executed</title>
 <style>body {{ font: 1.1rem/1.9 system-ui, sans-serif; margin: 3rem auto; max-width: 36rem; padding: 0 1rem }}
-ul {{ list-style: none; padding: 0 }}</style>
+ul {{ list-style: none; padding: 0 }} body {{ background: #fff; color: #1b2330 }} a {{ color: #1f5fbf }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #10151c; color: #e6eaf0 }} a {{ color: #7fb2ff }} }}</style>
 <h1>The labs, executed</h1>
 <ul>{items}</ul>
 <p><a href="{readme}">README</a>. To make a site of them, with search: <code>make site</code></p>
