@@ -71,7 +71,9 @@ audit: .venv/ready  ## report known weaknesses of what requirements.lock pins (a
 build/site-env/ready: utils/site/requirements.lock | .venv/ready
 	@echo "site: packages from utils/site/requirements.lock (once)"
 	@$(BIN)/python -m venv --clear --without-pip build/site-env
-	@$(BIN)/python utils/uv_pip.py install --quiet --python build/site-env/bin/python --no-deps --require-hashes --requirement $<
+	@$(BIN)/python utils/uv_pip.py install --quiet --python build/site-env/bin/python --no-deps --require-hashes \
+		--compile-bytecode --requirement $< || \
+		$(BIN)/python -m pip --python build/site-env/bin/python install -qq --no-deps --require-hashes --requirement $<
 	@touch $@
 
 site: build/site-env/ready  ## make a site of the executed labs in build/site (after `make labs`)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pages
 import pytest
@@ -97,6 +98,38 @@ def test_the_labs_follow_each_other(site):
         assert re.search(rf'class="next-page" href="{after}.html"', text), before
         text = (site / "labs" / f"{after}.html").read_text(encoding="utf-8")
         assert re.search(rf'class="prev-page" href="{before}.html"', text), after
+
+
+def test_readme_is_the_front_page_and_a_guide(site):
+    front = (site / "index.html").read_text(encoding="utf-8")
+    assert f'<p class="start"><a href="labs/{next(iter(NEEDS))}.html">' in front
+    sections = re.findall(r"^## (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert "The labs" in sections and len(list((site / "guide").iterdir())) == len(sections) - 1
+    for title in sections:
+        name = title.lower().replace(" ", "-")
+        if title != "The labs":
+            page = (site / "guide" / f"{name}.html").read_text(encoding="utf-8")
+            assert re.search(rf"<h1>{title}<a", page) and f'href="guide/{name}.html"' in front, title
+    # A link to a section of README leads to its page, from another section of README as well.
+    stage = build.Stage(LABS, site)
+    stage.guide = {"on-aws": "guide/on-aws.md"}
+    led = {
+        origin: stage.linked(f"[it]({origin}#on-aws)", Path("guide/x.md"), build.README)
+        for origin in ("", "README.md")
+    }
+    assert set(led.values()) == {"[it](on-aws.md#on-aws)"}
+    assert stage.linked("[it](../README.md#on-aws)", Path("labs/x.md")) == "[it](../guide/on-aws.md#on-aws)"
+    assert stage.linked("```\n[it](nowhere)\n```", Path("labs/x.md")) == "```\n[it](nowhere)\n```"
+
+
+def test_no_level_of_heading_is_left_out(site):
+    for lab in NEEDS:
+        levels = [
+            int(one)
+            for one in re.findall(r"<h([1-6])", (site / "labs" / f"{lab}.html").read_text(encoding="utf-8"))
+        ]
+        assert levels[0] == 1 and levels.count(1) == 1
+        assert all(after - before <= 1 for before, after in pairwise(levels)), (lab, levels)
 
 
 def test_it_can_be_searched(site, browser):

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,6 +19,8 @@ EXECUTED = ROOT / "build" / "labs"
 STAGED, SITE = ROOT / "build" / "site-source", ROOT / "build" / "site"
 HERE = Path(__file__).parent
 PYTHON = ROOT / "build" / "site-env" / "bin" / "python"
+
+README = Path("README.md")
 
 #: The pages beside the labs, by their heading in the sidebar.
 DOCUMENTS = {
@@ -34,6 +37,11 @@ PICTURES = (".png", ".svg", ".webp")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # A link or a picture of Markdown: what is before the address, the address, what is behind it.
 LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s]+)(\))")
+# A block of code, in which nothing is a link or a heading.
+CODE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#+(?= )", re.MULTILINE)
+# A lab's last line: the theme has a previous and a next of its own.
+AROUND = re.compile(r"\n*^[^\n]*\[Home\]\(\.\./README\.md\)[^\n]*\s*\Z", re.MULTILINE)
 # What README has for GitHub alone: a button to its Codespaces, and one picture for each colour scheme.
 BUTTON = re.compile(r"^\[!\[[^\]]*\]\([^)]*\)\]\(\.\./\.\./codespaces\)\n\n", re.MULTILINE)
 PICTURE = re.compile(r'<picture><source [^>]*srcset="([^"]+)"><img alt="([^"]+)" src="([^"]+)"></picture>')
@@ -48,6 +56,9 @@ class Stage:
         self.labs = sorted(path.name for path in (ROOT / "labs").glob("[0-9]*.ipynb"))
         self.solutions = sorted((ROOT / "labs" / "solutions").glob("*.ipynb"))
         self.programs: set[Path] = set()
+        self.guide: dict[
+            str, str
+        ] = {}  # README's sections but the labs': their pages by GitHub's name for each heading
 
     def lay(self) -> None:
         """Write everything. Raises FileNotFoundError for a lab that was not executed."""
@@ -56,52 +67,74 @@ class Stage:
             if not (self.executed / name).exists():
                 raise FileNotFoundError(f"{name} is not in {self.executed} yet: run `make labs` first")
             self._notebook(self.executed / name, Path("labs") / name)
+        index = self._index()
         for path in self.solutions:
             self._notebook(path, path.relative_to(ROOT))
         for name in sorted(self.documents):
             self._write(Path(name), self.linked((ROOT / name).read_text(encoding="utf-8"), Path(name)))
-        self._write(Path("index.md"), self._index())
+        self._write(Path("index.md"), index)
         done: set[Path] = set()
         while todo := sorted(self.programs - done):  # a folder's page links to more
             for program in todo:
                 self._program(program)
             done.update(todo)
 
-    def linked(self, text: str, page: Path) -> str:
-        """The text of a page with its links led to what the site has."""
+    def linked(self, text: str, page: Path, origin: Path | None = None) -> str:
+        """The text of a page with its links, those of the file `origin`, led to what the site has."""
+        origin = origin or page
 
         def lead(match: re.Match) -> str:
             before, address, after = match.groups()
-            if re.match(r"[a-z]+:|#", address):
-                return match.group(0)
             file, mark, anchor = address.partition("#")
-            target = Path(os.path.normpath(page.parent / file))
+            if re.match(r"[a-z]+:", address) or (not file and origin != README):
+                return match.group(0)
+            target = Path(os.path.normpath(origin.parent / file)) if file else README
             if not (ROOT / target).exists() and not (self.staged / target).exists():
-                raise FileNotFoundError(f"{page} links to {address}, which is not there")
+                raise FileNotFoundError(f"{origin} links to {address}, which is not there")
             if before.startswith("!") or target.suffix in PICTURES:
                 self._copy(target)
-                return match.group(0)
-            if target == Path("README.md"):
-                target = Path("index.md")
+            elif target == README:
+                target = Path(self.guide.get(anchor, "index.md"))
             elif target.as_posix() not in self.documents and target.suffix != ".ipynb":
                 self.programs.add(target)
                 target = _page_of(target)
             return f"{before}{os.path.relpath(target, page.parent)}{mark}{anchor}{after}"
 
-        return LINK.sub(lead, text)
+        return _outside_code(lambda part: LINK.sub(lead, part), text)
 
     def _index(self) -> str:
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
         readme = BUTTON.sub("", readme)
         readme = PICTURE.sub(self._both_pictures, readme)
+        readme, sections = self._parted(readme)
         toctrees = [_toctree("Labs", [f"labs/{Path(name).stem}" for name in self.labs])]
+        toctrees.append(_toctree("Guide", [page.removesuffix(".md") for page in sections]))
         toctrees += [
             _toctree(title, [name.removesuffix(".md") for name in names])
             for title, names in DOCUMENTS.items()
         ]
         solutions = [path.relative_to(ROOT).with_suffix("").as_posix() for path in self.solutions]
         toctrees.append(_toctree("Solutions", solutions))
-        return self.linked(readme, Path("README.md")) + "\n" + "\n".join(toctrees)
+        return self.linked(readme, Path("index.md"), README) + "\n" + "\n".join(toctrees)
+
+    def _parted(self, readme: str) -> tuple[str, dict[str, str]]:
+        """README's beginning and its table of the labs; its other sections, each on a page of its own."""
+        front, *sections = _sections(readme)
+        start = self.labs[0].removesuffix(".ipynb")
+        front += f'<p class="start"><a href="labs/{start}.html">Start with the first lab</a></p>\n\n'
+        pages = {}
+        for text in sections:
+            name = _slug(text.partition("\n")[0].lstrip("# "))
+            if name == "the-labs":
+                front += text
+                continue
+            page = f"guide/{name}.md"
+            pages[page] = _outside_code(lambda part: HEADING.sub(lambda mark: mark[0][1:], part), text)
+            headings = re.findall(r"^#+ (.+)", CODE.sub("", text), re.MULTILINE)
+            self.guide |= {_slug(heading): page for heading in headings}
+        for page, text in pages.items():
+            self._write(Path(page), self.linked(text, Path(page), README))
+        return front, pages
 
     def _both_pictures(self, match: re.Match) -> str:
         dark, words, light = match.groups()
@@ -114,12 +147,22 @@ class Stage:
     def _notebook(self, path: Path, place: Path) -> None:
         notebook = json.loads(neutral(path.read_text(encoding="utf-8")))
         notebook["metadata"].pop("widgets", None)
+        prose = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+        levels = sorted({len(mark) for text in prose for mark in HEADING.findall(CODE.sub("", text))})
+
+        def raised(text: str) -> str:
+            # No level is left out, for who goes from heading to heading: labs have the third below the first.
+            return HEADING.sub(lambda mark: "#" * (1 + levels.index(len(mark[0]))), text)
+
         for cell in notebook["cells"]:
             source = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
-                cell["source"] = self.linked(source, place)
+                source = AROUND.sub("", source) if cell is notebook["cells"][-1] else source
+                source = _outside_code(raised, self.linked(source, place))
+                cell["source"] = source
             for output in cell.get("outputs", ()):
                 output.update(shown(output))
+        notebook["cells"] = [cell for cell in notebook["cells"] if "".join(cell["source"]).strip()]
         self._write(place, json.dumps(notebook))
 
     def _program(self, path: Path) -> None:
@@ -156,6 +199,29 @@ class Stage:
     def _write(self, place: Path, text: str) -> None:
         (self.staged / place).parent.mkdir(parents=True, exist_ok=True)
         (self.staged / place).write_text(text, encoding="utf-8")
+
+
+def _sections(text: str) -> list[str]:
+    """Markdown, parted before each heading of the second level."""
+    parts, fenced = [[]], False
+    for line in text.splitlines(keepends=True):
+        fenced ^= line.lstrip().startswith("```")
+        if line.startswith("## ") and not fenced:
+            parts.append([])
+        parts[-1].append(line)
+    return ["".join(part) for part in parts]
+
+
+def _slug(heading: str) -> str:
+    """What GitHub calls a heading in an address."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def _outside_code(change: Callable[[str], str], text: str) -> str:
+    """Markdown changed, its code left as it is."""
+    parts = CODE.split(text)
+    parts[::2] = map(change, parts[::2])
+    return "".join(parts)
 
 
 def _page_of(path: Path) -> Path:

@@ -6,6 +6,13 @@ extensions = ["myst_nb"]
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_favicon = "static/favicon.svg"
+# No links to a repository that a reader may not have; blue as in the cells' edge.
+html_theme_options = {
+    "top_of_page_buttons": [],
+    "light_css_variables": {"color-brand-primary": "#0a5a9c", "color-brand-content": "#0a5a9c"},
+    "dark_css_variables": {"color-brand-primary": "#7cbcf2", "color-brand-content": "#7cbcf2"},
+}
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
@@ -20,7 +27,8 @@ nb_merge_streams = True
 nb_ipywidgets_js = {}
 myst_heading_anchors = 4
 myst_enable_extensions = []
-suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighting_failure"]
+smartquotes = False  # `--` begins an option
+suppress_warnings = ["mystnb.unknown_mime_type", "misc.highlighting_failure"]
 
 
 def setup(app):
