@@ -137,13 +137,17 @@ def test_it_can_be_searched(site, browser):
     browser.wait("document.querySelectorAll('#search-results li a').length > 2")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 1400), ("light", 390)])
 @pytest.mark.parametrize("page", ["index", "labs/04_train", "labs/12_what_goes_wrong", "labs/glossary"])
-def test_axe_finds_nothing_serious(site, browser, axe, page, scheme):
+def test_axe_finds_nothing_serious(site, browser, axe, page, scheme, width):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.command("Emulation.setEmulatedMedia", features=features)
+    browser.command("Emulation.setDeviceMetricsOverride", **size)
     browser.command("Page.navigate", url=(site / f"{page}.html").as_uri())
-    browser.wait("document.readyState === 'complete' && document.querySelector('h1') !== null")
+    browser.wait(f"document.readyState === 'complete' && location.pathname.endsWith('{page}.html')")
+    ground = browser.ask("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground)[:3])) > 3 * 128) is (scheme == "light"), ground
     assert violations(browser, axe) == []
 
 

@@ -6,6 +6,7 @@ extensions = ["myst_nb"]
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
 html_favicon = "static/favicon.svg"
 # No links to a repository that a reader may not have; blue as in the cells' edge.
 html_theme_options = {
