@@ -211,11 +211,14 @@ class Learner:
         )
         number = self.browser.ask(drawn)
         if number >= 0:
+            # Cells above it are drawn as they come into sight, and move it: scroll until it stays in sight.
+            top = f"{FRONT}.content.widgets[{number}].node.querySelector('svg[role=img]')?.getBoundingClientRect().top"
             self.browser.ask(
-                f"{FRONT}.content.activeCellIndex = {number}; void {FRONT}.content.scrollToItem({number})"
+                f"{FRONT}.content.mode = 'command'; {FRONT}.content.activeCellIndex = {number}; 0"
             )
             self.browser.wait(
-                f"{FRONT}.content.widgets[{number}].node.querySelector('svg[role=img]') !== null"
+                f"(() => {{ void {FRONT}.content.scrollToItem({number}, 'center'); "
+                f"const top = {top}; return top > 90 && top < 600; }})()"
             )
 
     def shoot(self, file: Path) -> None:
