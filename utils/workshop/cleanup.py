@@ -240,9 +240,14 @@ def clean(only_expired: bool = False, yes: bool = False) -> int:
         return 0
     now = datetime.now(UTC)
     print()
+    streams = sum(thing.kind == "log stream" for thing in there)
     for thing in there:
+        if thing.kind == "log stream":
+            continue  # one for each job
         over = expires(thing, tags(thing))
         print(f"{'expired' if over <= now else 'expires'} {over:%Y-%m-%d %H:%M} UTC  {thing}")
+    if streams:
+        print(f"and {streams} log streams of jobs")
     if not yes and not _agreed(len(there)):
         return 1
     shown = {(thing.kind, thing.name) for thing in there}

@@ -43,7 +43,7 @@ def _setup(target: Target, given: dict) -> Iterator[Finding]:
         hint = 'The answer of list_buckets is a dict: the buckets are below "Buckets".'
     yield (
         not any(isinstance(bucket, dict) for bucket in buckets) and set(buckets) == true,
-        f"`buckets` has the names of all {len(true)} buckets",
+        f"`buckets` has the names of all your buckets: {len(true)}",
         hint,
     )
 
@@ -112,19 +112,29 @@ def _train(target: Target, given: dict) -> Iterator[Finding]:
         yield False, "a training job with two channels", hint
         return
     name = job["TrainingJobName"]
-    rows = {}
+    rows, species = {}, set()
     for channel in job["InputDataConfig"]:
         uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
-        rows[channel["ChannelName"]] = sum(len(content.splitlines()) for content in _contents(uri))
+        lines = [line for content in _contents(uri) for line in content.splitlines()]
+        rows[channel["ChannelName"]] = len(lines)
+        if channel["ChannelName"] == "validation":
+            species = {line.partition(",")[0] for line in lines}
     yield (
         set(rows) == {"training", "validation"},
         f"{name} has the channels {' and '.join(rows)}",
         "Expected training and validation: channel_of makes one called training; for the other change its ChannelName.",
     )
+    if set(rows) != {"training", "validation"}:
+        return
     yield (
-        (rows.get("training"), rows.get("validation")) == (120, 30),
+        (rows["training"], rows["validation"]) == (120, 30),
         f"they have {' and '.join(map(str, rows.values()))} rows",
         "Expected 120 rows to train on and 30 held out, none in both: does each prefix hold its own file alone?",
+    )
+    yield (
+        len(species) == 3,
+        f"the rows held out are of {len(species)} species",
+        "Expected all three: the file is sorted by species, so its last 30 rows are virginica alone. Mix them first.",
     )
     status, reason = job["TrainingJobStatus"], job.get("FailureReason", "")
     yield status == "Completed", f"it is {status}", f"{reason}\nMend what it names, and start another one."
@@ -143,8 +153,8 @@ def _deploy(target: Target, given: dict) -> Iterator[Finding]:
         hint = 'Each event is a dict, with its time: take its ["message"].'
     elif len(last) != 10:
         hint = f"These are {len(last)}: [-10:] takes the last ten of a list."
-    # The log goes on: what was the end of it some seconds ago need not be now.
-    there = any(lines[first : first + len(last)] == last for first in range(len(lines)))
+    # The log goes on: what was the end of it some seconds ago may be a line or two from it now.
+    there = any(lines[: len(lines) - since][-len(last) :] == last for since in range(3))
     yield (
         len(last) == min(10, len(lines)) and there,
         f"`last` has {len(last)} lines of the endpoint's log",
@@ -324,9 +334,7 @@ def _what_goes_wrong(target: Target, given: dict) -> Iterator[Finding]:
         )
         return
     status, reason = tried["TrainingJobStatus"], tried.get("FailureReason", "")
-    hint = (
-        "The index says what mends it. A mend of one fault may show the next: keep the first in your command."
-    )
+    hint = "The index says what mends it. A mend of one fault may show the next: keep the first in your command. And what a program imports and never uses may go from it."
     yield (
         status == "Completed",
         f"your last attempt, {tried['TrainingJobName']}, is {status}",

@@ -15,7 +15,7 @@ from localaws import images
 
 from .aws import answer
 from .errors import WorkshopError
-from .progress import _Logs, _seconds_between_polls
+from .progress import NOTICE, _Logs, _seconds_between_polls
 from .target import IAM, Target
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -156,7 +156,8 @@ def _settled(describe, status: str, going_on: set[str]) -> dict:
 
 
 def _shown(description: dict, logs: _Logs) -> str:
-    lines = [f"  log: {line}" for line in logs.new_lines()[-LAST_LINES:]]
+    lines = [line for line in logs.new_lines() if NOTICE not in line]
+    lines = [f"  log: {line}" for line in lines[-LAST_LINES:]]
     text = "\n".join([f"FailureReason: {description.get('FailureReason', 'none')}", *lines])
     print(text)
     return text

@@ -180,7 +180,7 @@ def _follow(
             log()
         if answered:
             screen.log(
-                f"({answered} requests were answered well; their lines are in the log group {logs.group})"
+                f"(requests that were answered well: {answered}; their lines are in the log group {logs.group})"
             )
     except KeyboardInterrupt:
         raise GoesOn(title, kind, name) from None

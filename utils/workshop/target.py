@@ -342,7 +342,7 @@ def _aws(learner: str, algorithm: str) -> Target:
     except NoCredentialsError:
         raise TargetError(
             "WORKSHOP_TARGET is 'aws' and no credentials were found. Run `aws configure` in a "
-            "terminal, or leave WORKSHOP_TARGET out to stay on this machine."
+            "terminal, or set WORKSHOP_TARGET=local to stay on this machine."
         ) from None
     except (ConnectionError, HTTPClientError) as error:
         raise TargetError(
