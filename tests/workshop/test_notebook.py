@@ -10,7 +10,7 @@ import boto3
 import psutil
 from test_target import run_cells
 
-from workshop import connect, kernels, record
+from workshop import catch_up, connect, kernels, record, running
 from workshop.predict import Prediction
 
 
@@ -134,6 +134,26 @@ def test_what_still_runs_is_told_and_nothing_is_started(environment, tmp_path):
 
     silent = tmp_path / "silent"
     assert said(LOCALAWS_HOME=str(silent)) == "" and not silent.exists()
+
+
+def test_an_endpoint_that_goes_on_is_told_with_its_price(target, capsys):
+    sagemaker, name = boto3.client("sagemaker"), target.name
+    running.tell()
+    assert capsys.readouterr().out.splitlines()[0].endswith(f"goes on at {target.endpoint_url}.")
+    # Whatever becomes of its container, it is there.
+    catch_up("04_train")
+    ecr = boto3.client("ecr").describe_repositories(repositoryNames=[name])["repositories"][0]
+    container = {"Image": f"{ecr['repositoryUri']}:latest"}
+    sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=target.role)
+    kind = {"InstanceType": "ml.m5.large", "InitialInstanceCount": 2}
+    variant = {"VariantName": "AllTraffic", "ModelName": name} | kind
+    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    capsys.readouterr()
+    running.tell()
+    said = capsys.readouterr().out
+    assert f"  endpoint {name}, $0." in said and "an hour on AWS, nothing here" in said
+    assert "python -m localaws down" in said
 
 
 def test_the_kept_file_is_what_the_page_reads(target):

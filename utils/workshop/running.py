@@ -2,11 +2,10 @@
 
 import os
 
-import boto3
-
 import localaws
 
-from .target import Target, TargetError, connect
+from .costs import ledger
+from .target import TargetError, connect
 
 
 def tell() -> None:
@@ -19,34 +18,17 @@ def tell() -> None:
     except TargetError as error:
         print(f"Whether anything still runs cannot be asked: {error}")
         return
-    things = endpoints(target) + jobs(target)
-    if aws and things:
+    rows = ledger(target)
+    going_on = rows[(rows["kind"] == "endpoint") | rows["status"].isin(["InProgress", "Stopping"])]
+    if aws and len(going_on):
         print("Still running on AWS, and costing:")
     elif not aws:
-        print(f"localaws goes on at {target.endpoint_url}" + (", with:" if things else "."))
-    for thing in things:
-        print(f"  {thing}")
-    if aws and things:
+        print(f"localaws goes on at {target.endpoint_url}" + (", with:" if len(going_on) else "."))
+    for _, row in going_on.iterrows():
+        print(
+            f"  {row['kind']} {row['name']}, ${row['$ an hour']:.3f} an hour{'' if aws else ' on AWS, nothing here'}"
+        )
+    if aws and len(going_on):
         print("End it with labs/99_cleanup.ipynb.")
     elif not aws:
         print("Stop it, and all in it: .venv/bin/python -m localaws down")
-
-
-def endpoints(target: Target) -> list[str]:
-    """The walk's endpoints, each of which costs by the hour."""
-    pages = boto3.client("sagemaker").get_paginator("list_endpoints").paginate(NameContains=target.name)
-    found = [endpoint for page in pages for endpoint in page["Endpoints"]]
-    return [f"endpoint {endpoint['EndpointName']}, {endpoint['EndpointStatus']}" for endpoint in found]
-
-
-def jobs(target: Target) -> list[str]:
-    """The walk's jobs that have not ended."""
-    client, found = boto3.client("sagemaker"), []
-    for kind, word in [("training", "Training"), ("transform", "Transform")]:
-        pages = client.get_paginator(f"list_{kind}_jobs").paginate(
-            NameContains=target.name, StatusEquals="InProgress"
-        )
-        found += [
-            f"{kind} job {job[f'{word}JobName']}" for page in pages for job in page[f"{word}JobSummaries"]
-        ]
-    return found
