@@ -226,7 +226,13 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
         for data in (one["data"] for one in cell.get("outputs", ()) if len(one.get("data", ())) > 1):
             data.pop(WIDGET, None)  # nothing without a kernel; beside it stands what a page can show
     page, _ = exporter.from_notebook_node(readable, resources={"metadata": {"name": lab}})
-    (output / f"{lab}.html").write_text(_led(page, output), encoding="utf-8")
+    # nbconvert has one theme a page; here the browser's scheme chooses.
+    dark = next(
+        file for place in exporter.template_paths if (file := Path(place, "static/theme-dark.css")).exists()
+    )
+    style = f"<style>@media (prefers-color-scheme: dark) {{\n{dark.read_text(encoding='utf-8')}\n}}</style>"
+    page = _led(page.replace("</head>", f"{style}</head>", 1), output)
+    (output / f"{lab}.html").write_text(page, encoding="utf-8")
     nbformat.write(notebook, output / f"{lab}.ipynb")
     return problem, time.monotonic() - started
 
