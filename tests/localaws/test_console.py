@@ -118,7 +118,12 @@ def test_a_tuning_jobs_trials_are_told_below_it_and_counted(localaws, tuned):
     assert [one["name"] for one in reversed(detail["trials"])] == trials
     assert {one["what"] for one in detail["trials"]} == {"model a", "model b"}
     assert [value for _, value in detail["objective"]["points"]] == [0.25, 0.25]
-    assert told["totals"]["trials"] == 2
+    # The server is shared: other tests have tuned there, too.
+    pages = localaws.client("sagemaker").get_paginator("list_hyper_parameter_tuning_jobs").paginate()
+    tuning = [one for page in pages for one in page["HyperParameterTuningJobSummaries"]]
+    assert (
+        told["totals"]["trials"] == sum(sum(one["TrainingJobStatusCounters"].values()) for one in tuning) >= 2
+    )
     costs = [one["cost"] for one in detail["trials"]]
     assert job["cost"] == pytest.approx(sum(costs)) and min(costs) > 0
 

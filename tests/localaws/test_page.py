@@ -200,10 +200,10 @@ def test_what_an_endpoint_would_cost(localaws, account):
     assert endpoint["hourly"] == pytest.approx(2 * 0.115)
     assert endpoint["cost"] == pytest.approx(2 * 0.115 * (time.time() - endpoint["created"]) / 3600, abs=1e-4)
     request = account.training_request(exit="0")
-    request["ResourceConfig"]["InstanceType"] = "ml.p3.2xlarge"
+    request["ResourceConfig"]["InstanceType"] = "ml.c5n.xlarge"
     account.train(request)
     (job,) = [one for one in state(localaws)["jobs"] if one["name"] == request["TrainingJobName"]]
-    assert (job["instances"], job["cost"]) == ("1 ml.p3.2xlarge", None), "no price, no figure"
+    assert (job["instances"], job["cost"]) == ("1 ml.c5n.xlarge", None), "no price, no figure"
 
 
 def state(aws, **shown: int) -> dict:

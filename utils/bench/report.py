@@ -292,8 +292,12 @@ def _alone(results: dict) -> str:
 
 def write(results: dict, titles: dict[str, str]) -> None:
     """RESULTS.md, results.json and the pictures in labs/images."""
-    bars(results, titles)
-    growth(results)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    with matplotlib.rc_context(_style()):
+        bars(results, titles)
+        growth(results)
     _write(results, titles)
 
 
@@ -364,13 +368,8 @@ def _rounded(value):
     return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _pyplot():
-    """matplotlib, drawing what is read on a light page and on a dark one: in grey, on no ground."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def _style() -> dict:
+    """matplotlib's settings for what is read on a light page and on a dark one: in grey, on no ground."""
     inks = (
         "text.color",
         "axes.edgecolor",
@@ -379,12 +378,12 @@ def _pyplot():
         "xtick.color",
         "ytick.color",
     )
-    matplotlib.rcParams |= dict.fromkeys(inks, INK) | {"savefig.transparent": True, "legend.framealpha": 0}
-    return plt
+    return dict.fromkeys(inks, INK) | {"savefig.transparent": True, "legend.framealpha": 0}
 
 
 def bars(results: dict, titles: dict[str, str]) -> None:
-    plt = _pyplot()
+    import matplotlib.pyplot as plt
+
     serving, names = results["serving"], [name for name in titles if name != "baseline"]
     figure, axes = plt.subplots(1, len(LOADS), figsize=(14, 3.2), sharey=True, layout="constrained")
     for axis, load in zip(axes, LOADS, strict=True):
@@ -403,7 +402,8 @@ def bars(results: dict, titles: dict[str, str]) -> None:
 
 
 def growth(results: dict) -> None:
-    plt = _pyplot()
+    import matplotlib.pyplot as plt
+
     styles = {
         "ours": {"color": "#D55E00", "marker": "o", "label": "this container"},
         "baseline": {"color": "#0072B2", "marker": "s", "label": "baseline"},
