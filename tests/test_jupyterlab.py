@@ -36,7 +36,7 @@ LINKS = f"[...{FRONT}.node.querySelectorAll('.jp-RenderedMarkdown a[href]:not(.j
 def jupyterlab(folder: Path, clone: Path, kernels: bool = True, **variables: str) -> Iterator[str]:
     """`make lab` in a clone, with settings that do not touch the user's, watched for calls that leave this machine.
 
-    Its address; `kernels` tells whether a notebook that is opened gets one, `variables` are further ones of its
+    Its address; `kernels` tells whether a notebook that is opened gets one, or is all drawn at once, `variables` are further ones of its
     environment.
     """
     (folder / "config").mkdir()
@@ -45,6 +45,11 @@ def jupyterlab(folder: Path, clone: Path, kernels: bool = True, **variables: str
         "LabApp": {"expose_app_in_browser": True, "notebook_starts_kernel": kernels},
     }
     (folder / "config" / "jupyter_lab_config.json").write_text(json.dumps(settings))
+    if not kernels:
+        # Else a cell is drawn when it comes into sight, or when there is nothing else to do.
+        drawn = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+        drawn.parent.mkdir(parents=True)
+        drawn.write_text('{"windowingMode": "none"}')
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "AWS_"))}
     environment |= {
         f"JUPYTER_{what.upper()}_DIR": str(folder / what) for what in ("config", "data", "runtime")

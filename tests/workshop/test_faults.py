@@ -127,17 +127,26 @@ def test_with_docker_the_same_is_a_dockerfile_of_its_own(walk, tmp_path, monkeyp
     """What is asked of docker, which is not here."""
     docker, log = tmp_path / "docker", tmp_path / "log"
     docker.write_text(
-        f'#!/bin/sh\necho "$@" >> "{log}"\n[ "$1" != build ] || cat >> "{log}"\n[ "$1" != "$FAIL" ]\n'
+        f"""#!/bin/sh
+[ "$2" != --help ] || {{ echo "  $KNOWN  what it knows"; exit; }}
+echo "$@" >> "{log}"
+[ "$1" != build ] || cat >> "{log}"
+[ "$1" != "$FAIL" ]
+"""
     )
     docker.chmod(0o755)
     monkeypatch.setenv("DOCKER", str(docker))
     monkeypatch.setenv("FAIL", "nothing")
+    monkeypatch.setenv("KNOWN", "--provenance")
     uri = faults.break_image(replace(walk, docker=True), "x", "rm stack/train", base="patient")
     build, *dockerfile, push = log.read_text().splitlines()
     assert build.startswith("build --platform=linux/amd64 --provenance=false ") and build.endswith(" -")
     assert f"--tag {uri} --tag {walk.wrong}:x" in build
     assert dockerfile == [f"FROM {walk.wrong}:patient", "WORKDIR /opt/program", "RUN rm stack/train"]
     assert push == f"push {uri}"
+    monkeypatch.setenv("KNOWN", "--platform")
+    faults.break_image(replace(walk, docker=True), "x", "rm stack/train")
+    assert log.read_text().count("--provenance") == 1, "an older docker knows no such option"
     monkeypatch.setenv("FAIL", "push")
     with pytest.raises(faults.FaultError, match=f"{walk.wrong}:x: .*docker push"):
         faults.break_image(replace(walk, docker=True), "x", "true")

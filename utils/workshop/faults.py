@@ -47,16 +47,9 @@ def break_image(target: Target, tag: str, command: str, base: str = "") -> str:
     try:
         if target.docker:
             docker = os.environ.get("DOCKER", "docker")
-            build = [
-                "build",
-                "--platform=linux/amd64",
-                "--provenance=false",
-                "--tag",
-                uri,
-                "--tag",
-                local,
-                "-",
-            ]
+            # An older docker knows no attestations, and has no word for leaving them out.
+            plain = ["--provenance=false"] if "--provenance" in _run([docker, "build", "--help"]) else []
+            build = ["build", "--platform=linux/amd64", *plain, "--tag", uri, "--tag", local, "-"]
             _run([docker, *build], f"FROM {source}\nWORKDIR /opt/program\nRUN {command}\n")
             _run([docker, "push", uri])
         else:
@@ -67,10 +60,11 @@ def break_image(target: Target, tag: str, command: str, base: str = "") -> str:
     return uri
 
 
-def _run(command: list[str], text: str = "") -> None:
+def _run(command: list[str], text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:2])}: {done.stderr.strip()[-500:]}")
+    return done.stdout
 
 
 def push_index(target: Target, tag: str, of: str) -> str:
