@@ -21,7 +21,8 @@ def command() -> list[str]:
         FOLDER.mkdir(parents=True, exist_ok=True)
         install = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(FOLDER), PACKAGE]
         done = subprocess.run(install, capture_output=True, text=True, timeout=240)
-        if done.returncode and "CI" not in os.environ:
+        # Where npm is told of a registry by variables, a user with nothing in the environment has none; .ci/docker has.
+        if done.returncode and os.environ.get("BYOA_DOCKER") != "required":
             pytest.skip(
                 f"npm cannot install {PACKAGE}, so it does not look at .devcontainer: {done.stderr[-200:]}"
             )
