@@ -19,7 +19,8 @@ def command() -> list[str]:
         pytest.skip("npm is not installed: the devcontainer CLI does not look at .devcontainer")
     if not program.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(FOLDER), PACKAGE]
+        quiet = ["--silent", "--no-fund", "--no-audit", "--fetch-retries=0", "--fetch-timeout=30000"]
+        install = ["npm", "install", *quiet, "--prefix", str(FOLDER), PACKAGE]
         done = subprocess.run(install, capture_output=True, text=True, timeout=240)
         # Where npm is told of a registry by variables, a user with nothing in the environment has none; .ci/docker has.
         if done.returncode and os.environ.get("BYOA_DOCKER") != "required":
