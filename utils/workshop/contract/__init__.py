@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..language import _
 from . import serving
 from .program import Program, changes, free_port, read_only, snapshot
 from .promises import ContractError, Finding, Promise, folded
@@ -71,22 +72,24 @@ def check(
     }
     for name, path in paths.items():
         if path and not Path(path).exists():
-            raise ContractError(f"{name}: there is no {path}; name a file or folder that exists")
+            raise ContractError(
+                _("{name}: there is no {path}; name a file or folder that exists", name=name, path=path)
+            )
     if bool(url) == bool(train or serve):
         raise ContractError(
-            "what shall be checked? Name the commands, train and serve, or the url of a running server"
+            _("what shall be checked? Name the commands, train and serve, or the url of a running server")
         )
     if train and not sources:
-        raise ContractError("train needs something to learn from: training=FOLDER")
+        raise ContractError(_("train needs something to learn from: training=FOLDER"))
     if serve and not train and not model:
-        raise ContractError("serve needs a model: name train as well, or model=FOLDER")
+        raise ContractError(_("serve needs a model: name train as well, or model=FOLDER"))
     if (serve or url) and not (payload and content_type):
         raise ContractError(
-            "a server needs to be asked something: name the payload, a file, and its content type"
+            _("a server needs to be asked something: name the payload, a file, and its content type")
         )
     address = urlsplit(url or "")
     if url and (address.scheme != "http" or not address.hostname):
-        raise ContractError(f"url: {url} is none; expected http://HOST:PORT")
+        raise ContractError(_("url: {url} is none; expected http://HOST:PORT", url=url))
     headers = {"Content-Type": content_type} | ({"Accept": accept} if accept else {})
     question = Question(Path(payload).read_bytes() if payload else b"", headers)
     findings: list[Finding] = []
@@ -96,7 +99,7 @@ def check(
         for each in table:
             finding = each.left_out(because) if because else each.hold(subject)
             if each.vital and not finding.ok:
-                because = because or f"“{finding.name}” is broken"
+                because = because or _("“{name}” is broken", name=finding.name)
             findings.append(finding)
             hear(finding)
         return because
@@ -116,7 +119,11 @@ def check(
                 socket.create_connection(server.address, timeout=5).close()
             except OSError as error:
                 raise ContractError(
-                    f"url: nothing listens at {url} ({error}); start the container first"
+                    _(
+                        "url: nothing listens at {url} ({error}); start the container first",
+                        url=url,
+                        error=error,
+                    )
                 ) from None
             hold(serving.ASKED + serving.BATCH, server)
         if serve:
@@ -129,8 +136,12 @@ def _command(verb: str, line: str) -> list[str]:
     words = shlex.split(line)
     if not words or not shutil.which(words[0]):
         raise ContractError(
-            f"{verb}: there is no program {words[0] if words else ''!r}. A path with a blank in it wants quotes of its "
-            f"own: \"'/my path/run' my_algorithm {verb}\""
+            _(
+                "{verb}: there is no program {program!r}. A path with a blank in it wants quotes of its "
+                "own: \"'/my path/run' my_algorithm {verb}\"",
+                verb=verb,
+                program=words[0] if words else "",
+            )
         )
     return words
 
@@ -146,7 +157,7 @@ def _started(
         shutil.copytree(model, base / "model", dirs_exist_ok=True)
     port = port or free_port()
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        raise ContractError(f"port {port} is taken: stop what listens there")
+        raise ContractError(_("port {port} is taken: stop what listens there", port=port))
     with read_only(base / "model"), Program(command, base, port, **variables) as program:
         yield Server(("127.0.0.1", port), question, program, patience)
 

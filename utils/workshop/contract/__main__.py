@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import ROOT
 from ..errors import WorkshopError
+from ..language import _
 from ..target import algorithms, said, sample
 from . import ContractError, __doc__, check
 
@@ -19,7 +20,11 @@ def fill_in(given: argparse.Namespace) -> None:
     folder = ROOT / "container" / given.algorithm
     if not (folder / "training.py").exists():
         raise ContractError(
-            f"there is no container/{given.algorithm} with a training.py; there are: {', '.join(algorithms())}"
+            _(
+                "there is no container/{algorithm} with a training.py; there are: {there}",
+                algorithm=given.algorithm,
+                there=", ".join(algorithms()),
+            )
         )
     for verb in ("train", "serve"):
         command = shlex.join([str(ROOT / "container/run"), given.algorithm, verb])
@@ -45,7 +50,13 @@ def make_data(folder: Path) -> None:
         text=True,
     )
     if made.returncode:
-        raise ContractError(f"the data cannot be made, by python {command}: {made.stderr.strip()[-400:]}")
+        raise ContractError(
+            _(
+                "the data cannot be made, by python {command}: {error}",
+                command=command,
+                error=made.stderr.strip()[-400:],
+            )
+        )
 
 
 def main() -> int:
@@ -87,7 +98,7 @@ def main() -> int:
     given = parser.parse_args()
     for pair in given.hyperparameter:
         if "=" not in pair:
-            parser.error(f"--hyperparameter {pair}: expected NAME=VALUE")
+            parser.error(_("--hyperparameter {pair}: expected NAME=VALUE", pair=pair))
     given.hyperparameters = dict(pair.split("=", 1) for pair in given.hyperparameter)
     try:
         if given.algorithm is not None:
@@ -96,7 +107,7 @@ def main() -> int:
         print(f"contract: {error}", file=sys.stderr)
         return 2
     channels = [pair.partition("=") if "=" in pair else ("training", "=", pair) for pair in given.training]
-    words = vars(given) | {"training": {name: path for name, _, path in channels}}
+    words = vars(given) | {"training": {name: path for name, _mark, path in channels}}
     del words["algorithm"], words["hyperparameter"]
     used = words | {
         name: " ".join(f"{n}={v}" for n, v in words[name].items()) for name in ("training", "hyperparameters")
@@ -106,7 +117,7 @@ def main() -> int:
             print(f"{name.replace('_', ' '):<16}  {used[name]}", flush=True)
     print(flush=True)
 
-    def interrupted(*_):
+    def interrupted(*_signal):
         for number in endings:
             signal.signal(number, signal.SIG_IGN)  # what was started is ended first
         raise KeyboardInterrupt
@@ -120,11 +131,20 @@ def main() -> int:
         print(f"contract: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("contract: interrupted; what was started is stopped", file=sys.stderr)
+        print("contract: " + _("interrupted; what was started is stopped"), file=sys.stderr)
         return 130
     counts = {ok: sum(finding.ok is ok for finding in findings) for ok in (True, False, None)}
     broken = sum(finding.ok is False and finding.level == "must" for finding in findings)
-    print(f"\n{counts[True]} ok, {counts[False]} broken ({broken} of them must), {counts[None]} left out")
+    print()
+    print(
+        _(
+            "{ok} ok, {broken} broken ({must} of them must), {left_out} left out",
+            ok=counts[True],
+            broken=counts[False],
+            must=broken,
+            left_out=counts[None],
+        )
+    )
     return 1 if broken else 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from ..language import _
 from .promises import ContractError
 
 
@@ -29,13 +30,17 @@ class Program:
                 )
             except OSError as error:
                 raise ContractError(
-                    f"{command[0]} cannot be started: {error.strerror}; is its first line #! and an interpreter?"
+                    _(
+                        "{command} cannot be started: {error}; is its first line #! and an interpreter?",
+                        command=command[0],
+                        error=error.strerror,
+                    )
                 ) from None
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_error):
         with contextlib.suppress(psutil.Error):
             if self.process.is_running():
                 self.process.terminate()  # first in words: it may have folders of its own to remove
@@ -105,7 +110,7 @@ class Program:
     def log_end(self) -> str:
         """The last lines of what it has said."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return " | ".join(lines[-3:])[-400:] or "nothing"
+        return " | ".join(lines[-3:])[-400:] or _("nothing")
 
 
 def names(processes: set[psutil.Process]) -> str:
@@ -126,8 +131,8 @@ def free_port() -> int:
 def how(code: int | None) -> str:
     """An exit code in words."""
     if code is None:
-        return "no end"
-    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        return _("no end")
+    return _("exit code {code}", code=code) if code >= 0 else signal.Signals(-code).name
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..errors import WorkshopError
+from ..language import _
 
 TRACEBACK = re.compile(
     r'Traceback \(most recent call last\)|^  File ".+", line \d+|^\s+at [\w$.<>]+ ?\(.+:\d+|^goroutine \d+ \[|'
@@ -35,12 +36,15 @@ class Finding(NamedTuple):
 
     def __str__(self):
         verdict = {True: "ok", False: "broken", None: "left out"}[self.ok]
-        line = f"{verdict:<8}  {self.level:<6}  {self.name}  "
-        return line + (
-            self.found
-            if self.ok is not False
-            else f"expected {self.expected}, found {self.found}: {self.mend}"
-        )
+        found = self.found
+        if self.ok is False:
+            found = _(
+                "expected {expected}, found {found}: {mend}",
+                expected=self.expected,
+                found=self.found,
+                mend=self.mend,
+            )
+        return f"{verdict:<8}  {self.level:<6}  {self.name}  {found}"
 
 
 @contextlib.contextmanager
@@ -50,7 +54,11 @@ def folded(say: Callable[[Finding], object]) -> Iterator[Callable[[Finding], Non
 
     def end_row() -> None:
         if row:
-            say(row[0] if len(row) == 1 else row[0]._replace(level="", name=f"{len(row)} promises"))
+            say(
+                row[0]
+                if len(row) == 1
+                else row[0]._replace(level="", name=_("{count} promises", count=len(row)))
+            )
             row.clear()
 
     def hear(finding: Finding) -> None:
@@ -68,9 +76,13 @@ def folded(say: Callable[[Finding], object]) -> Iterator[Callable[[Finding], Non
 
 
 class Promise(NamedTuple):
-    """A row of a table: its function says (is it so, what was found) of the subject that it is given."""
+    """A row of a table: its function says (is it so, what was found) of the subject that it is given.
+
+    `words` says, when it is asked, so in the learner's language: the promise, what is expected, how to mend it.
+    """
 
     level: str
+    words: Callable[[], tuple[str, str, str]]
     vital: bool
     function: Callable
 
@@ -81,32 +93,31 @@ class Promise(NamedTuple):
         except LeftOut as reason:
             return self.left_out(str(reason))
         except (OSError, http.client.HTTPException) as error:
-            ok, found = False, f"no answer ({type(error).__name__}: {error})"
+            ok, found = False, _("no answer ({kind}: {error})", kind=type(error).__name__, error=error)
         return self.finding(ok, found)
 
     def left_out(self, because: str) -> Finding:
         return self.finding(None, because)
 
     def finding(self, ok: bool | None, found: str) -> Finding:
-        name, _, rest = self.function.__doc__.partition("\n")
-        expected, _, mend = " ".join(rest.split()).partition(": ")
+        name, expected, mend = self.words()
         return Finding(name, self.level, ok, expected, " ".join(found.split()), mend)
 
 
-def must(table: list[Promise], vital: bool = False) -> Callable:
+def must(table: list[Promise], words: Callable[[], tuple[str, str, str]], vital: bool = False) -> Callable:
     """Puts a function into a table: SageMaker breaks without what it promises. Without a vital one no other is looked at.
 
-    The docstring is the promise; below it stand what is expected and, after a colon, how to mend it.
+    `words` are the promise, what is expected, and how to mend it.
     """
-    return lambda function: table.append(Promise("must", vital, function)) or function
+    return lambda function: table.append(Promise("must", words, vital, function)) or function
 
 
-def should(table: list[Promise]) -> Callable:
+def should(table: list[Promise], words: Callable[[], tuple[str, str, str]]) -> Callable:
     """As `must`, for what SageMaker can do without and a good container does."""
-    return lambda function: table.append(Promise("should", False, function)) or function
+    return lambda function: table.append(Promise("should", words, False, function)) or function
 
 
 def some(files: list[str]) -> str:
     """Names to be shown; nothing where there are none."""
     shown = ", ".join(files[:3])
-    return f"{shown} and {len(files) - 3} more" if len(files) > 3 else shown
+    return _("{files} and {count} more", files=shown, count=len(files) - 3) if len(files) > 3 else shown

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ..language import _
 from .program import Program, changes, how, snapshot
 from .promises import TRACEBACK, LeftOut, Promise, must, should, some
 
@@ -76,7 +77,7 @@ class Training:
         """Runs that have nothing to learn from."""
         seconds = 60 + 2 * self.learned.seconds
         empty = self.run("empty", dict.fromkeys(self.channels), seconds)
-        return {"an empty channel": empty, "no channel": self.run("missing", {}, seconds)}
+        return {_("an empty channel"): empty, _("no channel"): self.run("missing", {}, seconds)}
 
     @functools.cached_property
     def cut_short(self) -> Run:
@@ -88,7 +89,7 @@ class Training:
     def stopped(self) -> Run:
         """A run that SIGTERM has reached."""
         if self.cut_short.stopping is None:
-            raise LeftOut("it had ended before SIGTERM could reach it")
+            raise LeftOut(_("it had ended before SIGTERM could reach it"))
         return self.cut_short
 
 
@@ -115,85 +116,113 @@ def lay_out(base: Path, channels: Mapping[str, Path | None], hyperparameters: Ma
     return base
 
 
-@must(PROMISES, vital=True)
+@must(
+    PROMISES,
+    lambda: (
+        _("train ends with exit code 0 on the data, every hyperparameter being a string"),
+        _("exit code 0"),
+        _("the end of its log says why; SageMaker calls every other exit code Failed"),
+    ),
+    vital=True,
+)
 def it_learns(training):
-    """train ends with exit code 0 on the data, every hyperparameter being a string
-
-    exit code 0: the end of its log says why; SageMaker calls every other exit code Failed
-    """
     run = training.learned
-    return run.code == 0, how(run.code) if run.code == 0 else f"{how(run.code)}; its log ends: {run.log}"
+    return run.code == 0, how(run.code) if run.code == 0 else _(
+        "{end}; its log ends: {log}", end=how(run.code), log=run.log
+    )
 
 
-@must(PROMISES, vital=True)
+@must(
+    PROMISES,
+    lambda: (
+        _("train leaves a model under model/"),
+        _("a file"),
+        _("write the model to model/: SageMaker packs what is there, and nothing else"),
+    ),
+    vital=True,
+)
 def it_leaves_a_model(training):
-    """train leaves a model under model/
-
-    a file: write the model to model/: SageMaker packs what is there, and nothing else
-    """
     files = training.learned.files
-    return bool(files), some(files) or "no file"
+    return bool(files), some(files) or _("no file")
 
 
-@should(PROMISES)
+@should(
+    PROMISES,
+    lambda: (
+        _("train leaves everything under input/ as it was"),
+        _("no change"),
+        _("write to model/, output/data or /tmp: a FastFile channel is read-only"),
+    ),
+)
 def it_reads_only(training):
-    """train leaves everything under input/ as it was
-
-    no change: write to model/, output/data or /tmp: a FastFile channel is read-only
-    """
     changed = [path for path in training.learned.changed if path.startswith("input/")]
-    return not changed, some(changed) or "no change"
+    return not changed, some(changed) or _("no change")
 
 
-@should(PROMISES)
+@should(
+    PROMISES,
+    lambda: (
+        _("train writes to model/, output/ and checkpoints/ alone"),
+        _("no other file"),
+        _("write to model/, output/data, checkpoints/ or /tmp: the rest is thrown away"),
+    ),
+)
 def it_writes_where_it_may(training):
-    """train writes to model/, output/ and checkpoints/ alone
-
-    no other file: write to model/, output/data, checkpoints/ or /tmp: the rest is thrown away
-    """
     changed = [path for path in training.learned.changed if not path.startswith("input/")]
-    return not changed, some(changed) or "no other file"
+    return not changed, some(changed) or _("no other file")
 
 
-@should(PROMISES)
+@should(
+    PROMISES,
+    lambda: (
+        _("train leaves no process behind when it ends"),
+        _("none"),
+        _("wait for every process that train starts"),
+    ),
+)
 def it_takes_all_along(training):
-    """train leaves no process behind when it ends
-
-    none: wait for every process that train starts
-    """
-    return not training.learned.left, training.learned.left or "none"
+    return not training.learned.left, training.learned.left or _("none")
 
 
-@must(PROMISES)
+@must(
+    PROMISES,
+    lambda: (
+        _("train ends with an exit code that is not 0 when its channel is empty, or missing"),
+        _("another exit code than 0"),
+        _("exit 1 where there is nothing to learn: 0 is Completed to SageMaker"),
+    ),
+)
 def it_fails_without_data(training):
-    """train ends with an exit code that is not 0 when its channel is empty, or missing
-
-    another exit code than 0: exit 1 where there is nothing to learn: 0 is Completed to SageMaker
-    """
     return all(run.code for run in training.starved.values()), told(
         training.starved, lambda run: how(run.code)
     )
 
 
-@should(PROMISES)
+@should(
+    PROMISES,
+    lambda: (
+        _("train writes output/failure when it fails"),
+        _("the cause in output/failure"),
+        _("write the cause to output/failure: it becomes FailureReason"),
+    ),
+)
 def it_says_why(training):
-    """train writes output/failure when it fails
-
-    the cause in output/failure: write the cause to output/failure: it becomes FailureReason
-    """
     return all(run.failure.strip() for run in training.starved.values()), told(
-        training.starved, lambda run: f"{len(run.failure):,} bytes"
+        training.starved, lambda run: _("{count:,} bytes", count=len(run.failure))
     )
 
 
-@should(PROMISES)
+@should(
+    PROMISES,
+    lambda: (
+        _("output/failure is UTF-8, of at most 1,024 characters, without a traceback"),
+        _("a sentence"),
+        _("begin with the cause, and send the traceback to stderr, which becomes the log"),
+    ),
+)
 def it_says_why_in_words(training):
-    """output/failure is UTF-8, of at most 1,024 characters, without a traceback
-
-    a sentence: begin with the cause, and send the traceback to stderr, which becomes the log
-    """
     if not all(run.failure.strip() for run in training.starved.values()):
-        raise LeftOut("there is none")
+        raise LeftOut(_("there is none"))
     return not any(unreadable(run.failure) for run in training.starved.values()), told(
         training.starved, lambda run: unreadable(run.failure) or f"“{run.failure.decode()[:80].strip()}”"
     )
@@ -204,32 +233,40 @@ def unreadable(failure: bytes) -> str:
     try:
         text = failure.decode()
     except UnicodeDecodeError as error:
-        return f"not UTF-8 at byte {error.start}"
+        return _("not UTF-8 at byte {number}", number=error.start)
     if TRACEBACK.search(text):
-        return "a traceback"
-    return f"{len(text):,} characters" if len(text) > FAILURE else ""
+        return _("a traceback")
+    return _("{count:,} characters", count=len(text)) if len(text) > FAILURE else ""
 
 
-@must(PROMISES)
+@must(
+    PROMISES,
+    lambda: (
+        _("train ends within 120 s of SIGTERM"),
+        _("the end within 120 s"),
+        _("let SIGTERM reach the program: exec it, and do not ignore the signal"),
+    ),
+)
 def it_stops(training):
-    """train ends within 120 s of SIGTERM
-
-    the end within 120 s: let SIGTERM reach the program: exec it, and do not ignore the signal
-    """
     run = training.stopped
-    return run.code is not None, f"{how(run.code)}, {run.stopping:.1f} s after SIGTERM"
-
-
-@should(PROMISES)
-def it_stops_soon(training):
-    """train ends within 20 s of SIGTERM, with nothing of it left
-
-    the end within 20 s: stop between two steps, and leave the clean-up short
-    """
-    run = training.stopped
-    found = (
-        f"{how(run.code)}, {run.stopping:.1f} s after SIGTERM{f', and left {run.left}' if run.left else ''}"
+    return run.code is not None, _(
+        "{end}, {seconds:.1f} s after SIGTERM", end=how(run.code), seconds=run.stopping
     )
+
+
+@should(
+    PROMISES,
+    lambda: (
+        _("train ends within 20 s of SIGTERM, with nothing of it left"),
+        _("the end within 20 s"),
+        _("stop between two steps, and leave the clean-up short"),
+    ),
+)
+def it_stops_soon(training):
+    run = training.stopped
+    found = _("{end}, {seconds:.1f} s after SIGTERM", end=how(run.code), seconds=run.stopping)
+    if run.left:
+        found = _("{found}, and left {left}", found=found, left=run.left)
     return run.code is not None and run.stopping <= STOP_SOON and not run.left, found
 
 
