@@ -25,7 +25,7 @@ from workshop import (
     left_over,
 )
 from workshop.catch_up import LABS, run_cells, tagged_cells
-from workshop.cleanup import LAB, Thing, expired, tags
+from workshop.cleanup import Thing, expired, tags
 from workshop.target import time_to_live
 
 
@@ -251,7 +251,7 @@ def test_what_an_endpoint_with_time_left_stands_on_stays(monkeypatch):
 
 def test_the_command_has_no_deletion_of_its_own():
     """The calls stand in the lab, where learners see them, and nowhere else in what the labs import."""
-    cells = "\n".join(tagged_cells(LAB, "clean"))
+    cells = "\n".join(tagged_cells(LABS / "99_cleanup.ipynb", "clean"))
     for call in (
         "delete_endpoint(",
         "delete_model(",
@@ -262,5 +262,5 @@ def test_the_command_has_no_deletion_of_its_own():
         assert call in cells, f"99_cleanup has no cell tagged `clean` with {call}"
         for module in (ROOT / "utils" / "workshop").glob("*.py"):
             assert call not in module.read_text(), f"{module.name} has {call}"
-    whole = json.loads(LAB.read_text())["cells"]
+    whole = json.loads((LABS / "99_cleanup.ipynb").read_text())["cells"]
     assert sum("nbval-check-output" in cell["metadata"].get("tags", ()) for cell in whole) == 1

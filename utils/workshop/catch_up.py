@@ -11,9 +11,10 @@ from . import ROOT
 from .checks import findings, passed
 from .errors import UnknownLab, WorkshopError
 from .image import changed_files
+from .language import _, labs
 from .target import connect, quietly
 
-LABS = ROOT / "labs"
+LABS = ROOT / "labs"  # the English ones, of which the others are translations
 
 #: What each lab needs of the labs before it, in the order in which they run.
 NEEDS = {
@@ -48,19 +49,30 @@ def catch_up(lab: str) -> None:
         raise UnknownLab(lab, NEEDS)
     target = connect(quiet=True)
     for needed in NEEDS[lab]:
-        missing = next((what for there, what, _ in findings(needed, target) if not there), None)
+        missing = next((what for there, what, _hint in findings(needed, target) if not there), None)
         # A built image is only needed on the way to a pushed one, unless it is of files that have changed since.
         pushed = needed == "01_build" and lab != "03_push" and passed("03_push", target)
         if missing is None or (pushed and not changed_files(target)):
-            print(f"{needed}: there already")
+            print(_("{needed}: there already", needed=needed))
             continue
-        cells = tagged_cells(LABS / f"{needed}.ipynb")
-        print(f"{needed}: not done yet, running {len(cells)} of its cells, for: {missing}")
+        cells = tagged_cells(labs() / f"{needed}.ipynb")
+        print(
+            _(
+                "{needed}: not done yet, running {count} of its cells, for: {missing}",
+                needed=needed,
+                count=len(cells),
+                missing=missing,
+            )
+        )
         with quietly():
             run_cells(needed, cells)
         if not passed(needed, target):
             raise CatchUpFailed(
-                f"{needed} did not bring about what {lab} needs. Open {needed}.ipynb and run it."
+                _(
+                    "{needed} did not bring about what {lab} needs. Open {needed}.ipynb and run it.",
+                    needed=needed,
+                    lab=lab,
+                )
             )
 
 
@@ -91,5 +103,11 @@ def run_cells(lab: str, cells: list[str], given: dict | None = None) -> None:
             raise
         except Exception as error:
             raise CatchUpFailed(
-                f"{lab}, cell {number}: {type(error).__name__}: {error}\nOpen {lab}.ipynb and run its cells."
+                _(
+                    "{lab}, cell {number}: {kind}: {error}\nOpen {lab}.ipynb and run its cells.",
+                    lab=lab,
+                    number=number,
+                    kind=type(error).__name__,
+                    error=error,
+                )
             ) from error

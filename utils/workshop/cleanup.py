@@ -8,11 +8,10 @@ from datetime import UTC, datetime, timedelta
 import boto3
 from botocore.exceptions import ClientError
 
-from . import ROOT
 from .aws import answer
+from .language import _, labs
 from .target import WORKSHOP, Target, connect, time_to_live
 
-LAB = ROOT / "labs" / "99_cleanup.ipynb"
 #: SageMaker's kinds of things, and its own words for them.
 WORDS = {
     "endpoint": "Endpoint",
@@ -230,13 +229,19 @@ def clean(only_expired: bool = False, yes: bool = False) -> int:
 
     target = connect(quiet=only_expired)
     if only_expired:
-        print(f"Account {target.account}, region {target.region}, every learner")
+        print(
+            _(
+                "Account {account}, region {region}, every learner",
+                account=target.account,
+                region=target.region,
+            )
+        )
     find: Callable[[], list[Thing]] = (
         expired if only_expired else lambda: [thing for thing in things(target) if thing.is_left]
     )
     there = find()
     if not there:
-        print("Nothing has expired." if only_expired else "Nothing of this walk is there.")
+        print(_("Nothing has expired.") if only_expired else _("Nothing of this walk is there."))
         return 0
     now = datetime.now(UTC)
     print()
@@ -245,9 +250,13 @@ def clean(only_expired: bool = False, yes: bool = False) -> int:
         if thing.kind == "log stream":
             continue  # one for each job
         over = expires(thing, tags(thing))
-        print(f"{'expired' if over <= now else 'expires'} {over:%Y-%m-%d %H:%M} UTC  {thing}")
+        print(
+            _("expired {over:%Y-%m-%d %H:%M} UTC  {thing}", over=over, thing=thing)
+            if over <= now
+            else _("expires {over:%Y-%m-%d %H:%M} UTC  {thing}", over=over, thing=thing)
+        )
     if streams:
-        print(f"and {streams} log streams of jobs")
+        print(_("and {count} log streams of jobs", count=streams))
     if not yes and not _agreed(len(there)):
         return 1
     shown = {(thing.kind, thing.name) for thing in there}
@@ -258,19 +267,25 @@ def clean(only_expired: bool = False, yes: bool = False) -> int:
             return still_there(target, label)
         return _labelled((one for one in things(None) if (one.kind, one.name) in shown), label)
 
-    run_cells("99_cleanup", tagged_cells(LAB, "clean"), {"target": target, "mine": mine})
+    run_cells(
+        "99_cleanup", tagged_cells(labs() / "99_cleanup.ipynb", "clean"), {"target": target, "mine": mine}
+    )
     left = [str(thing) for thing in find()]
-    print("Nothing is left." if not left else f"Still there: {', '.join(left)}. Run it again.")
+    print(
+        _("Nothing is left.") if not left else _("Still there: {left}. Run it again.", left=", ".join(left))
+    )
     return 1 if left else 0
 
 
 def _agreed(count: int) -> bool:
     if not sys.stdin.isatty():
         print(
-            "Nothing was deleted: there is no terminal to ask on. To delete without being asked: YES=1 (--yes)."
+            _(
+                "Nothing was deleted: there is no terminal to ask on. To delete without being asked: YES=1 (--yes)."
+            )
         )
         return False
-    if input(f"\nDelete these {count} things? yes or no: ").strip().lower() == "yes":
+    if input("\n" + _("Delete these {count} things? yes or no:", count=count) + " ").strip().lower() == "yes":
         return True
-    print("Nothing was deleted.")
+    print(_("Nothing was deleted."))
     return False

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 from . import ROOT
+from .language import _, labs
 from .target import Target
 
-LABS = ROOT / "labs"
+LABS = ROOT / "labs"  # the English ones, of which the others are translations
 
 
 def note(target: Target, lab: str, what: str, value=True) -> None:
@@ -46,11 +47,20 @@ def progress(target: Target) -> dict:
 def show(target: Target) -> None:
     """Print a line for each lab, and what is next."""
     done = progress(target)
-    print(f"{'':<34} check   your turn   predictions")
+    rows = [["", _("check"), _("your turn"), _("predictions")]]
     for lab in done["labs"]:
-        ticks = ["done" if lab[what] else "-" for what in ("checked", "your_turn")]
-        print(f"{lab['title']:<34} {ticks[0]:<7} {ticks[1]:<11} {lab['predictions'] or '-'}")
-    print(f"\nNext: labs/{done['next']}.ipynb" if done["next"] else "\nAll labs are done.")
+        ticks = [_("done") if lab[what] else "-" for what in ("checked", "your_turn")]
+        rows.append([lab["title"], *ticks, lab["predictions"] or "-"])
+    # As wide as they are in English, or wider where a language has longer words.
+    wide = [max(least, *(len(row[place]) for row in rows)) for place, least in enumerate((34, 7, 11))]
+    for name, checked, your_turn, predictions in rows:
+        print(f"{name:<{wide[0]}} {checked:<{wide[1]}} {your_turn:<{wide[2]}} {predictions}")
+    print()
+    if done["next"]:
+        notebook = labs() / f"{done['next']}.ipynb"
+        print(_("Next: {notebook}", notebook=notebook.relative_to(ROOT).as_posix()))
+    else:
+        print(_("All labs are done."))
 
 
 def _file(target: Target) -> Path:
@@ -60,29 +70,29 @@ def _file(target: Target) -> Path:
 def _kept(file: Path) -> dict:
     """By lab what is kept of it; {} where the file is damaged or not there: it is a convenience, not a result."""
     try:
-        labs = json.loads(file.read_text(encoding="utf-8"))["labs"]
-        return {lab["lab"]: {**lab, "predictions": dict(lab["predicted"])} for lab in labs}
+        found = json.loads(file.read_text(encoding="utf-8"))["labs"]
+        return {lab["lab"]: {**lab, "predictions": dict(lab["predicted"])} for lab in found}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _shown(target: Target, kept: dict) -> dict:
-    labs = []
+    shown = []
     for notebook in sorted(LABS.glob("[0-9]*.ipynb")):
         of_lab = kept.get(notebook.stem, {})
         predicted = of_lab.get("predictions", {})
-        labs.append(
+        shown.append(
             {
                 "lab": notebook.stem,
-                "title": title(notebook),
+                "title": title(labs() / notebook.name),
                 "checked": of_lab.get("checked"),
                 "your_turn": of_lab.get("your_turn"),
                 "predictions": len(predicted),
                 "predicted": predicted,
             }
         )
-    todo = (lab["lab"] for lab in labs if not lab["checked"])
-    return {"name": target.name, "labs": labs, "next": next(todo, None)}
+    todo = (lab["lab"] for lab in shown if not lab["checked"])
+    return {"name": target.name, "labs": shown, "next": next(todo, None)}
 
 
 def title(notebook: Path) -> str:

@@ -4,8 +4,11 @@ import os
 
 import localaws
 
+from . import ROOT
 from .costs import ledger
-from .target import TargetError, connect
+from .errors import WorkshopError
+from .language import _, labs
+from .target import connect
 
 
 def tell() -> None:
@@ -15,20 +18,28 @@ def tell() -> None:
         return
     try:
         target = connect(quiet=True)
-    except TargetError as error:
-        print(f"Whether anything still runs cannot be asked: {error}")
+    except WorkshopError as error:
+        print(_("Whether anything still runs cannot be asked: {error}", error=error))
         return
     rows = ledger(target)
     going_on = rows[(rows["kind"] == "endpoint") | rows["status"].isin(["InProgress", "Stopping"])]
     if aws and len(going_on):
-        print("Still running on AWS, and costing:")
+        print(_("Still running on AWS, and costing:"))
     elif not aws:
-        print(f"localaws goes on at {target.endpoint_url}" + (", with:" if len(going_on) else "."))
-    for _, row in going_on.iterrows():
         print(
-            f"  {row['kind']} {row['name']}, ${row['$ an hour']:.3f} an hour{'' if aws else ' on AWS, nothing here'}"
+            _("localaws goes on at {address}, with:", address=target.endpoint_url)
+            if len(going_on)
+            else _("localaws goes on at {address}.", address=target.endpoint_url)
         )
+    for _number, row in going_on.iterrows():
+        thing, price = f"{row['kind']} {row['name']}", row["$ an hour"]
+        if aws:
+            cost = _("{thing}, ${price:.3f} an hour", thing=thing, price=price)
+        else:
+            cost = _("{thing}, ${price:.3f} an hour on AWS, nothing here", thing=thing, price=price)
+        print(f"  {cost}")
     if aws and len(going_on):
-        print("End it with labs/99_cleanup.ipynb.")
+        notebook = (labs() / "99_cleanup.ipynb").relative_to(ROOT).as_posix()
+        print(_("End it with {notebook}.", notebook=notebook))
     elif not aws:
-        print("Stop it, and all in it: .venv/bin/python -m localaws down")
+        print(_("Stop it, and all in it: .venv/bin/python -m localaws down"))

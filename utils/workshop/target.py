@@ -28,6 +28,7 @@ import localaws
 
 from . import ROOT, kernels
 from .errors import WorkshopError
+from .language import _, enter_labs, language
 from .notebook import explain_errors
 
 #: What README has an administrator give the role on AWS; the local role gets the same.
@@ -104,8 +105,11 @@ class Target:
         ranges = said(self.source, "search")
         if not ranges:
             raise TargetError(
-                f"Where should a search look for hyperparameters of {self.algorithm}? Say it in container/"
-                f'{self.algorithm}/labs.json, as in {{"search": {{"max_depth": [1, 10]}}}}, then restart the kernel.'
+                _(
+                    "Where should a search look for hyperparameters of {algorithm}? Say it in container/"
+                    '{algorithm}/labs.json, as in {{"search": {{"max_depth": [1, 10]}}}}, then restart the kernel.',
+                    algorithm=self.algorithm,
+                )
             )
         return {name: tuple(bounds) for name, bounds in ranges.items()}
 
@@ -142,31 +146,40 @@ class Target:
         else:
             place = {"job": "jobs", "endpoint": "endpoints", "tuning": "hyper-tuning-jobs"}[kind]
             address = f"https://{self.region}.console.aws.amazon.com/sagemaker/home?region={self.region}#/{place}/{name}"
-        where = "localaws' page" if self.local else "AWS's console"
-        return HTML(f'<a href="{address}" target="_blank">{kind} {name}, on {where}</a>')
+        thing = {
+            "job": _("job {name}", name=name),
+            "endpoint": _("endpoint {name}", name=name),
+            "tuning": _("tuning {name}", name=name),
+            "bucket": _("bucket {name}", name=name),
+        }[kind]
+        if self.local:
+            words = _("{thing}, on localaws' page", thing=thing)
+        else:
+            words = _("{thing}, on AWS's console", thing=thing)
+        return HTML(f'<a href="{address}" target="_blank">{words}</a>')
 
     def __str__(self) -> str:
         where = (
-            f"this machine, localaws at {self.endpoint_url}"
+            _("this machine, localaws at {address}", address=self.endpoint_url)
             if self.local
-            else "AWS: what you start costs money"
+            else _("AWS: what you start costs money")
         )
+        algorithm = f"container/{self.algorithm}"
+        if self.algorithm != "decision_trees":
+            algorithm = _(
+                "{algorithm}; what the labs' text says of trees is not about it", algorithm=algorithm
+            )
         rows = {
-            "Target": where,
-            "Account": self.account,
-            "Region": self.region,
-            "Role": self.role,
-            "Bucket": self.bucket,
-            "Algorithm": f"container/{self.algorithm}"
-            + (
-                ""
-                if self.algorithm == "decision_trees"
-                else "; what the labs' text says of trees is not about it"
-            ),
-            "Name": self.name,
-            "Images": "built by Docker"
+            _("Target"): where,
+            _("Account"): self.account,
+            _("Region"): self.region,
+            _("Role"): self.role,
+            _("Bucket"): self.bucket,
+            _("Algorithm"): algorithm,
+            _("Name"): self.name,
+            _("Images"): _("built by Docker")
             if self.docker
-            else "built by localaws, run as processes with your rights: no Docker engine answers here",
+            else _("built by localaws, run as processes with your rights: no Docker engine answers here"),
         }
         return "\n".join(f"{label:<9} {value}" for label, value in rows.items())
 
@@ -178,7 +191,10 @@ def time_to_live() -> float:
         if 0 < (hours := float(text)) <= 24 * 365:
             return hours
     raise TargetError(
-        f"WORKSHOP_TTL_HOURS is {text!r}; it is the hours after which what the labs make may be deleted, such as 12."
+        _(
+            "WORKSHOP_TTL_HOURS is {text!r}; it is the hours after which what the labs make may be deleted, such as 12.",
+            text=text,
+        )
     )
 
 
@@ -188,7 +204,9 @@ def said(source: Path, what: str) -> dict | str:
     try:
         return json.loads(file.read_text(encoding="utf-8")).get(what, {}) if file.exists() else {}
     except (ValueError, AttributeError) as error:
-        raise TargetError(f"container/{source.name}/labs.json is not a JSON object: {error}") from None
+        raise TargetError(
+            _("container/{name}/labs.json is not a JSON object: {error}", name=source.name, error=error)
+        ) from None
 
 
 def sample(source: Path) -> tuple[str, Path | None, str | None]:
@@ -218,15 +236,22 @@ def connect(quiet: bool = False) -> Target:
     people apart who share an account (2 to 8 small letters or digits); `WORKSHOP_ALGORITHM` is the folder of
     container/ that the labs walk with (`decision_trees`); `WORKSHOP_TTL_HOURS` is when what they make expires. Locally, localaws is started where it does not run yet. Calling it again is cheap, and right after localaws was stopped or killed.
 
-    Raises TargetError, with what to do, where the target cannot be reached.
+    What is said is said in the language of the lab; elsewhere, as in a terminal, in that of `WORKSHOP_LANG` (`en`).
+
+    Raises TargetError, with what to do, where the target cannot be reached, and UnknownLanguage.
     """
+    enter_labs()
+    language()  # before anything is done: one that is unknown is named
     kind = os.environ.get("WORKSHOP_TARGET", "local").strip().lower()
     if kind not in ("local", "aws"):
-        raise TargetError(f"WORKSHOP_TARGET is {kind!r}; it is 'local' (the default) or 'aws'.")
+        raise TargetError(_("WORKSHOP_TARGET is {kind!r}; it is 'local' (the default) or 'aws'.", kind=kind))
     learner = os.environ.get("WORKSHOP_LEARNER", "").strip()
     if learner and not re.fullmatch(r"[a-z0-9]{2,8}", learner):
         raise TargetError(
-            f"WORKSHOP_LEARNER is {learner!r}; it is 2 to 8 small letters or digits, such as 'ana1'."
+            _(
+                "WORKSHOP_LEARNER is {learner!r}; it is 2 to 8 small letters or digits, such as 'ana1'.",
+                learner=learner,
+            )
         )
     algorithm = _algorithm()
     time_to_live()
@@ -253,9 +278,14 @@ def _warn_of_another(target: Target) -> None:
     made_by = {tag["Key"]: tag["Value"] for tag in tags}.get("made-by", target.who)
     if made_by != target.who:
         print(
-            f"[!] The bucket {target.bucket} was made by {made_by}, and you are {target.who}. If that is another person, each "
-            "of you would overwrite what the other makes: set WORKSHOP_LEARNER, 2 to 8 small letters or digits, before "
-            "JupyterLab starts."
+            _(
+                "[!] The bucket {bucket} was made by {made_by}, and you are {who}. If that is another person, each "
+                "of you would overwrite what the other makes: set WORKSHOP_LEARNER, 2 to 8 small letters or digits, before "
+                "JupyterLab starts.",
+                bucket=target.bucket,
+                made_by=made_by,
+                who=target.who,
+            )
         )
 
 
@@ -276,8 +306,12 @@ def _algorithm() -> str:
     algorithm = os.environ.get("WORKSHOP_ALGORITHM", "").strip() or "decision_trees"
     if algorithm not in (there := algorithms()):
         raise TargetError(
-            f"WORKSHOP_ALGORITHM is {algorithm!r}, and container/{algorithm} has no training.py. There are: "
-            f"{', '.join(there)}; `make new NAME={algorithm}` makes another."
+            _(
+                "WORKSHOP_ALGORITHM is {algorithm!r}, and container/{algorithm} has no training.py. There are: "
+                "{there}; `make new NAME={algorithm}` makes another.",
+                algorithm=algorithm,
+                there=", ".join(there),
+            )
         )
     return algorithm
 
@@ -331,8 +365,11 @@ def _aws(learner: str, algorithm: str) -> Target:
     if elsewhere := [name for name, value in os.environ.items() if _leads_elsewhere(name, value)]:
         names = " ".join(sorted(elsewhere))
         raise TargetError(
-            f"WORKSHOP_TARGET is 'aws', but calls would go elsewhere: {names}. Restart the kernel if a local lab ran in "
-            f"it; if that does not help: unset {names}"
+            _(
+                "WORKSHOP_TARGET is 'aws', but calls would go elsewhere: {names}. Restart the kernel if a local lab ran in "
+                "it; if that does not help: unset {names}",
+                names=names,
+            )
         )
     region = boto3.Session().region_name or "us-west-2"
     os.environ["AWS_DEFAULT_REGION"] = region
@@ -341,16 +378,21 @@ def _aws(learner: str, algorithm: str) -> Target:
         identity = boto3.client("sts", config=SOON).get_caller_identity()
     except NoCredentialsError:
         raise TargetError(
-            "WORKSHOP_TARGET is 'aws' and no credentials were found. Run `aws configure` in a "
-            "terminal, or set WORKSHOP_TARGET=local to stay on this machine."
+            _(
+                "WORKSHOP_TARGET is 'aws' and no credentials were found. Run `aws configure` in a "
+                "terminal, or set WORKSHOP_TARGET=local to stay on this machine."
+            )
         ) from None
     except (ConnectionError, HTTPClientError) as error:
         raise TargetError(
-            f"AWS cannot be reached from here: {error} Look at the network, a VPN or the proxy. To go on without AWS, on "
-            "this machine: unset WORKSHOP_TARGET, then restart the kernel."
+            _(
+                "AWS cannot be reached from here: {error} Look at the network, a VPN or the proxy. To go on without AWS, on "
+                "this machine: unset WORKSHOP_TARGET, then restart the kernel.",
+                error=error,
+            )
         ) from None
     except (ClientError, BotoCoreError) as error:
-        raise TargetError(f"AWS does not accept these credentials: {error}") from None
+        raise TargetError(_("AWS does not accept these credentials: {error}", error=error)) from None
     account = identity["Account"]
     names = _names(learner, algorithm, region, account)
     return Target(
@@ -385,20 +427,29 @@ def _execution_role(caller_arn: str) -> str:
     assumed = re.search(r":assumed-role/([^/]+)/", caller_arn)
     if not named and not assumed:
         raise TargetError(
-            "SageMaker needs an execution role and you are not on a notebook instance that has one. Name yours: "
-            "export WORKSHOP_ROLE=ROLE_NAME_OR_ARN (README, 'On AWS', says how to make it)."
+            _(
+                "SageMaker needs an execution role and you are not on a notebook instance that has one. Name yours: "
+                "export WORKSHOP_ROLE=ROLE_NAME_OR_ARN (README, 'On AWS', says how to make it)."
+            )
         )
     name = named or assumed.group(1)
     try:
         role = boto3.client("iam").get_role(RoleName=name)["Role"]
     except ClientError as error:
         raise TargetError(
-            f"The role {name!r} cannot be looked up ({error.response['Error']['Code']}). Give the whole ARN: "
-            "export WORKSHOP_ROLE=arn:aws:iam::ACCOUNT:role/NAME"
+            _(
+                "The role {name!r} cannot be looked up ({code}). Give the whole ARN: "
+                "export WORKSHOP_ROLE=arn:aws:iam::ACCOUNT:role/NAME",
+                name=name,
+                code=error.response["Error"]["Code"],
+            )
         ) from None
     if "sagemaker.amazonaws.com" not in json.dumps(role["AssumeRolePolicyDocument"]):
         raise TargetError(
-            f"SageMaker may not assume the role {name!r}: its trust policy does not name sagemaker.amazonaws.com. Name "
-            "another: export WORKSHOP_ROLE=ROLE_NAME_OR_ARN (README, 'On AWS', says how to make it)."
+            _(
+                "SageMaker may not assume the role {name!r}: its trust policy does not name sagemaker.amazonaws.com. Name "
+                "another: export WORKSHOP_ROLE=ROLE_NAME_OR_ARN (README, 'On AWS', says how to make it).",
+                name=name,
+            )
         )
     return role["Arn"]
