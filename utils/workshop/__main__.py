@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 from . import ROOT, connect, preflight, record, running
 from .catch_up import LABS, NEEDS
 from .errors import WorkshopError
+from .language import _, language
 
 OUTPUT = ROOT / "build" / "labs"
 #: The tag of a cell whose output is stored and compared: nbval's.
@@ -27,17 +28,17 @@ COMPARED = "nbval-check-output"
 BESIDE = ("11_image_in_mask_out", "10_bring_your_own")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INDEX = """<!doctype html>
-<html lang="en">
+<html lang="{language}">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <meta name="color-scheme" content="light dark">
-<title>The labs, executed</title>
+<title>{title}</title>
 <style>body {{ font: 1.1rem/1.9 system-ui, sans-serif; margin: 3rem auto; max-width: 36rem; padding: 0 1rem }}
 ul {{ list-style: none; padding: 0 }} body {{ background: #fff; color: #1b2330 }} a {{ color: #1f5fbf }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #10151c; color: #e6eaf0 }} a {{ color: #7fb2ff }} }}</style>
-<h1>The labs, executed</h1>
+<h1>{title}</h1>
 <ul>{items}</ul>
-<p><a href="{readme}">README</a>. To make a site of them, with search: <code>make site</code></p>
+<p>{more}</p>
 </html>
 """
 # nbclient takes Ctrl-C for itself: it shuts the kernel down, goes on, and fails at whatever comes next. It has this then.
@@ -91,13 +92,19 @@ def main() -> int:
             parser.exit(1, f"{error}\n")
     unknown = [lab for lab in arguments.labs if lab not in NEEDS]
     if unknown:
-        parser.error(f"there is no lab {unknown[0]!r}; there are {', '.join(NEEDS)}")
+        parser.error(_("there is no lab {lab!r}; there are {labs}", lab=unknown[0], labs=", ".join(NEEDS)))
     output = arguments.output.resolve()
     try:
         output.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output).close()
     except OSError as error:
-        parser.error(f"cannot write to {output} ({error.strerror}): name another folder with --output")
+        parser.error(
+            _(
+                "cannot write to {output} ({error}): name another folder with --output",
+                output=output,
+                error=error.strerror,
+            )
+        )
     try:
         if arguments.one:
             return 0 if run_one(*arguments.labs, output) else 1
@@ -105,7 +112,7 @@ def main() -> int:
     except RuntimeError as error:  # localaws', which says what to do
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "\ninterrupted; its localaws is stopped\n")
+        parser.exit(130, "\n" + _("interrupted; its localaws is stopped") + "\n")
 
 
 def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int:
@@ -148,9 +155,21 @@ def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int
         if not aws:
             localaws.stop()
     if failed:
-        print(f"{failed[0]} failed; its cells and their output: {(output / f'{failed[0]}.html').as_uri()}")
+        print(
+            _(
+                "{lab} failed; its cells and their output: {page}",
+                lab=failed[0],
+                page=(output / f"{failed[0]}.html").as_uri(),
+            )
+        )
         return 1
-    print(f"{len(labs)} of {len(labs)} labs, {time.monotonic() - started:.0f} s. Read them, in a browser:")
+    print(
+        _(
+            "{count} of {count} labs, {seconds:.0f} s. Read them, in a browser:",
+            count=len(labs),
+            seconds=time.monotonic() - started,
+        )
+    )
     print(_index(output).as_uri())
     return 0
 
@@ -167,7 +186,8 @@ def _start_beside(beside: dict, done: list[str], to_do: list[str], output: Path)
 def run_one(lab: str, output: Path) -> bool:
     """Execute a lab on the localaws that runs, print its dots and how it went; return whether it went well."""
     problem, seconds = _execute(lab, output)
-    print(f" {seconds:5.1f} s  {'FAILED' if problem else 'ok'}", flush=True)
+    went = _("FAILED") if problem else "ok"
+    print(f" {seconds:5.1f} s  {went}", flush=True)
     if problem:
         print(problem)
     return problem is None
@@ -186,7 +206,7 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
     code_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     done = 0
 
-    def progress(**_):
+    def progress(**_cell):
         # Ten dots a lab, however many cells it has.
         nonlocal done
         done += 1
@@ -225,7 +245,7 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
     for cell in readable.cells:
         for data in (one["data"] for one in cell.get("outputs", ()) if len(one.get("data", ())) > 1):
             data.pop(WIDGET, None)  # nothing without a kernel; beside it stands what a page can show
-    page, _ = exporter.from_notebook_node(readable, resources={"metadata": {"name": lab}})
+    page, _resources = exporter.from_notebook_node(readable, resources={"metadata": {"name": lab}})
     # nbconvert has one theme a page; here the browser's scheme chooses.
     dark = next(
         file for place in exporter.template_paths if (file := Path(place, "static/theme-dark.css")).exists()
@@ -259,7 +279,11 @@ def _index(output: Path) -> Path:
     first = {lab: record.title(LABS / f"{lab}.ipynb") for lab in NEEDS if (output / f"{lab}.html").exists()}
     items = "".join(f'<li><a href="{lab}.html">{html.escape(title)}</a></li>' for lab, title in first.items())
     readme = quote(os.path.relpath(ROOT / "README.md", output))
-    page = INDEX.format(items=items, readme=readme)
+    more = _(
+        '<a href="{readme}">README</a>. To make a site of them, with search: <code>make site</code>',
+        readme=readme,
+    )
+    page = INDEX.format(items=items, language=language(), title=_("The labs, executed"), more=more)
     (output / "index.html").write_text(page, encoding="utf-8")
     return output / "index.html"
 

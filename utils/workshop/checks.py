@@ -16,6 +16,7 @@ from .aws import answer
 from .cleanup import left_over
 from .errors import UnknownLab, WorkshopError
 from .image import NoImage, changed_files, inspect_image
+from .language import _
 from .target import Target, connect
 
 ROW = "5.1,3.5,1.4,0.2"  # a setosa
@@ -47,14 +48,20 @@ def check(lab: str, your_turn: bool = False) -> None:
         print(f"[OK]   {what}" if there else f"{mark} {what}\n{textwrap.indent(hint, ' ' * 7)}")
         missing += not there
     if missing and not your_turn:
-        raise CheckFailed(f"{lab}: missing results: {missing}. The hints above say how to get them.")
+        raise CheckFailed(
+            _(
+                "{lab}: missing results: {missing}. The hints above say how to get them.",
+                lab=lab,
+                missing=missing,
+            )
+        )
     if not missing:
         record.note(target, lab, "your_turn" if your_turn else "checked")
 
 
 def passed(lab: str, target: Target) -> bool:
     """Whether everything that the lab was to bring about is there."""
-    return all(there for there, _, _ in findings(lab, target))
+    return all(finding[0] for finding in findings(lab, target))
 
 
 def findings(lab: str, target: Target) -> Iterator[Finding]:
@@ -69,7 +76,11 @@ def _explained(found: Iterator[Finding]) -> Iterator[Finding]:
     try:
         yield from found
     except (ClientError, BotoCoreError) as error:
-        yield False, "the services can be asked", f"{error}\nMend what this names, then run the check again."
+        yield (
+            False,
+            _("the services can be asked"),
+            _("{error}\nMend what this names, then run the check again.", error=error),
+        )
 
 
 def _exists_in_s3(uri: str) -> bool:
@@ -85,7 +96,7 @@ def latest_training_job(target: Target) -> dict:
     job = _newest(target.walk, "training", "TrainingJob", StatusEquals="Completed")
     if job is None:
         raise CheckFailed(
-            "There is no completed training job yet: run 04_train, or this lab's catch_up cell."
+            _("There is no completed training job yet: run 04_train, or this lab's catch_up cell.")
         )
     return job
 
@@ -108,74 +119,95 @@ def _newest(names: str, kind: str, word: str, **only) -> dict | None:
 def _completed(names: str, kind: str, word: str, lab: str) -> Generator[Finding, None, dict | None]:
     """Find the newest completed job of these names and return its description; without one, say what became of the newest."""
     job = _newest(names, kind, word, StatusEquals="Completed")
-    hint = f"Run the cells of {lab} that start the job and follow it to its end."
+    hint = _("Run the cells of {lab} that start the job and follow it to its end.", lab=lab)
     if job is None and (other := _newest(names, kind, word)):
-        reason = other.get("FailureReason", "no more is known yet")
-        hint = f"{other[f'{word}Name']} is {other[f'{word}Status']}: {reason}\n{hint}"
-    yield bool(job), f"a completed {kind} job {names}-…", hint
+        newest = _(
+            "{name} is {status}: {reason}",
+            name=other[f"{word}Name"],
+            status=other[f"{word}Status"],
+            reason=other.get("FailureReason") or _("no more is known yet"),
+        )
+        hint = f"{newest}\n{hint}"
+    what = {
+        "training": _("a completed training job {names}-…", names=names),
+        "transform": _("a completed transform job {names}-…", names=names),
+    }
+    yield bool(job), what[kind], hint
     return job
 
 
 def _setup(target: Target) -> Iterator[Finding]:
     bucket = answer(boto3.client("s3").head_bucket, Bucket=target.bucket)
-    yield bool(bucket), f"bucket {target.bucket}", "Run the cell with create_bucket in 00_setup."
+    yield (
+        bool(bucket),
+        _("bucket {name}", name=target.bucket),
+        _("Run the cell with create_bucket in 00_setup."),
+    )
 
 
 def _build(target: Target) -> Iterator[Finding]:
-    hint = "Run the build cell of 01_build and read what it prints."
+    hint = _("Run the build cell of 01_build and read what it prints.")
     try:
         image = inspect_image(target)
     except NoImage:
         image = None
-    yield bool(image), f"image {target.name} is built on this machine", hint
+    yield bool(image), _("image {name} is built on this machine", name=target.name), hint
     if image:
         # An image may bring a train or serve of its own; else they are the stack's.
-        programs = {name.removeprefix("stack/") for mode, _, name in image.files if mode == "755"}
+        programs = {name.removeprefix("stack/") for mode, _size, name in image.files if mode == "755"}
         missing = {"train", "serve"} - programs
         yield (
             not missing,
-            "its programs train and serve can be executed",
-            f"Not there, or not executable: {', '.join(sorted(missing))}. {hint}",
+            _("its programs train and serve can be executed"),
+            _(
+                "Not there, or not executable: {programs}. {hint}",
+                programs=", ".join(sorted(missing)),
+                hint=hint,
+            ),
         )
     if files := changed_files(target):
         yield (
             False,
-            f"image {target.name} is older than {', '.join(files)}",
-            "What you changed is not in it: run the build cell of 01_build again, then those of 03_push.",
+            _("image {name} is older than {files}", name=target.name, files=", ".join(files)),
+            _("What you changed is not in it: run the build cell of 01_build again, then those of 03_push."),
         )
 
 
 def _local_test(target: Target) -> Iterator[Finding]:
     base = target.folder / "local_test"
     trained = any(path.is_file() for path in (base / "model").glob("*"))
-    hint = "Run the train cell of 02_local_test."
+    hint = _("Run the train cell of 02_local_test.")
     if not trained and (base / "output" / "failure").is_file():
-        hint = f"Training failed: {(base / 'output' / 'failure').read_text()}\nMend what it names. {hint}"
-    yield trained, "a model trained on this machine", hint
+        hint = _(
+            "Training failed: {reason}\nMend what it names. {hint}",
+            reason=(base / "output" / "failure").read_text(),
+            hint=hint,
+        )
+    yield trained, _("a model trained on this machine"), hint
     if trained:
         log = base / "serve.log"
         lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
         answered = [line for line in lines if "status=200 method=POST" in line]
-        hint = "Run the cells of 02_local_test that start serve and ask it."
+        hint = _("Run the cells of 02_local_test that start serve and ask it.")
         if lines and not answered:
-            hint += f" The last line of its log: {lines[-1]}"
-        yield bool(answered), f"serve has answered {len(answered)} requests", hint
+            hint = _("{hint} The last line of its log: {line}", hint=hint, line=lines[-1])
+        yield bool(answered), _("serve has answered {count} requests", count=len(answered)), hint
 
 
 def _push(target: Target) -> Iterator[Finding]:
     ecr = boto3.client("ecr")
     yield (
         bool(there := answer(ecr.describe_repositories, repositoryNames=[target.name])),
-        f"repository {target.name} is in ECR",
-        "Run the cells of 03_push that create the repository and push.",
+        _("repository {name} is in ECR", name=target.name),
+        _("Run the cells of 03_push that create the repository and push."),
     )
     if not there:
         return
     pushed = pushed_image(target)
     yield (
         bool(pushed),
-        f"image {target.name}:latest is in it",
-        "Nothing was pushed with this tag: run the push cell of 03_push and read what it prints.",
+        _("image {name}:latest is in it", name=target.name),
+        _("Nothing was pushed with this tag: run the push cell of 03_push and read what it prints."),
     )
     try:
         built = inspect_image(target).digests
@@ -184,8 +216,8 @@ def _push(target: Target) -> Iterator[Finding]:
     if pushed and pushed["imageDigest"] not in built:
         yield (
             False,
-            f"image {target.name}:latest in ECR is not the one that was built last",
-            "What you built is not in ECR: run the push cell of 03_push again.",
+            _("image {name}:latest in ECR is not the one that was built last", name=target.name),
+            _("What you built is not in ECR: run the push cell of 03_push again."),
         )
 
 
@@ -202,33 +234,39 @@ def _train(target: Target) -> Iterator[Finding]:
         artifact = job["ModelArtifacts"]["S3ModelArtifacts"]
         yield (
             _exists_in_s3(artifact),
-            f"its model artifact {artifact}",
-            "Somebody deleted it: train again (04_train).",
+            _("its model artifact {artifact}", artifact=artifact),
+            _("Somebody deleted it: train again (04_train)."),
         )
         # A job does not say which digest it ran; ECR keeps the time of an image that is pushed a second time.
         pushed = pushed_image(target)
         if pushed and pushed["imagePushedAt"] > job["CreationTime"]:
             yield (
                 False,
-                f"{job['TrainingJobName']} ran an older image than the one in ECR",
-                "Its model is of what you have changed since: run the cells of 04_train again.",
+                _("{job} ran an older image than the one in ECR", job=job["TrainingJobName"]),
+                _("Its model is of what you have changed since: run the cells of 04_train again."),
             )
 
 
 def _deploy(target: Target) -> Iterator[Finding]:
     endpoint = answer(boto3.client("sagemaker").describe_endpoint, EndpointName=target.name) or {}
-    status, reason = endpoint.get("EndpointStatus", "missing"), endpoint.get("FailureReason", "")
-    again = "run the deploy cells of 05_deploy"
-    hint = f"It is on its way, or not there yet: {again}, which wait for it."
+    status, reason = endpoint.get("EndpointStatus"), endpoint.get("FailureReason", "")
+    hint = _("It is on its way, or not there yet: run the deploy cells of 05_deploy, which wait for it.")
     if status == "Failed":
-        hint = f"{reason}\nMend what this names, then {again}: they replace it."
-    yield status == "InService", f"endpoint {target.name} is {status}", hint
+        hint = _(
+            "{reason}\nMend what this names, then run the deploy cells of 05_deploy: they replace it.",
+            reason=reason,
+        )
+    yield status == "InService", _state(target.name, status), hint
     if status != "InService":
         return
     yield (
         not reason,
-        f"its last update went well: it serves config {endpoint['EndpointConfigName']}",
-        f"The update failed, and the endpoint serves as before: {reason}\nMend what this names, then {again}.",
+        _("its last update went well: it serves config {config}", config=endpoint["EndpointConfigName"]),
+        _(
+            "The update failed, and the endpoint serves as before: {reason}\n"
+            "Mend what this names, then run the deploy cells of 05_deploy.",
+            reason=reason,
+        ),
     )
     runs = {
         image.get("ResolvedImage", "@").split("@")[-1]
@@ -239,18 +277,27 @@ def _deploy(target: Target) -> Iterator[Finding]:
     if pushed and pushed["imageDigest"] not in runs:
         yield (
             False,
-            f"endpoint {target.name} runs an older image than the one in ECR",
-            f"An endpoint keeps the image that it was made with: {again}, which update it.",
+            _("endpoint {name} runs an older image than the one in ECR", name=target.name),
+            _(
+                "An endpoint keeps the image that it was made with: run the deploy cells of 05_deploy, which update it."
+            ),
         )
     yield _answers(
         target.name,
-        f"The container's log has more; 05_deploy's solution prints it. For the walk's model, {again}.",
+        _(
+            "The container's log has more; 05_deploy's solution prints it. For the walk's model, run the deploy cells "
+            "of 05_deploy."
+        ),
     )
 
 
 def _answers(endpoint: str, mend: str) -> Finding:
     code, said = _ask(endpoint)
-    return code == "200", f"it answers {ROW} with {code}", f"It says: {said}\n{mend}"
+    return (
+        code == "200",
+        _("it answers {row} with {code}", row=ROW, code=code),
+        _("It says: {said}\n{mend}", said=said, mend=mend),
+    )
 
 
 def _ask(endpoint: str) -> tuple[str, str]:
@@ -270,17 +317,19 @@ def _invoke(target: Target) -> Iterator[Finding]:
     yield from missing
     if missing:
         return
-    _, label = _ask(target.name)
+    _code, label = _ask(target.name)
     yield (
         label == "setosa",
-        f"the endpoint calls {ROW} {label}",
-        "Expected setosa: this is not the walk's model. Run the deploy cells of 05_deploy, which put it there.",
+        _("the endpoint calls {row} {label}", row=ROW, label=label),
+        _(
+            "Expected setosa: this is not the walk's model. Run the deploy cells of 05_deploy, which put it there."
+        ),
     )
     labels = target.folder / "labels.csv"
     yield (
         labels.is_file() and labels.read_text().split() == ["setosa", "virginica"],
-        "what the aws command was answered",
-        "Expected setosa and virginica in labels.csv: run the cell of 06_invoke with `!aws`.",
+        _("what the aws command was answered"),
+        _("Expected setosa and virginica in labels.csv: run the cell of 06_invoke with `!aws`."),
     )
 
 
@@ -297,9 +346,11 @@ def _batch_transform(target: Target) -> Iterator[Finding]:
     columns = {len(row) for row in rows} or {0}
     yield (
         len(rows) == 150 and columns == {6},
-        f"its output has {len(rows)} rows of {max(columns)} columns",
-        "Expected 150 rows of 6 columns: the label, four features, the prediction joined to them. Where another job "
-        "has written over it, run the transform cell of 07_batch_transform again.",
+        _("its output has {count} rows of {columns} columns", count=len(rows), columns=max(columns)),
+        _(
+            "Expected 150 rows of 6 columns: the label, four features, the prediction joined to them. Where another job "
+            "has written over it, run the transform cell of 07_batch_transform again."
+        ),
     )
 
 
@@ -314,10 +365,16 @@ def _tune(target: Target) -> Iterator[Finding]:
         for job in page["HyperParameterTuningJobSummaries"]
     ]
     jobs = [client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name) for name in names]
-    hint = "Run the cells of 08_tune from the top."
+    hint = _("Run the cells of 08_tune from the top.")
     if jobs:
         status, reason = jobs[0]["HyperParameterTuningJobStatus"], jobs[0].get("FailureReason", "")
-        hint = f"The newest, {names[0]}, is {status}. {reason}\n{hint}"
+        hint = _(
+            "The newest, {name}, is {status}. {reason}\n{hint}",
+            name=names[0],
+            status=status,
+            reason=reason,
+            hint=hint,
+        )
     # A learner's algorithms share the beginning of these names.
     jobs = [
         job
@@ -327,14 +384,16 @@ def _tune(target: Target) -> Iterator[Finding]:
     found = [job["BestTrainingJob"] for job in jobs if "BestTrainingJob" in job]
     # AWS keeps an earlier walk's jobs as records; their models went with the bucket.
     best = [job for job in found if _exists_in_s3(_artifact(client, job["TrainingJobName"]))]
-    yield bool(best), "a tuning job with a best training job", hint
+    yield bool(best), _("a tuning job with a best training job"), hint
     if best:
         # The best of all: an exercise's search cannot take anything from it.
         value = max(job["FinalHyperParameterTuningJobObjectiveMetric"]["Value"] for job in best)
         yield (
             value > 0.9,
-            f"the best accuracy on unseen rows is {value:.3f}",
-            "Expected more than 0.9 for iris: has the search tried more than two leaves? Run 08_tune from the top.",
+            _("the best accuracy on unseen rows is {value:.3f}", value=value),
+            _(
+                "Expected more than 0.9 for iris: has the search tried more than two leaves? Run 08_tune from the top."
+            ),
         )
 
 
@@ -349,31 +408,31 @@ def _speed(target: Target) -> Iterator[Finding]:
     except (OSError, ValueError):
         notes = None
     there = isinstance(notes, dict) and "rows a second" in notes
-    yield there, "your measurements", "Run the cells of 09_speed to the one that stops the server."
+    yield there, _("your measurements"), _("Run the cells of 09_speed to the one that stops the server.")
     if there:
         yield (
             notes.get("same answers", False),
-            "all ways to answer say the same",
-            "Run 09_speed again from the top: a way that was changed says something else.",
+            _("all ways to answer say the same"),
+            _("Run 09_speed again from the top: a way that was changed says something else."),
         )
 
 
 def _bring_your_own(target: Target) -> Iterator[Finding]:
     image = {"repositoryName": target.own, "imageIds": [{"imageTag": "latest"}]}
     pushed = answer(boto3.client("ecr").describe_images, **image)
-    hint = "Run the cells of 10_bring_your_own that build my_knn and push it."
-    yield bool(pushed), f"image {target.own}:latest is in ECR", hint
+    hint = _("Run the cells of 10_bring_your_own that build my_knn and push it.")
+    yield bool(pushed), _("image {name}:latest is in ECR", name=target.own), hint
     if not pushed:
         return
     endpoint = answer(boto3.client("sagemaker").describe_endpoint, EndpointName=target.both) or {}
-    status, again = (
-        endpoint.get("EndpointStatus", "missing"),
-        "run 10_bring_your_own from its deploy cells on",
-    )
+    status = endpoint.get("EndpointStatus")
     yield (
         status == "InService",
-        f"endpoint {target.both} is {status}",
-        f"{endpoint.get('FailureReason', 'It is on its way, or not there yet.')}\nFor one that serves, {again}.",
+        _state(target.both, status),
+        _(
+            "{reason}\nFor one that serves, run 10_bring_your_own from its deploy cells on.",
+            reason=endpoint.get("FailureReason") or _("It is on its way, or not there yet."),
+        ),
     )
     if status != "InService":
         return
@@ -383,11 +442,16 @@ def _bring_your_own(target: Target) -> Iterator[Finding]:
     }
     yield (
         len(variants) == 1 and all(f"/{target.own}" in image for image in variants.values()),
-        f"it has one variant, of your image: {', '.join(variants)}",
-        f"Expected the newcomer alone, and found {variants}: run the cell that takes the old one off; if it is not "
-        f"there to be taken off, {again}.",
+        _("it has one variant, of your image: {variants}", variants=", ".join(variants)),
+        _(
+            "Expected the newcomer alone, and found {variants}: run the cell that takes the old one off; if it is not "
+            "there to be taken off, run 10_bring_your_own from its deploy cells on.",
+            variants=variants,
+        ),
     )
-    yield _answers(target.both, f"For a model that answers, {again}.")
+    yield _answers(
+        target.both, _("For a model that answers, run 10_bring_your_own from its deploy cells on.")
+    )
 
 
 def _image_in_mask_out(target: Target) -> Iterator[Finding]:
@@ -397,32 +461,38 @@ def _image_in_mask_out(target: Target) -> Iterator[Finding]:
         found = answer(ecr.describe_images, repositoryName=target.unet, imageIds=[{"imageTag": tag}])
         if found:
             digests[tag] = found["imageDetails"][0]["imageDigest"]
-        hint = f"Run the cells of {lab} that build and push, and read what they print."
-        yield tag in digests, f"image {target.unet}:{tag} is in ECR", hint
+        hint = _("Run the cells of {lab} that build and push, and read what they print.", lab=lab)
+        yield tag in digests, _("image {name}:{tag} is in ECR", name=target.unet, tag=tag), hint
     if len(digests) < 2:
         return
     yield (
         digests["train"] != digests["serve"],
-        "they are two images",
-        f"One image has both tags: build one with --target train, the other with --target serve, as {lab} does.",
+        _("they are two images"),
+        _(
+            "One image has both tags: build one with --target train, the other with --target serve, as {lab} does.",
+            lab=lab,
+        ),
     )
     job = yield from _completed(target.unet, "training", "TrainingJob", lab)
     if job:
         artifact = job["ModelArtifacts"]["S3ModelArtifacts"]
         yield (
             _exists_in_s3(artifact),
-            f"its model artifact {artifact}",
-            f"Somebody deleted it: train again ({lab}).",
+            _("its model artifact {artifact}", artifact=artifact),
+            _("Somebody deleted it: train again ({lab}).", lab=lab),
         )
-    yield from _serves(target.unet, digests["serve"], f"run {lab} from its CreateModel cell on")
+    yield from _serves(target.unet, digests["serve"], lab)
     transform = yield from _completed(target.unet, "transform", "TransformJob", lab)
     if transform:
         asked = _keys(transform["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"])
         masks = {f"{name}.out" for name in asked} & _keys(transform["TransformOutput"]["S3OutputPath"] + "/")
         yield (
             bool(asked) and len(masks) == len(asked),
-            f"it has written {len(masks)} masks for {len(asked)} pictures",
-            f"Expected one NAME.png.out for each NAME.png: run the transform cells of {lab} again.",
+            _("it has written {masks} masks for {pictures} pictures", masks=len(masks), pictures=len(asked)),
+            _(
+                "Expected one NAME.png.out for each NAME.png: run the transform cells of {lab} again.",
+                lab=lab,
+            ),
         )
 
 
@@ -435,32 +505,43 @@ def _what_goes_wrong(target: Target) -> Iterator[Finding]:
     kinds = {name.rpartition("-")[2] for name in failed if "-my-" not in name}
     yield (
         len(kinds) >= BROKEN_JOBS,
-        f"{len(kinds)} training jobs have failed, each in its own way",
-        f"Expected {BROKEN_JOBS}: run {lab} from the cell on that starts them all.",
+        _("{count} training jobs have failed, each in its own way", count=len(kinds)),
+        _("Expected {count}: run {lab} from the cell on that starts them all.", count=BROKEN_JOBS, lab=lab),
     )
     status = (answer(client.describe_endpoint, EndpointName=target.wrong) or {}).get("EndpointStatus")
     yield (
         status in (None, "Deleting"),
-        f"endpoint {target.wrong} is gone",
-        f"It is {status}: run the cell of {lab} that deletes it.",
+        _("endpoint {name} is gone", name=target.wrong),
+        _("It is {status}: run the cell of {lab} that deletes it.", status=status, lab=lab),
     )
 
 
-def _serves(endpoint: str, digest: str, again: str) -> Iterator[Finding]:
-    """Whether an endpoint is in service, with an image; `again` says what brings one about."""
+def _state(endpoint: str, status: str | None) -> str:
+    """What an endpoint is said to be: its status, None where there is no such endpoint."""
+    if status is None:
+        return _("endpoint {name} is missing", name=endpoint)
+    return _("endpoint {name} is {status}", name=endpoint, status=status)
+
+
+def _serves(endpoint: str, digest: str, lab: str) -> Iterator[Finding]:
+    """Whether an endpoint is in service, with an image; the CreateModel cell of `lab`, and what follows, bring one about."""
     found = answer(boto3.client("sagemaker").describe_endpoint, EndpointName=endpoint) or {}
-    status = found.get("EndpointStatus", "missing")
+    status = found.get("EndpointStatus")
     yield (
         status == "InService",
-        f"endpoint {endpoint} is {status}",
-        f"{found.get('FailureReason', 'It is on its way, or not there yet.')}\nFor one that serves, {again}.",
+        _state(endpoint, status),
+        _(
+            "{reason}\nFor one that serves, run {lab} from its CreateModel cell on.",
+            reason=found.get("FailureReason") or _("It is on its way, or not there yet."),
+            lab=lab,
+        ),
     )
     if status == "InService":
         images = [image for variant in found["ProductionVariants"] for image in variant["DeployedImages"]]
         yield (
             all(image["ResolvedImage"].endswith(f"@{digest}") for image in images),
-            "it runs the image that was pushed to serve",
-            f"It runs another one, say an older one: {again}.",
+            _("it runs the image that was pushed to serve"),
+            _("It runs another one, say an older one: run {lab} from its CreateModel cell on.", lab=lab),
         )
 
 
@@ -479,8 +560,8 @@ def _cleanup(target: Target) -> Iterator[Finding]:
     things = left_over(target)
     yield (
         not things,
-        "nothing of the walk is left",
-        f"Still there: {', '.join(things)}. Run the delete cells again.",
+        _("nothing of the walk is left"),
+        _("Still there: {things}. Run the delete cells again.", things=", ".join(things)),
     )
 
 

@@ -15,6 +15,7 @@ from localaws import prices
 
 from .aws import answer
 from .cleanup import FREE, TUNED, Thing, expires, tags, things
+from .language import _
 from .target import Target
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ def cost_of(
     price here.
     """
     line = _words(what, instance_type, minutes, instances, jobs, spot, gigabytes)
-    print(f"On AWS: {line}. Here: nothing." if target.local else f"This costs money: {line}.")
+    print(
+        _("On AWS: {line}. Here: nothing.", line=line)
+        if target.local
+        else _("This costs money: {line}.", line=line)
+    )
 
 
 def _words(
@@ -51,23 +56,47 @@ def _words(
 ) -> str:
     if what == "image":
         month = gigabytes * STORAGE["ECR repository"]
-        return f"{gigabytes:g} GB of images, ${STORAGE['ECR repository']:.2f} a GB and month: {_dollars(month)} a month"
+        return _(
+            "{gigabytes:g} GB of images, ${price:.2f} a GB and month: {month} a month",
+            gigabytes=gigabytes,
+            price=STORAGE["ECR repository"],
+            month=_dollars(month),
+        )
     if what not in ("training", "tuning", "transform", "endpoint"):
         raise ValueError(f"what is {what!r}; it is 'training', 'tuning', 'transform', 'endpoint' or 'image'")
     if instance_type not in prices.PRICES:
-        raise ValueError(f"no price is known of {instance_type!r}; there are {', '.join(prices.PRICES)}")
+        raise ValueError(
+            _(
+                "no price is known of {instance_type!r}; there are {known}",
+                instance_type=instance_type,
+                known=", ".join(prices.PRICES),
+            )
+        )
     price = prices.PRICES[instance_type]
-    machines = f"{'one' if instances == 1 else instances} {instance_type}"
+    machines = _("one {instance_type}", instance_type=instance_type)
+    if instances > 1:
+        machines = f"{instances} {instance_type}"
     hour = price * instances
     if what == "endpoint":
-        return (
-            f"{machines} for as long as the endpoint exists, asked or not: {_dollars(hour)} an hour, "
-            f"{_dollars(hour * 24)} a day, {_dollars(hour * MONTH)} a month"
+        return _(
+            "{machines} for as long as the endpoint exists, asked or not: {hour} an hour, {day} a day, {month} a month",
+            machines=machines,
+            hour=_dollars(hour),
+            day=_dollars(hour * 24),
+            month=_dollars(hour * MONTH),
         )
     total = hour * minutes / 60 * jobs
-    count = f"{jobs} jobs, each {machines}" if jobs > 1 else machines
-    line = f"{count} for about {minutes:g} minutes, ${price:g} an hour{' each' if instances > 1 else ''}"
-    return f"{line}: about {_dollars(total)}" + (", and as a spot job up to 90 % less" if spot else "")
+    line = {
+        "machines": _("{jobs} jobs, each {machines}", jobs=jobs, machines=machines) if jobs > 1 else machines,
+        "minutes": minutes,
+        "price": price,
+        "total": _dollars(total),
+    }
+    if instances > 1:
+        line = _("{machines} for about {minutes:g} minutes, ${price:g} an hour each: about {total}", **line)
+    else:
+        line = _("{machines} for about {minutes:g} minutes, ${price:g} an hour: about {total}", **line)
+    return _("{line}, and as a spot job up to 90 % less", line=line) if spot else line
 
 
 def _dollars(amount: float) -> str:

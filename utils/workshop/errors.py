@@ -13,4 +13,6 @@ class UnknownLab(WorkshopError):
     """There is no lab of this name."""
 
     def __init__(self, lab: str, labs):
-        super().__init__(f"there is no lab {lab!r}; there are {', '.join(labs)}")
+        from .language import _  # which imports this module
+
+        super().__init__(_("there is no lab {lab!r}; there are {labs}", lab=lab, labs=", ".join(labs)))

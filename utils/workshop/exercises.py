@@ -12,6 +12,7 @@ import boto3
 
 from .aws import answer
 from .errors import UnknownLab
+from .language import _
 from .notebook import names
 from .target import Target
 
@@ -31,19 +32,19 @@ def _setup(target: Target, given: dict) -> Iterator[Finding]:
     if not isinstance(buckets, list):
         yield (
             False,
-            "a list `buckets`",
-            "Give your list this name: buckets = …, from what list_buckets answers.",
+            _("a list `buckets`"),
+            _("Give your list this name: buckets = …, from what list_buckets answers."),
         )
         return
     true = {bucket["Name"] for bucket in boto3.client("s3").list_buckets()["Buckets"]}
-    hint = f"Expected {sorted(true)}."
+    hint = _("Expected {names}.", names=sorted(true))
     if any(isinstance(bucket, dict) for bucket in buckets):
-        hint = 'Each entry is a dict, with its creation date: take its ["Name"].'
+        hint = _('Each entry is a dict, with its creation date: take its ["Name"].')
     elif not buckets:
-        hint = 'The answer of list_buckets is a dict: the buckets are below "Buckets".'
+        hint = _('The answer of list_buckets is a dict: the buckets are below "Buckets".')
     yield (
         not any(isinstance(bucket, dict) for bucket in buckets) and set(buckets) == true,
-        f"`buckets` has the names of all your buckets: {len(true)}",
+        _("`buckets` has the names of all your buckets: {count}", count=len(true)),
         hint,
     )
 
@@ -52,15 +53,26 @@ def _build(target: Target, given: dict) -> Iterator[Finding]:
     called = {"train", "model_fn", "input_fn", "predict_fn", "output_fn"}
     mine = given.get("names_of_mine")
     if not isinstance(mine, list | set | tuple) or not mine:
-        yield False, "a list `names_of_mine`", 'Give your list this name: names_of_mine = ["train", …].'
+        yield False, _("a list `names_of_mine`"), _('Give your list this name: names_of_mine = ["train", …].')
         return
     mine = set(mine)
     hint = []
     if missing := called - mine:
-        hint.append(f"{len(missing)} more are called: look for the names that algorithm.py has in quotes.")
+        hint.append(
+            _(
+                "{count} more are called: look for the names that algorithm.py has in quotes.",
+                count=len(missing),
+            )
+        )
     if too_many := mine - called:
-        hint.append(f"None of yours is called {', '.join(map(repr, sorted(too_many, key=str)))}.")
-    yield mine == called, f"`names_of_mine` has {len(mine & called)} of the five names", " ".join(hint)
+        hint.append(
+            _("None of yours is called {names}.", names=", ".join(map(repr, sorted(too_many, key=str))))
+        )
+    yield (
+        mine == called,
+        _("`names_of_mine` has {count} of the five names", count=len(mine & called)),
+        " ".join(hint),
+    )
 
 
 def _local_test(target: Target, given: dict) -> Iterator[Finding]:
@@ -68,7 +80,7 @@ def _local_test(target: Target, given: dict) -> Iterator[Finding]:
     if not isinstance(run, subprocess.CompletedProcess):
         yield (
             False,
-            "`run`, what subprocess.run has answered",
+            _("`run`, what subprocess.run has answered"),
             'run = subprocess.run([program, target.algorithm, "serve"], env=os.environ | {…}, capture_output=True, '
             "text=True)",
         )
@@ -76,13 +88,15 @@ def _local_test(target: Target, given: dict) -> Iterator[Finding]:
     said = "".join(part if isinstance(part, str) else "" for part in (run.stdout, run.stderr))
     yield (
         run.returncode > 0,
-        f"serve has ended with exit code {run.returncode}",
-        "Expected one above 0: did your abc reach it? Its variables are what you give as env.",
+        _("serve has ended with exit code {code}", code=run.returncode),
+        _("Expected one above 0: did your abc reach it? Its variables are what you give as env."),
     )
     yield (
         "MODEL_SERVER_WORKERS" in said and "abc" in said,
-        "its message names the variable and the value",
-        "Nothing of the kind was caught: ask for capture_output=True and text=True, and set the variable to abc.",
+        _("its message names the variable and the value"),
+        _(
+            "Nothing of the kind was caught: ask for capture_output=True and text=True, and set the variable to abc."
+        ),
     )
 
 
@@ -94,22 +108,22 @@ def _push(target: Target, given: dict) -> Iterator[Finding]:
 
     yield (
         bool(digest("v1")),
-        f"an image {target.name}:v1 is in ECR",
-        "Push once more, as above, with :v1 behind the address: the tag is the part behind the colon.",
+        _("an image {name}:v1 is in ECR", name=target.name),
+        _("Push once more, as above, with :v1 behind the address: the tag is the part behind the colon."),
     )
     if digest("v1"):
         yield (
             digest("v1") == digest("latest"),
-            "v1 and latest are one image: they have one digest",
-            "Two images: latest was pushed anew since then. Push v1 again.",
+            _("v1 and latest are one image: they have one digest"),
+            _("Two images: latest was pushed anew since then. Push v1 again."),
         )
 
 
 def _train(target: Target, given: dict) -> Iterator[Finding]:
     job = _newest("training", "TrainingJob", target, lambda job: len(job.get("InputDataConfig", ())) == 2)
-    hint = "InputDataConfig is a list: give it two channels, each with a prefix of its own."
+    hint = _("InputDataConfig is a list: give it two channels, each with a prefix of its own.")
     if job is None:
-        yield False, "a training job with two channels", hint
+        yield False, _("a training job with two channels"), hint
         return
     name = job["TrainingJobName"]
     rows, species = {}, set()
@@ -121,43 +135,53 @@ def _train(target: Target, given: dict) -> Iterator[Finding]:
             species = {line.partition(",")[0] for line in lines}
     yield (
         set(rows) == {"training", "validation"},
-        f"{name} has the channels {' and '.join(rows)}",
-        "Expected training and validation: channel_of makes one called training; for the other change its ChannelName.",
+        _("{name} has the channels {channels}", name=name, channels=_(" and ").join(rows)),
+        _(
+            "Expected training and validation: channel_of makes one called training; for the other change its ChannelName."
+        ),
     )
     if set(rows) != {"training", "validation"}:
         return
     yield (
         (rows["training"], rows["validation"]) == (120, 30),
-        f"they have {' and '.join(map(str, rows.values()))} rows",
-        "Expected 120 rows to train on and 30 held out, none in both: does each prefix hold its own file alone?",
+        _("they have {counts} rows", counts=_(" and ").join(map(str, rows.values()))),
+        _(
+            "Expected 120 rows to train on and 30 held out, none in both: does each prefix hold its own file alone?"
+        ),
     )
     yield (
         len(species) == 3,
-        f"the rows held out are of {len(species)} species",
-        "Expected all three: the file is sorted by species, so its last 30 rows are virginica alone. Mix them first.",
+        _("the rows held out are of {count} species", count=len(species)),
+        _(
+            "Expected all three: the file is sorted by species, so its last 30 rows are virginica alone. Mix them first."
+        ),
     )
     status, reason = job["TrainingJobStatus"], job.get("FailureReason", "")
-    yield status == "Completed", f"it is {status}", f"{reason}\nMend what it names, and start another one."
+    yield (
+        status == "Completed",
+        _("it is {status}", status=status),
+        _("{reason}\nMend what it names, and start another one.", reason=reason),
+    )
 
 
 def _deploy(target: Target, given: dict) -> Iterator[Finding]:
     last = given.get("last")
     if not isinstance(last, list) or not last:
-        yield False, "a list `last` of log lines", "Give the ten lines this name: last = […]."
+        yield False, _("a list `last` of log lines"), _("Give the ten lines this name: last = […].")
         return
     pages = boto3.client("logs").get_paginator("filter_log_events")
     group = f"/aws/sagemaker/Endpoints/{target.name}"
     lines = [event["message"] for page in pages.paginate(logGroupName=group) for event in page["events"]]
-    hint = f"Expected strings, the last ten messages of the log group {group}."
+    hint = _("Expected strings, the last ten messages of the log group {group}.", group=group)
     if any(isinstance(line, dict) for line in last):
-        hint = 'Each event is a dict, with its time: take its ["message"].'
+        hint = _('Each event is a dict, with its time: take its ["message"].')
     elif len(last) != 10:
-        hint = f"These are {len(last)}: [-10:] takes the last ten of a list."
+        hint = _("These are {count}: [-10:] takes the last ten of a list.", count=len(last))
     # The log goes on: what was the end of it some seconds ago may be a line or two from it now.
     there = any(lines[: len(lines) - since][-len(last) :] == last for since in range(3))
     yield (
         len(last) == min(10, len(lines)) and there,
-        f"`last` has {len(last)} lines of the endpoint's log",
+        _("`last` has {count} lines of the endpoint's log", count=len(last)),
         hint,
     )
 
@@ -169,14 +193,14 @@ def _invoke(target: Target, given: dict) -> Iterator[Finding]:
     if not isinstance(said, str):
         yield (
             False,
-            "`with_header`, what the endpoint answered",
-            'Give the text of the answer this name: with_header = answer["Body"].read().decode().',
+            _("`with_header`, what the endpoint answered"),
+            _('Give the text of the answer this name: with_header = answer["Body"].read().decode().'),
         )
         return
-    hint = "Expected a label for each of the two rows, and none for the header."
+    hint = _("Expected a label for each of the two rows, and none for the header.")
     if "error" in said:
-        hint = 'This is a refusal: the header needs ContentType="text/csv; header=present".'
-    yield said.split() == ["setosa", "virginica"], f"`with_header` is {said.split()}", hint
+        hint = _('This is a refusal: the header needs ContentType="text/csv; header=present".')
+    yield said.split() == ["setosa", "virginica"], _("`with_header` is {labels}", labels=said.split()), hint
 
 
 def _batch_transform(target: Target, given: dict) -> Iterator[Finding]:
@@ -186,31 +210,39 @@ def _batch_transform(target: Target, given: dict) -> Iterator[Finding]:
     if job is None:
         yield (
             False,
-            "a transform job with an OutputFilter",
-            'It belongs into DataProcessing, beside InputFilter: "OutputFilter": "$[…]".',
+            _("a transform job with an OutputFilter"),
+            _('It belongs into DataProcessing, beside InputFilter: "OutputFilter": "$[…]".'),
         )
         return
     status, reason = job["TransformJobStatus"], job.get("FailureReason", "")
     yield (
         status == "Completed",
-        f"{job['TransformJobName']} is {status}",
-        f"{reason}\nMend what it names, run another.",
+        _("{name} is {status}", name=job["TransformJobName"], status=status),
+        _("{reason}\nMend what it names, run another.", reason=reason),
     )
     if status != "Completed":
         return
     place = job["TransformOutput"]["S3OutputPath"]
     yield (
         not place.rstrip("/").endswith("batch/output"),
-        f"its output has a place of its own: {place}",
-        "Give TransformOutput another S3OutputPath; then run the transform cell above again, to have its output back.",
+        _("its output has a place of its own: {place}", place=place),
+        _(
+            "Give TransformOutput another S3OutputPath; then run the transform cell above again, to have its output back."
+        ),
     )
     lines = [line.split(",") for content in _contents(place + "/") for line in content.splitlines()]
     species = {"setosa", "versicolor", "virginica"}
     yield (
         len(lines) == 150 and all(len(line) == 2 and set(line) <= species for line in lines),
-        f"it has {len(lines)} rows, the first of them {','.join(lines[0]) if lines else 'missing'}",
-        "Expected 150 rows of two columns, the species and the prediction: after the join they are the first column, 0, "
-        "and the last one, -1.",
+        _(
+            "it has {count} rows, the first of them {row}",
+            count=len(lines),
+            row=",".join(lines[0]) if lines else _("missing"),
+        ),
+        _(
+            "Expected 150 rows of two columns, the species and the prediction: after the join they are the first column, 0, "
+            "and the last one, -1."
+        ),
     )
 
 
@@ -232,22 +264,25 @@ def _tune(target: Target, given: dict) -> Iterator[Finding]:
     else:
         yield (
             False,
-            "a tuning job with the strategy Grid",
-            '"Strategy": "Grid" in HyperParameterTuningJobConfig.',
+            _("a tuning job with the strategy Grid"),
+            _('"Strategy": "Grid" in HyperParameterTuningJobConfig.'),
         )
         return
     ranges = config.get("ParameterRanges", {}).get("CategoricalParameterRanges", [])
     values = {found["Name"]: set(found["Values"]) for found in ranges}
     yield (
         values == {"criterion": {"gini", "entropy", "log_loss"}},
-        f"{name} searches {', '.join(values) or 'nothing'}",
-        "Expected CategoricalParameterRanges with criterion and its three values, and no other range.",
+        _("{name} searches {what}", name=name, what=", ".join(values) or _("nothing")),
+        _("Expected CategoricalParameterRanges with criterion and its three values, and no other range."),
     )
     status, done = job["HyperParameterTuningJobStatus"], job["TrainingJobStatusCounters"]["Completed"]
     yield (
         status == "Completed" and done == 3,
-        f"it is {status}, and {done} of its training jobs have completed",
-        f"{job.get('FailureReason', '')}\nExpected three. StaticHyperParameters must not name what is searched for.",
+        _("it is {status}, and {done} of its training jobs have completed", status=status, done=done),
+        _(
+            "{reason}\nExpected three. StaticHyperParameters must not name what is searched for.",
+            reason=job.get("FailureReason", ""),
+        ),
     )
 
 
@@ -256,19 +291,21 @@ def _speed(target: Target, given: dict) -> Iterator[Finding]:
     if not isinstance(took, dict):
         yield (
             False,
-            "a dict `took`",
-            'Note the seconds by number of workers: took = {}, then took["1"] = … and took["2"] = ….',
+            _("a dict `took`"),
+            _('Note the seconds by number of workers: took = {}, then took["1"] = … and took["2"] = ….'),
         )
         return
     yield (
         {"1", "2"} <= set(map(str, took)),
-        f"`took` has the seconds with {' and with '.join(map(str, took)) or 'no'} workers",
-        "Measure both: one worker, and two.",
+        _("`took` has the seconds with {counts} workers", counts=_(" and with ").join(map(str, took)))
+        if took
+        else _("`took` has the seconds with no workers"),
+        _("Measure both: one worker, and two."),
     )
     yield (
         bool(took) and all(isinstance(seconds, int | float) and seconds > 0 for seconds in took.values()),
-        "they are seconds",
-        "time.perf_counter() before and after, and the difference.",
+        _("they are seconds"),
+        _("time.perf_counter() before and after, and the difference."),
     )
 
 
@@ -276,30 +313,30 @@ def _bring_your_own(target: Target, given: dict) -> Iterator[Finding]:
     source = target.source.parent / "my_bayes" / "training.py"
     yield (
         source.is_file(),
-        "container/my_bayes/training.py is there",
-        "Make the folder: !make --no-print-directory -C .. new NAME=my_bayes LIKE=tabular",
+        _("container/my_bayes/training.py is there"),
+        _("Make the folder: !make --no-print-directory -C .. new NAME=my_bayes LIKE=tabular"),
     )
     if not source.is_file():
         return
     untouched = source.parents[1] / "templates" / "tabular" / "training.py"
     yield (
         source.read_text() != untouched.read_text(),
-        "it is not what `make new` left",
-        "Its TODO says where your estimator goes: from sklearn.naive_bayes import GaussianNB.",
+        _("it is not what `make new` left"),
+        _("Its TODO says where your estimator goes: from sklearn.naive_bayes import GaussianNB."),
     )
     held = given.get("bayes")
     if not held:
         yield (
             False,
-            "`bayes`, what the contract has found",
-            'Hold it to the contract: bayes = held_to_contract("my_bayes").',
+            _("`bayes`, what the contract has found"),
+            _('Hold it to the contract: bayes = held_to_contract("my_bayes").'),
         )
         return
     broken = [finding.name for finding in held if finding.ok is False and finding.level == "must"]
     yield (
         not broken,
-        "it breaks no promise that SageMaker must have kept",
-        f"Broken: {', '.join(broken)}. See above how to mend it.",
+        _("it breaks no promise that SageMaker must have kept"),
+        _("Broken: {broken}. See above how to mend it.", broken=", ".join(broken)),
     )
 
 
@@ -307,17 +344,19 @@ def _image_in_mask_out(target: Target, given: dict) -> Iterator[Finding]:
     mask = given.get("mask")
     shape = getattr(mask, "shape", None)
     if shape is None:
-        yield False, "`mask`, an array", "mask = mask_in(ask(large)), where large is your picture."
+        yield False, _("`mask`, an array"), _("mask = mask_in(ask(large)), where large is your picture.")
         return
-    hint = "Expected 130 rows of 250 pixels: an array's rows come first, [:130, :250]."
+    hint = _("Expected 130 rows of 250 pixels: an array's rows come first, [:130, :250].")
     if shape == (250, 130):
-        hint = "Rows and columns have changed places: " + hint
-    yield shape == (130, 250), f"`mask` is {' x '.join(map(str, shape))}", hint
+        hint = _("Rows and columns have changed places: {hint}", hint=hint)
+    yield shape == (130, 250), _("`mask` is {shape}", shape=" x ".join(map(str, shape))), hint
     share = float(mask.mean())
     yield (
         0.02 < share < 0.6,
-        f"{share:.0%} of its pixels are cells",
-        "Expected some cells, and ground between them: is it the endpoint's mask of pictures put together?",
+        _("{share:.0%} of its pixels are cells", share=share),
+        _(
+            "Expected some cells, and ground between them: is it the endpoint's mask of pictures put together?"
+        ),
     )
 
 
@@ -329,15 +368,17 @@ def _what_goes_wrong(target: Target, given: dict) -> Iterator[Finding]:
     if tried is None:
         yield (
             False,
-            "an attempt to cure the patient",
-            "treat() shows what it says first; then treat(COMMAND).",
+            _("an attempt to cure the patient"),
+            _("treat() shows what it says first; then treat(COMMAND)."),
         )
         return
     status, reason = tried["TrainingJobStatus"], tried.get("FailureReason", "")
-    hint = "The index says what mends it. A mend of one fault may show the next: keep the first in your command. And what a program imports and never uses may go from it."
+    hint = _(
+        "The index says what mends it. A mend of one fault may show the next: keep the first in your command. And what a program imports and never uses may go from it."
+    )
     yield (
         status == "Completed",
-        f"your last attempt, {tried['TrainingJobName']}, is {status}",
+        _("your last attempt, {name}, is {status}", name=tried["TrainingJobName"], status=status),
         f"{reason}\n{hint}",
     )
 
@@ -345,14 +386,17 @@ def _what_goes_wrong(target: Target, given: dict) -> Iterator[Finding]:
 def _cleanup(target: Target, given: dict) -> Iterator[Finding]:
     ended = given.get("ended")
     if not isinstance(ended, dict):
-        yield False, "`ended`, a Counter", "ended = Counter(…), of each job's TrainingJobStatus."
+        yield False, _("`ended`, a Counter"), _("ended = Counter(…), of each job's TrainingJobStatus.")
         return
     pages = boto3.client("sagemaker").get_paginator("list_training_jobs").paginate(NameContains=target.name)
     true = Counter(job["TrainingJobStatus"] for page in pages for job in page["TrainingJobSummaries"])
     yield (
         dict(ended) == dict(true),
-        f"`ended` counts {sum(ended.values())} training jobs",
-        f"SageMaker knows {sum(true.values())}: walk all pages, list_training_jobs answers with ten jobs a page.",
+        _("`ended` counts {count} training jobs", count=sum(ended.values())),
+        _(
+            "SageMaker knows {count}: walk all pages, list_training_jobs answers with ten jobs a page.",
+            count=sum(true.values()),
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from localaws import images
 
 from .aws import answer
 from .errors import WorkshopError
+from .language import _
 from .progress import NOTICE, _Logs, _seconds_between_polls
 from .target import IAM, Target
 
@@ -111,7 +112,9 @@ def role_without_pull(target: Target) -> Iterator[str]:
             iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
         iam.put_role_policy(RoleName=name, PolicyName="workshop", PolicyDocument=json.dumps(policy))
     except ClientError as error:
-        raise FaultError(f"This failure needs a role of its own, which cannot be made: {error}") from None
+        raise FaultError(
+            _("This failure needs a role of its own, which cannot be made: {error}", error=error)
+        ) from None
     try:
         if not target.local:
             time.sleep(15)  # until all of AWS knows the role; nothing tells when
@@ -141,7 +144,11 @@ def _settled(describe, status: str, going_on: set[str]) -> dict:
     while (description := describe())[status] in going_on:
         if time.monotonic() > deadline:
             raise FaultError(
-                f"It is still {description[status]} after {SECONDS} s: look at it in the console."
+                _(
+                    "It is still {status} after {seconds} s: look at it in the console.",
+                    status=description[status],
+                    seconds=SECONDS,
+                )
             )
         time.sleep(pause)
     if pause > 1:  # CloudWatch is some seconds behind
@@ -162,5 +169,5 @@ def quote(text: str, *patterns: str) -> None:
     for pattern in patterns:
         found = re.search(pattern, text)
         if not found:
-            raise FaultError(f"Nobody says {pattern!r}; what is said:\n{text}")
+            raise FaultError(_("Nobody says {pattern!r}; what is said:\n{text}", pattern=pattern, text=text))
         print(found.group())

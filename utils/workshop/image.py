@@ -11,6 +11,7 @@ from localaws import images
 
 from . import ROOT
 from .errors import WorkshopError
+from .language import _
 from .target import Target
 
 #: The files of /opt/program, as `mode bytes name` lines, by a shell in the image.
@@ -38,7 +39,7 @@ def inspect_image(target: Target) -> LocalImage:
         return _of_docker(target.name) if target.docker else _of_localaws(target.name)
     except (ValueError, OSError, subprocess.CalledProcessError):  # OSError: a part of it was deleted
         raise NoImage(
-            f"There is no image {target.name} on this machine: run the build cell of 01_build."
+            _("There is no image {name} on this machine: run the build cell of 01_build.", name=target.name)
         ) from None
 
 
@@ -52,7 +53,9 @@ def image_size(target: Target, name: str) -> int:
             json.loads(_docker("image", "inspect", name))[0]["Size"] if target.docker else images.size(name)
         )
     except (ValueError, OSError, subprocess.CalledProcessError):
-        raise NoImage(f"There is no image {name} on this machine: run this lab's build cell.") from None
+        raise NoImage(
+            _("There is no image {name} on this machine: run this lab's build cell.", name=name)
+        ) from None
 
 
 def changed_files(target: Target) -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from . import ROOT
 from .errors import WorkshopError
+from .language import _
 
 TEST_DIR = ROOT / "container" / "local_test" / "test_dir"
 PING_SECONDS = 30  # SageMaker gives a container minutes; a learner should not wait that long
@@ -68,16 +69,23 @@ class Docker:
             engine = self.run("version", "--format", "{{.Server.Version}}")
         except OSError:
             raise ImageCheckError(
-                f"{self.program!r} is not installed: https://docs.docker.com/engine/install"
+                _(
+                    "{program!r} is not installed: https://docs.docker.com/engine/install",
+                    program=self.program,
+                )
             ) from None
         if engine.returncode:
             raise ImageCheckError(
-                "no Docker engine answers. Start Docker Desktop, or: sudo systemctl start docker"
+                _("no Docker engine answers. Start Docker Desktop, or: sudo systemctl start docker")
             )
         found = self.run("image", "inspect", image)
         if found.returncode:
             raise ImageCheckError(
-                f"there is no image {image} here. Build it: container/build_local.sh {image.partition(':')[0]}"
+                _(
+                    "there is no image {image} here. Build it: container/build_local.sh {name}",
+                    image=image,
+                    name=image.partition(":")[0],
+                )
             )
         self.about = json.loads(found.stdout)[0]
 
@@ -153,25 +161,32 @@ def check_image(image: str, test_dir: Path = TEST_DIR, verbs: tuple[str, ...] = 
 def _findings(docker: Docker, test_dir: Path, verbs: tuple[str, ...]) -> Iterator[Finding]:
     about = docker.about
     platform = f"{about['Os']}/{about['Architecture']}"
-    yield platform == "linux/amd64", f"its platform is {platform}", "build with --platform linux/amd64"
+    yield (
+        platform == "linux/amd64",
+        _("its platform is {platform}", platform=platform),
+        _("build with --platform linux/amd64"),
+    )
     kind = about.get("Descriptor", {}).get("mediaType", "")
     yield (
         kind not in INDEXES,
-        "its manifest is one image, not an index",
-        "SageMaker takes no index: build with --provenance=false --sbom=false",
+        _("its manifest is one image, not an index"),
+        _("SageMaker takes no index: build with --provenance=false --sbom=false"),
     )
     size = about["Size"] / 1e9
     yield (
         size < MAX_GB,
-        f"its size is {size:.2f} GB",
-        f"above {MAX_GB} GB: look at the layers, docker history",
+        _("its size is {size:.2f} GB", size=size),
+        _("above {most} GB: look at the layers, docker history", most=MAX_GB),
     )
     yield from _secrets(docker)
     config = about["Config"]
     yield (
         not config.get("Entrypoint"),
-        f"no ENTRYPOINT stands before {' and '.join(verbs)}",
-        f"it has {config.get('Entrypoint')}: remove it, or take the arguments train and serve there",
+        _("no ENTRYPOINT stands before {verbs}", verbs=_(" and ").join(verbs)),
+        _(
+            "it has {entrypoint}: remove it, or take the arguments train and serve there",
+            entrypoint=config.get("Entrypoint"),
+        ),
     )
     runnable = True
     for verb in verbs:
@@ -190,31 +205,48 @@ def _findings(docker: Docker, test_dir: Path, verbs: tuple[str, ...]) -> Iterato
 def _secrets(docker: Docker) -> Iterator[Finding]:
     history = docker.run("history", "--no-trunc", "--format", "{{.CreatedBy}}", docker.image).stdout.decode()
     text = history + "\n".join(docker.about["Config"].get("Env") or ())
-    found = [what for what, pattern in SECRETS.items() if re.search(pattern, text)]
+    found = [_called(what) for what, pattern in SECRETS.items() if re.search(pattern, text)]
     yield (
         not found,
-        "no secret in its history and environment",
-        f"{', '.join(found)} can be read by whoever pulls it: revoke it, use RUN --mount=type=secret, build anew",
+        _("no secret in its history and environment"),
+        _(
+            "{found} can be read by whoever pulls it: revoke it, use RUN --mount=type=secret, build anew",
+            found=", ".join(found),
+        ),
     )
     found = sorted(
         {where for path, content in docker.files(TEXT_BYTES) for where in _secrets_of_file(path, content)}
     )
     yield (
         not found,
-        "no secret in the files of its layers",
-        f"{', '.join(found)}: a file that a later layer removes is still there for whoever pulls it. Revoke it, use "
-        "RUN --mount=type=secret or .dockerignore, build anew",
+        _("no secret in the files of its layers"),
+        _(
+            "{found}: a file that a later layer removes is still there for whoever pulls it. Revoke it, use "
+            "RUN --mount=type=secret or .dockerignore, build anew",
+            found=", ".join(found),
+        ),
     )
+
+
+def _called(secret: str) -> str:
+    """What a kind of secret is called, in the learner's language."""
+    return {
+        "an AWS access key": _("an AWS access key"),
+        "an AWS secret": _("an AWS secret"),
+        "a password in an address": _("a password in an address"),
+        "a password or token": _("a password or token"),
+        "a private key": _("a private key"),
+    }[secret]
 
 
 def _secrets_of_file(path: str, content: bytes) -> Iterator[str]:
     if content and SECRET_FILES.search(path):
         yield f"/{path}"
     if PIP_FILES.search(path) and re.search(SECRETS["a password in an address"].encode(), content):
-        yield f"a password in /{path}"
+        yield _("a password in /{path}", path=path)
     for word, (what, pattern) in SECRET_TEXTS.items():
         if word in content and pattern.search(content):
-            yield f"{what} in /{path}"
+            yield _("{what} in /{path}", what=_called(what), path=path)
 
 
 def _program(docker: Docker, verb: str) -> Iterator[Finding]:
@@ -228,18 +260,25 @@ def _program(docker: Docker, verb: str) -> Iterator[Finding]:
         else:
             yield (
                 False,
-                f"{verb} is on the PATH",
-                f"not in {', '.join(folders)}: copy it to /opt/program and ENV PATH=/opt/program:$PATH",
+                _("{verb} is on the PATH", verb=verb),
+                _(
+                    "not in {folders}: copy it to /opt/program and ENV PATH=/opt/program:$PATH",
+                    folders=", ".join(folders),
+                ),
             )
             return
     member, content = next(iter(files.values()))
     where = f"{folder}/{verb}"
-    yield bool(member.mode & 0o001), f"{where} is executable", f"in the Dockerfile: RUN chmod +x {where}"
+    yield (
+        bool(member.mode & 0o001),
+        _("{where} is executable", where=where),
+        _("in the Dockerfile: RUN chmod +x {where}", where=where),
+    )
     first = content.partition(b"\n")[0]
     yield (
         not first.endswith(b"\r"),
-        f"{where} has LF line ends",
-        "Linux looks for an interpreter whose name ends in a carriage return: save it with LF",
+        _("{where} has LF line ends", where=where),
+        _("Linux looks for an interpreter whose name ends in a carriage return: save it with LF"),
     )
 
 
@@ -274,7 +313,12 @@ def _model(test_dir: Path) -> dict:
     """The files of test_dir/model, for an image that only serves; as `Docker.read` gives them."""
     files = [path for path in sorted((test_dir / "model").rglob("*")) if path.is_file()]
     if not files:
-        raise ImageCheckError(f"{test_dir}/model is empty: an image that only serves needs a model to serve")
+        raise ImageCheckError(
+            _(
+                "{test_dir}/model is empty: an image that only serves needs a model to serve",
+                test_dir=test_dir,
+            )
+        )
     found = {}
     for path in files:
         name = path.relative_to(test_dir).as_posix()
@@ -290,26 +334,30 @@ def _training(docker: Docker, test_dir: Path, model: dict) -> Iterator[Finding]:
         docker.run("start", container)
         code, log = docker.wait(container)
         model |= docker.read(container, "/opt/ml/model")
-    yield code == 0, "train ends with exit code 0", f"it was {code}; the end of its log:\n{log[-1000:]}"
+    yield (
+        code == 0,
+        _("train ends with exit code 0"),
+        _("it was {code}; the end of its log:\n{log}", code=code, log=log[-1000:]),
+    )
     yield (
         bool(model),
-        "train leaves a model in /opt/ml/model",
-        "nothing is there: SageMaker takes it from there alone",
+        _("train leaves a model in /opt/ml/model"),
+        _("nothing is there: SageMaker takes it from there alone"),
     )
 
     broken = _archive(test_dir, b"\x00\xff no data\n")
     with docker.container("--network=none", verb="train", files=broken) as container:
         docker.run("start", container)
-        code, _ = docker.wait(container)
+        code, _log = docker.wait(container)
         files = docker.read(container, "/opt/ml/output/failure")
     yield (
         code != 0,
-        "train on broken data ends with an exit code that is not 0",
-        "SageMaker would call it Completed",
+        _("train on broken data ends with an exit code that is not 0"),
+        _("SageMaker would call it Completed"),
     )
     reason = next(iter(files.values()))[1].decode("utf-8", "replace") if files else ""
-    what = "train writes the cause to /opt/ml/output/failure"
-    yield bool(reason.strip()), what, "it wrote none: FailureReason would not tell it"
+    what = _("train writes the cause to /opt/ml/output/failure")
+    yield bool(reason.strip()), what, _("it wrote none: FailureReason would not tell it")
 
 
 def _serving(docker: Docker, test_dir: Path, model: dict) -> Iterator[Finding]:
@@ -327,10 +375,14 @@ def _serving(docker: Docker, test_dir: Path, model: dict) -> Iterator[Finding]:
         said = (log.stdout + log.stderr).decode("utf-8", "replace")
         yield (
             seconds is not None,
-            f"serve answers /ping with 200 after {seconds:.1f} s"
+            _("serve answers /ping with 200 after {seconds:.1f} s", seconds=seconds)
             if seconds
-            else "serve answers /ping with 200",
-            f"not within {PING_SECONDS} s on port 8080; the end of its log:\n{said}",
+            else _("serve answers /ping with 200"),
+            _(
+                "not within {seconds} s on port 8080; the end of its log:\n{said}",
+                seconds=PING_SECONDS,
+                said=said,
+            ),
         )
         if seconds is None:
             return
@@ -340,10 +392,14 @@ def _serving(docker: Docker, test_dir: Path, model: dict) -> Iterator[Finding]:
         code = int(docker.run("wait", container).stdout)
         yield (
             seconds < STOP_SECONDS,
-            f"serve stops {seconds:.1f} s after SIGTERM",
-            "it had to be killed: forward SIGTERM; a shell script starts the server with exec",
+            _("serve stops {seconds:.1f} s after SIGTERM", seconds=seconds),
+            _("it had to be killed: forward SIGTERM; a shell script starts the server with exec"),
         )
-        yield code == 0, "serve ends with exit code 0 after SIGTERM", f"it was {code}; look at: docker logs"
+        yield (
+            code == 0,
+            _("serve ends with exit code 0 after SIGTERM"),
+            _("it was {code}; look at: docker logs", code=code),
+        )
 
 
 def _await_ping(docker: Docker, container: str, address: str, started: float) -> float | None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from .language import _
+
 
 def others(folder: Path) -> list[str]:
     """A line for each other kernel on this machine that has this kernel's notebook open for the same walk.
@@ -26,7 +28,13 @@ def others(folder: Path) -> list[str]:
             continue
         # A number is given out again: who has it now must have begun before the note was written.
         if psutil.pid_exists(process) and psutil.Process(process).create_time() <= noted:
-            found.append(f"process {process}, since {time.strftime('%H:%M', time.localtime(noted))}")
+            found.append(
+                _(
+                    "process {process}, since {moment}",
+                    process=process,
+                    moment=time.strftime("%H:%M", time.localtime(noted)),
+                )
+            )
         else:
             note.unlink(missing_ok=True)
     return found
@@ -36,7 +44,11 @@ def warn(walk: str, folder: Path) -> None:
     """Print what to do where another kernel has this lab open under the same name."""
     for other in others(folder):
         print(
-            f"[!] Another kernel ({other}) has this lab open as {walk}. If that is somebody else, each of you would "
-            "overwrite what the other makes: set WORKSHOP_LEARNER, 2 to 8 small letters or digits, before JupyterLab "
-            "starts. If it is you, shut one of the two down."
+            _(
+                "[!] Another kernel ({other}) has this lab open as {walk}. If that is somebody else, each of you would "
+                "overwrite what the other makes: set WORKSHOP_LEARNER, 2 to 8 small letters or digits, before JupyterLab "
+                "starts. If it is you, shut one of the two down.",
+                other=other,
+                walk=walk,
+            )
         )

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from . import ROOT
+from .language import _
 from .target import sample
 
 CONTAINER = ROOT / "container"
@@ -32,20 +33,32 @@ def templates() -> list[str]:
 def create(name: str, like: str = "tabular") -> Path:
     """Make container/NAME from container/templates/LIKE and return it. Raises NewError where that cannot be."""
     if like not in templates():
-        raise NewError(f"LIKE={like}: there is no such template; there are {', '.join(templates())}")
+        raise NewError(
+            _(
+                "LIKE={like}: there is no such template; there are {templates}",
+                like=like,
+                templates=", ".join(templates()),
+            )
+        )
     if not name:
-        raise NewError(f"say how it is to be called: make new NAME={PLACEHOLDER}")
+        raise NewError(_("say how it is to be called: make new NAME={placeholder}", placeholder=PLACEHOLDER))
     if not re.fullmatch(NAME, name):
         raise NewError(
-            f"NAME={name}: an image gets this name, so it is small letters, digits and _ between them, "
-            f"a letter first, as in {PLACEHOLDER}"
+            _(
+                "NAME={name}: an image gets this name, so it is small letters, digits and _ between them, "
+                "a letter first, as in {placeholder}",
+                name=name,
+                placeholder=PLACEHOLDER,
+            )
         )
     folder = CONTAINER / name
     taken = {path.name.lower() for path in CONTAINER.iterdir()}
     if name in taken | {path.stem for path in CONTAINER.glob("*.*")}:
-        raise NewError(f"NAME={name}: container/{name} is there already; take another name")
+        raise NewError(_("NAME={name}: container/{name} is there already; take another name", name=name))
     if f"{name}/" in (ROOT / ".gitignore").read_text(encoding="utf-8").split():
-        raise NewError(f"NAME={name}: git ignores every folder {name}/ (.gitignore); take another name")
+        raise NewError(
+            _("NAME={name}: git ignores every folder {name}/ (.gitignore); take another name", name=name)
+        )
     source = CONTAINER / "templates" / like
     made = folder.with_name(f".{name}.new")  # whole or not at all
     shutil.rmtree(made, ignore_errors=True)
@@ -75,7 +88,9 @@ def main() -> int:
     files = sorted(path.name for path in folder.iterdir() if "TODO" in path.read_text(errors="replace"))
     data, payload, content_type = sample(folder)
     base = f"build/ml/{name}"
-    print(f"""container/{name} trains and serves as it is. Your lines go where it says TODO: {", ".join(files)}.
+    print(
+        _(
+            """container/{name} trains and serves as it is. Your lines go where it says TODO: {files}.
 
   .venv/bin/python -m pytest container/{name}     # trains it, serves it, asks it its payload
   container/lock.sh {name}                        # after a change of requirements-train.txt or -serve.txt
@@ -87,9 +102,17 @@ Or by hand, off Docker, with {base} for /opt/ml:
   mkdir -p {base}/input/data/training && cp -R {data} {base}/input/data/training
   SAGEMAKER_BASE_DIR={base} container/run {name} train
   SAGEMAKER_BASE_DIR={base} container/run {name} serve &    # kill $! ends it
-  curl -sS --retry 9 --retry-connrefused --data-binary @container/{name}/{payload.name} -H 'Content-Type: {content_type}' localhost:8080/invocations
+  curl -sS --retry 9 --retry-connrefused --data-binary @container/{name}/{payload} -H 'Content-Type: {content_type}' localhost:8080/invocations
 
-container/README.md says what you may write.""")
+container/README.md says what you may write.""",
+            name=name,
+            files=", ".join(files),
+            base=base,
+            data=data,
+            payload=payload.name,
+            content_type=content_type,
+        )
+    )
     return 0
 
 

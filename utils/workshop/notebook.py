@@ -44,10 +44,15 @@ def explain_errors(endpoint_url: str) -> None:
         # As Python's own handler leaves it, for a later cell and for %tb.
         sys.last_type, sys.last_value, sys.last_traceback = kind, error, frames
         if endpoint_url and isinstance(error, EndpointConnectionError | ConnectionClosedError):
+            from .language import _  # which imports this module
+
             error = LostConnection(
-                f"localaws at {endpoint_url} does not answer: it was stopped or killed. Bring it back by running "
-                "the cell with connect() again (or `python -m localaws up` in a terminal); then run catch_up() of this "
-                "lab to bring back what was lost."
+                _(
+                    "localaws at {endpoint_url} does not answer: it was stopped or killed. Bring it back by running "
+                    "the cell with connect() again (or `python -m localaws up` in a terminal); then run catch_up() of this "
+                    "lab to bring back what was lost.",
+                    endpoint_url=endpoint_url,
+                )
             )
             kind, shown = LostConnection, error._render_traceback_()
         else:
@@ -60,7 +65,9 @@ def explain_errors(endpoint_url: str) -> None:
 
 def _short(kind: type, error: BaseException, frames) -> list[str]:
     """The line of the cell that asked, and the error's name and words."""
+    from .language import _  # which imports this module
+
     # A cell is compiled under a name of IPython's own, and linecache has its lines.
     own = [frame for frame in traceback.extract_tb(frames) if "ipykernel" in frame.filename and frame.line]
-    asked = [f"line {own[0].lineno} of the cell:  {own[0].line}"] if own else []
-    return [*asked, f"{kind.__name__}: {error}", "(%tb shows the whole traceback)"]
+    asked = [_("line {number} of the cell:  {line}", number=own[0].lineno, line=own[0].line)] if own else []
+    return [*asked, f"{kind.__name__}: {error}", _("(%tb shows the whole traceback)")]

@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
+from .language import _
 from .notebook import in_notebook
 
 #: Okabe and Ito's colours, each with a shape of its own: https://jfly.uni-koeln.de/color/
@@ -98,7 +99,7 @@ class Curves:
             for name, style in zip(names, MARKERS.values(), strict=False):
                 points = sorted(self.values[name].items())
                 axes.plot(*zip(*points, strict=True) if points else ([], []), label=name, **style)
-            axes.set(title=f"{label}, epoch by epoch", xlabel="epoch", ylabel=label)
+            axes.set(title=_("{label}, epoch by epoch", label=label), xlabel=_("epoch"), ylabel=label)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
         picture = _drawn(figure, self.alt)
@@ -115,6 +116,13 @@ class Curves:
             if values:
                 first, last = min(values), max(values)
                 said.append(
-                    f"{name} from {values[first]:.3f} in epoch {first} to {values[last]:.3f} in epoch {last}"
+                    _(
+                        "{name} from {before:.3f} in epoch {first} to {after:.3f} in epoch {last}",
+                        name=name,
+                        before=values[first],
+                        first=first,
+                        after=values[last],
+                        last=last,
+                    )
                 )
-        return f"Curves: {'; '.join(said) or 'no epoch has ended yet'}."
+        return _("Curves: {said}.", said="; ".join(said)) if said else _("Curves: no epoch has ended yet.")

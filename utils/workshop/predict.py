@@ -8,6 +8,7 @@ import ipywidgets
 from . import record
 from .catch_up import NEEDS
 from .errors import WorkshopError
+from .language import _
 from .notebook import in_notebook
 from .target import connect
 
@@ -22,18 +23,30 @@ class Prediction:
     def choose(self, choice: str) -> None:
         """Write a choice down, as a click does. Raises WorkshopError where it is none of them."""
         if choice not in self.choices:
-            raise WorkshopError(f"{choice!r} is none of the choices: {', '.join(self.choices)}")
+            raise WorkshopError(
+                _(
+                    "{choice!r} is none of the choices: {choices}",
+                    choice=choice,
+                    choices=", ".join(self.choices),
+                )
+            )
         record.note(self.target, self.lab, self.question, choice)
 
     def held_against(self, outcome) -> None:
         """Print what came, and what was predicted."""
         predicted = record.prediction(self.target, self.lab, self.question)
         if predicted is None:
-            print(f"It was: {outcome}. (You have not written a prediction down.)")
+            print(_("It was: {outcome}. (You have not written a prediction down.)", outcome=outcome))
         elif predicted == str(outcome):
-            print(f"It was: {outcome}, as you have predicted.")
+            print(_("It was: {outcome}, as you have predicted.", outcome=outcome))
         else:
-            print(f"It was: {outcome}. You have predicted: {predicted}. What is behind it?")
+            print(
+                _(
+                    "It was: {outcome}. You have predicted: {predicted}. What is behind it?",
+                    outcome=outcome,
+                    predicted=predicted,
+                )
+            )
 
     def shown(self) -> dict:
         """Buttons where a kernel is behind the page; a list of the choices where the page is all there is."""
@@ -60,7 +73,11 @@ def predict(question: str, *choices: str) -> Prediction:
     if lab is None or len(choices) < 2:
         raise WorkshopError(
             textwrap.shorten(
-                f"predict({question!r}, …) needs a lab's number first, and two choices or more", 200
+                _(
+                    "predict({question!r}, …) needs a lab's number first, and two choices or more",
+                    question=question,
+                ),
+                200,
             )
         )
     prediction = Prediction(lab, question, choices)

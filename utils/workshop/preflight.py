@@ -10,6 +10,7 @@ import sys
 from packaging.requirements import Requirement
 
 from . import ROOT
+from .language import _
 
 
 def preflight() -> bool:
@@ -29,7 +30,7 @@ def _findings():
         (3, 11) <= sys.version_info < (3, 14),
         True,
         f"Python {version}",
-        "3.11, 3.12 or 3.13 is needed: make setup",
+        _("3.11, 3.12 or 3.13 is needed: make setup"),
     )
     pinned = _pinned()
     for package in ("sagemaker", "boto3", "scikit-learn", "onnxruntime", "flask", "gunicorn", "pandas"):
@@ -38,17 +39,14 @@ def _findings():
         except importlib.metadata.PackageNotFoundError:
             yield False, True, package, "make setup"
             continue
-        yield (
-            True,
-            True,
-            f"{package} {installed}"
-            + ("" if installed == pinned[package] else f" (tested with {pinned[package]})"),
-            "",
-        )
+        what = f"{package} {installed}"
+        if installed != pinned[package]:
+            what = _("{what} (tested with {pinned})", what=what, pinned=pinned[package])
+        yield True, True, what, ""
     aws = shutil.which(
         "aws", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     )
-    yield bool(aws), True, "the aws command", "make setup"
+    yield bool(aws), True, _("the aws command"), "make setup"
     nginx = shutil.which(
         "nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
     )
@@ -56,16 +54,16 @@ def _findings():
         bool(nginx),
         False,
         "nginx",
-        "gunicorn listens itself; apt-get install nginx-light, or brew install nginx",
+        _("gunicorn listens itself; apt-get install nginx-light, or brew install nginx"),
     )
     yield (
         docker_answers(),
         False,
-        "a Docker engine",
-        "localaws runs the images' programs as processes instead",
+        _("a Docker engine"),
+        _("localaws runs the images' programs as processes instead"),
     )
     free = shutil.disk_usage(ROOT).free / 1e9
-    yield free > 2, True, f"{free:.0f} GB free disk", "2 GB are needed"
+    yield free > 2, True, _("{free:.0f} GB free disk", free=free), _("2 GB are needed")
 
 
 def _pinned() -> dict[str, str]:

@@ -11,6 +11,7 @@ from botocore import xform_name
 
 from .aws import answer
 from .errors import WorkshopError
+from .language import _
 from .notebook import in_notebook
 
 #: A line of the access log for a request that went well: one a request, and of a batch hundreds.
@@ -34,9 +35,16 @@ class GoesOn(WorkshopError, KeyboardInterrupt):
         verb = xform_name(kind)
         end = "delete_endpoint" if kind == "Endpoint" else f"stop_{verb}"
         super().__init__(
-            f"you have stopped waiting. {title} goes on, and on AWS it goes on costing.\n"
-            f'To wait for it again: follow_{verb}("{name}")\n'
-            f'To end it: boto3.client("sagemaker").{end}({kind}Name="{name}")'
+            _(
+                "you have stopped waiting. {title} goes on, and on AWS it goes on costing.\n"
+                'To wait for it again: follow_{verb}("{name}")\n'
+                'To end it: boto3.client("sagemaker").{end}({kind}Name="{name}")',
+                title=title,
+                verb=verb,
+                name=name,
+                end=end,
+                kind=kind,
+            )
         )
 
 
@@ -129,11 +137,25 @@ def _described(client, kind: str, name: str) -> dict:
     listed = getattr(client, f"list_{verb}s")(SortBy="CreationTime", SortOrder="Descending", MaxResults=5)
     entries = next(entries for key, entries in listed.items() if key not in ("NextToken", "ResponseMetadata"))
     newest = ", ".join(entry[f"{kind}Name"] for entry in entries)
-    what = verb.replace("_", " ")
+    what = {
+        "TrainingJob": _("training job"),
+        "TransformJob": _("transform job"),
+        "Endpoint": _("endpoint"),
+    }[kind]
     raise NotThere(
-        f"There is no {what} {name!r}. "
-        + (f"The newest are: {newest}" if newest else f"There is no {what} at all yet.")
+        _("There is no {what} {name!r}. The newest are: {newest}", what=what, name=name, newest=newest)
+        if newest
+        else _("There is no {what} {name!r}. There is no {what} at all yet.", what=what, name=name)
     )
+
+
+def _title(kind: str, name: str) -> str:
+    """What is followed, at the beginning of a line."""
+    return {
+        "TrainingJob": _("Training job {name}", name=name),
+        "TransformJob": _("Transform job {name}", name=name),
+        "Endpoint": _("Endpoint {name}", name=name),
+    }[kind]
 
 
 def _follow(
@@ -150,7 +172,7 @@ def _follow(
 
     `statuses(description)` gives (status, what to show); `each_line` is told each log line once it is shown.
     """
-    title = f"{xform_name(kind).replace('_', ' ').capitalize()} {name}"
+    title = _title(kind, name)
     screen = _Screen(title)
     client = boto3.client("sagemaker")
     pause = _seconds_between_polls(client)
@@ -180,17 +202,22 @@ def _follow(
             log()
         if answered:
             screen.log(
-                f"(requests that were answered well: {answered}; their lines are in the log group {logs.group})"
+                _(
+                    "(requests that were answered well: {count}; their lines are in the log group {group})",
+                    count=answered,
+                    group=logs.group,
+                )
             )
     except KeyboardInterrupt:
         raise GoesOn(title, kind, name) from None
     finally:
         screen.close()
     if status != wanted:
-        reason = description.get("FailureReason", "no reason was given")
+        reason = description.get("FailureReason", _("no reason was given"))
         if reason.startswith("InternalServerError"):
-            mend = "Nothing of yours is to blame. Do it again."
-        raise JobFailed(f"{title} ended {status}: {reason}\n{mend}")
+            mend = _("Nothing of yours is to blame. Do it again.")
+        ended = _("{title} ended {status}: {reason}", title=title, status=status, reason=reason)
+        raise JobFailed(f"{ended}\n{mend}")
     return description
 
 
@@ -206,7 +233,9 @@ def follow_training_job(name: str, each_line: Callable[[str], None] = lambda lin
         _Logs("/aws/sagemaker/TrainingJobs", f"{name}/"),
         wanted="Completed",
         going_on={"InProgress", "Stopping"},
-        mend="Mend what the reason names (the data, a hyperparameter, your code), then run the job again under a new name.",
+        mend=_(
+            "Mend what the reason names (the data, a hyperparameter, your code), then run the job again under a new name."
+        ),
         each_line=each_line,
     )
 
@@ -220,7 +249,9 @@ def follow_transform_job(name: str) -> dict:
         _Logs("/aws/sagemaker/TransformJobs", f"{name}/"),
         wanted="Completed",
         going_on={"InProgress", "Stopping"},
-        mend="Look at the log lines above: the container names the row that it refused. Mend the input, then run it again.",
+        mend=_(
+            "Look at the log lines above: the container names the row that it refused. Mend the input, then run it again."
+        ),
     )
 
 
@@ -238,11 +269,16 @@ def follow_endpoint(name: str) -> dict:
         _Logs(f"/aws/sagemaker/Endpoints/{name}", since=before["LastModifiedTime"]),
         wanted="InService",
         going_on={"Creating", "Updating", "SystemUpdating", "RollingBack"},
-        mend="Look at the container's log lines above. Delete the endpoint before you create it again.",
+        mend=_("Look at the container's log lines above. Delete the endpoint before you create it again."),
     )
     if "FailureReason" in description:
         raise JobFailed(
-            f"Endpoint {name} could not be updated and serves {description['EndpointConfigName']} as before: "
-            f"{description['FailureReason']}\nMend what the reason and the log lines above name, then update again."
+            _(
+                "Endpoint {name} could not be updated and serves {config} as before: {reason}\n"
+                "Mend what the reason and the log lines above name, then update again.",
+                name=name,
+                config=description["EndpointConfigName"],
+                reason=description["FailureReason"],
+            )
         )
     return description
