@@ -9,6 +9,7 @@ from collections import Counter
 import boto3
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from workshop import check, exercises, notebook, record
 from workshop.catch_up import NEEDS
@@ -126,5 +127,6 @@ def test_progress_says_what_is_next_and_survives_a_damaged_file(target, capsys):
     assert record.progress(target)["next"] is None
 
 
-def test_outside_a_notebook_there_are_no_variables():
+def test_outside_a_notebook_there_are_no_variables(monkeypatch):
+    monkeypatch.setattr(InteractiveShell, "_instance", None)  # a test before this one may have caught up
     assert notebook.names() == {} and not notebook.in_notebook()
