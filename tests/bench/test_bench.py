@@ -139,8 +139,9 @@ def test_the_report_says_what_was_measured_and_what_was_missed(tmp_path, monkeyp
     assert "| 10,000 rows as npy: our own CSV's requests a second | ≥ 3 x | 2 x | **missed**" in text
     assert f"missed of {len(report.judged(results))}." in text and "exec to the first 200" not in text
     assert json.loads((tmp_path / "results.json").read_text())["serving"] == json.loads(json.dumps(measured))
-    for picture in ("bench.png", "bench-growth.png"):
-        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "bench-growth.png").read_bytes().startswith(b"\x89PNG")
+    drawn = (tmp_path / "bench.svg").read_text()
+    assert ">requests a second, the baseline being 1</text>" in drawn and ">this container</text>" in drawn
 
 
 def test_a_part_that_was_measured_alone_takes_its_place(tmp_path, monkeypatch):
@@ -159,7 +160,7 @@ def test_a_part_that_was_measured_alone_takes_its_place(tmp_path, monkeypatch):
     assert f"Measured on {before['date']} by" in text and "- measured alone: pictures, 2" in text
     left = {name: found for name, found in json.loads(after).items() if name not in ("pictures", "alone")}
     assert left == {name: before[name] for name in left} and set(left) >= {"serving", "localaws", "contract"}
-    assert not (tmp_path / "bench.png").exists()
+    assert not (tmp_path / "bench.svg").exists()
     (tmp_path / "results.json").unlink()
     with pytest.raises(BenchError, match="run the whole bench first"):
         report.merge("pictures", {})
