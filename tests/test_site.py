@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import unquote
 
 import pages
 import pytest
@@ -14,6 +16,7 @@ from browser import violations
 
 from workshop import ROOT
 from workshop.catch_up import LABS, NEEDS
+from workshop.language import labs_folder
 
 spec = importlib.util.spec_from_file_location("build", ROOT / "utils" / "site" / "build.py")
 build = importlib.util.module_from_spec(spec)
@@ -100,21 +103,30 @@ def test_the_labs_follow_each_other(site):
         assert re.search(rf'class="prev-page" href="{before}.html"', text), after
 
 
-def test_readme_is_the_front_page_and_a_guide(site):
-    front = (site / "index.html").read_text(encoding="utf-8")
-    assert f'<p class="start"><a href="labs/{next(iter(NEEDS))}.html">' in front
-    sections = re.findall(r"^## (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert "The labs" in sections and len(list((site / "guide").iterdir())) == len(sections) - 1
+@pytest.mark.parametrize(("language", "readme"), build.READMES.items())
+def test_readme_is_the_front_page_and_a_guide(site, language, readme):
+    home = site / build._home(language)
+    front = (home / "index.html").read_text(encoding="utf-8")
+    first = os.path.relpath(
+        site / labs_folder(language).relative_to(ROOT) / f"{next(iter(NEEDS))}.html", home
+    )
+    assert f'<p class="start"><a href="{first}">' in front
+    assert re.search(rf'<html[^>]* lang="{language}"', front)
+    table, *sections = re.findall(r"^## (.+)$", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"<h2>{table}<a" in front and len(list((home / "guide").iterdir())) == len(sections)
     for title in sections:
-        name = title.lower().replace(" ", "-")
-        if title != "The labs":
-            page = (site / "guide" / f"{name}.html").read_text(encoding="utf-8")
-            assert re.search(rf"<h1>{title}<a", page) and f'href="guide/{name}.html"' in front, title
-    # A link to a section of README leads to its page, from another section of README as well.
-    stage = build.Stage(LABS, site)
-    stage.guide = {"on-aws": "guide/on-aws.md"}
+        name = build._slug(title)
+        page = (home / "guide" / f"{name}.html").read_text(encoding="utf-8")
+        assert re.search(rf"<h1>{re.escape(title)}<a", page), title
+        assert f'href="guide/{name}.html"' in unquote(front), title
+
+
+def test_a_link_to_a_section_of_readme_leads_to_its_page():
+    """From another section of README as well."""
+    stage = build.Stage(LABS, Path("source"))
+    stage.guides[Path("README.md")] = {"on-aws": "guide/on-aws.md"}
     led = {
-        origin: stage.linked(f"[it]({origin}#on-aws)", Path("guide/x.md"), build.README)
+        origin: stage.linked(f"[it]({origin}#on-aws)", Path("guide/x.md"), Path("README.md"))
         for origin in ("", "README.md")
     }
     assert set(led.values()) == {"[it](on-aws.md#on-aws)"}
@@ -138,7 +150,10 @@ def test_it_can_be_searched(site, browser):
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 1400), ("light", 390)])
-@pytest.mark.parametrize("page", ["index", "labs/04_train", "labs/12_what_goes_wrong", "labs/glossary"])
+@pytest.mark.parametrize(
+    "page",
+    ["index", "labs/04_train", "labs/12_what_goes_wrong", "labs/glossary", "es/index", "labs/es/04_train"],
+)
 def test_axe_finds_nothing_serious(site, browser, axe, page, scheme, width):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

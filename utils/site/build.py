@@ -14,23 +14,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from workshop.language import ENGLISH, labs_folder, others, translations
+
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTED = ROOT / "build" / "labs"
 STAGED, SITE = ROOT / "build" / "site-source", ROOT / "build" / "site"
 HERE = Path(__file__).parent
 PYTHON = ROOT / "build" / "site-env" / "bin" / "python"
 
-README = Path("README.md")
+#: README by language: each is the front page of its language, and a guide.
+READMES = {ENGLISH: Path("README.md")} | {language: Path(f"README.{language}.md") for language in others()}
 
-#: The pages beside the labs, by their heading in the sidebar.
+#: The pages beside the labs that are there in English alone, by their heading in the sidebar.
 DOCUMENTS = {
-    "More": [
-        "labs/glossary.md",
-        "labs/INSTRUCTORS.md",
-        "container/README.md",
-        "data/README.md",
-        "CONTRIBUTING.md",
-    ],
+    "More": ["labs/INSTRUCTORS.md", "container/README.md", "data/README.md", "CONTRIBUTING.md"],
     "How it is": ["utils/localaws/FIDELITY.md", "utils/bench/RESULTS.md", "utils/bench/FAULTS.md"],
 }
 PICTURES = (".png", ".svg", ".webp")
@@ -41,7 +38,7 @@ LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s]+)(\))")
 CODE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+(?= )", re.MULTILINE)
 # A lab's last line: the theme has a previous and a next of its own.
-AROUND = re.compile(r"\n*^[^\n]*\[Home\]\(\.\./README\.md\)[^\n]*\s*\Z", re.MULTILINE)
+AROUND = re.compile(r"\n*^[^\n]*\]\([./]*/README[.\w]*\.md\)[^\n]*\s*\Z", re.MULTILINE)
 # What README has for GitHub alone: a button to its Codespaces, and one picture for each colour scheme.
 BUTTON = re.compile(r"^\[!\[[^\]]*\]\([^)]*\)\]\(\.\./\.\./codespaces\)\n\n", re.MULTILINE)
 PICTURE = re.compile(r'<picture><source [^>]*srcset="([^"]+)"><img alt="([^"]+)" src="([^"]+)"></picture>')
@@ -52,27 +49,34 @@ class Stage:
 
     def __init__(self, executed: Path, staged: Path):
         self.executed, self.staged = executed, staged
+        self.glossaries = {language: _glossary(language) for language in READMES}
         self.documents = {name for names in DOCUMENTS.values() for name in names}
-        self.labs = sorted(path.name for path in (ROOT / "labs").glob("[0-9]*.ipynb"))
+        self.documents |= {glossary.as_posix() for glossary in self.glossaries.values()}
+        self.labs = {language: sorted(labs_folder(language).glob("[0-9]*.ipynb")) for language in READMES}
         self.solutions = sorted((ROOT / "labs" / "solutions").glob("*.ipynb"))
         self.programs: set[Path] = set()
-        self.guide: dict[
-            str, str
-        ] = {}  # README's sections but the labs': their pages by GitHub's name for each heading
+        # Each README's sections but the labs': their pages by GitHub's name for each heading.
+        self.guides: dict[Path, dict[str, str]] = {readme: {} for readme in READMES.values()}
 
     def lay(self) -> None:
-        """Write everything. Raises FileNotFoundError for a lab that was not executed."""
+        """Write everything. Raises FileNotFoundError for a lab that was not executed, in English at least."""
         shutil.rmtree(self.staged, ignore_errors=True)
-        for name in self.labs:
-            if not (self.executed / name).exists():
-                raise FileNotFoundError(f"{name} is not in {self.executed} yet: run `make labs` first")
-            self._notebook(self.executed / name, Path("labs") / name)
-        index = self._index()
+        for language, notebooks in self.labs.items():
+            for path in notebooks:
+                place = path.relative_to(ROOT)
+                executed = self.executed / place.relative_to("labs")
+                if language == ENGLISH and not executed.exists():
+                    raise FileNotFoundError(
+                        f"{path.name} is not in {self.executed} yet: run `make labs` first"
+                    )
+                self._notebook(executed if executed.exists() else path, place)
+        fronts = {language: self._index(language) for language in READMES}
         for path in self.solutions:
             self._notebook(path, path.relative_to(ROOT))
         for name in sorted(self.documents):
             self._write(Path(name), self.linked((ROOT / name).read_text(encoding="utf-8"), Path(name)))
-        self._write(Path("index.md"), index)
+        for language, text in fronts.items():
+            self._write(_home(language) / "index.md", text)
         done: set[Path] = set()
         while todo := sorted(self.programs - done):  # a folder's page links to more
             for program in todo:
@@ -86,15 +90,16 @@ class Stage:
         def lead(match: re.Match) -> str:
             before, address, after = match.groups()
             file, mark, anchor = address.partition("#")
-            if re.match(r"[a-z]+:", address) or (not file and origin != README):
+            if re.match(r"[a-z]+:", address) or (not file and origin not in self.guides):
                 return match.group(0)
-            target = Path(os.path.normpath(origin.parent / file)) if file else README
+            target = Path(os.path.normpath(origin.parent / file)) if file else origin
             if not (ROOT / target).exists() and not (self.staged / target).exists():
                 raise FileNotFoundError(f"{origin} links to {address}, which is not there")
             if before.startswith("!") or target.suffix in PICTURES:
                 self._copy(target)
-            elif target == README:
-                target = Path(self.guide.get(anchor, "index.md"))
+            elif target in self.guides:
+                front = next(_home(language) for language, readme in READMES.items() if readme == target)
+                target = Path(self.guides[target].get(anchor, front / "index.md"))
             elif target.as_posix() not in self.documents and target.suffix != ".ipynb":
                 self.programs.add(target)
                 target = _page_of(target)
@@ -102,46 +107,51 @@ class Stage:
 
         return _outside_code(lambda part: LINK.sub(lead, part), text)
 
-    def _index(self) -> str:
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    def _index(self, language: str) -> str:
+        """The front page of a language. The English one leads to the others', and to what is English alone."""
+        _ = translations(language).gettext
+        page = _home(language) / "index.md"
+        readme = (ROOT / READMES[language]).read_text(encoding="utf-8")
         readme = BUTTON.sub("", readme)
-        readme = PICTURE.sub(self._both_pictures, readme)
-        readme, sections = self._parted(readme)
-        toctrees = [_toctree("Labs", [f"labs/{Path(name).stem}" for name in self.labs])]
-        toctrees.append(_toctree("Guide", [page.removesuffix(".md") for page in sections]))
-        toctrees += [
-            _toctree(title, [name.removesuffix(".md") for name in names])
-            for title, names in DOCUMENTS.items()
-        ]
-        solutions = [path.relative_to(ROOT).with_suffix("").as_posix() for path in self.solutions]
-        toctrees.append(_toctree("Solutions", solutions))
-        return self.linked(readme, Path("index.md"), README) + "\n" + "\n".join(toctrees)
+        readme = PICTURE.sub(lambda match: self._both_pictures(match, page), readme)
+        readme, sections = self._parted(readme, language)
+        trees = {
+            _("Labs"): self.labs[language],
+            _("Guide"): [ROOT / place for place in sections],
+            _("Words"): [ROOT / self.glossaries[language]],
+        }
+        if language == ENGLISH:
+            trees |= {title: [ROOT / name for name in names] for title, names in DOCUMENTS.items()}
+            trees["Solutions"] = self.solutions
+            fronts = [ROOT / _home(other) / "index.md" for other in others()]
+            trees |= {"Other languages": fronts} if fronts else {}
+        toctrees = [_toctree(title, paths, ROOT / page) for title, paths in trees.items()]
+        return self.linked(readme, page, READMES[language]) + "\n" + "\n".join(toctrees)
 
-    def _parted(self, readme: str) -> tuple[str, dict[str, str]]:
-        """README's beginning and its table of the labs; its other sections, each on a page of its own."""
-        front, *sections = _sections(readme)
-        start = self.labs[0].removesuffix(".ipynb")
-        front += f'<p class="start"><a href="labs/{start}.html">Start with the first lab</a></p>\n\n'
-        pages = {}
+    def _parted(self, readme: str, language: str) -> tuple[str, list[str]]:
+        """README's beginning and its table of the labs, which comes first; its other sections, each on a page of its own."""
+        _ = translations(language).gettext
+        front, table, *sections = _sections(readme)
+        start = os.path.relpath(self.labs[language][0].with_suffix(".html"), ROOT / _home(language))
+        front += f'<p class="start"><a href="{start}">{_("Start with the first lab")}</a></p>\n\n{table}'
+        pages, guide = {}, self.guides[READMES[language]]
         for text in sections:
             name = _slug(text.partition("\n")[0].lstrip("# "))
-            if name == "the-labs":
-                front += text
-                continue
-            page = f"guide/{name}.md"
+            page = (_home(language) / "guide" / f"{name}.md").as_posix()
             pages[page] = _outside_code(lambda part: HEADING.sub(lambda mark: mark[0][1:], part), text)
             headings = re.findall(r"^#+ (.+)", CODE.sub("", text), re.MULTILINE)
-            self.guide |= {_slug(heading): page for heading in headings}
+            guide |= {_slug(heading): page for heading in headings}
         for page, text in pages.items():
-            self._write(Path(page), self.linked(text, Path(page), README))
-        return front, pages
+            self._write(Path(page), self.linked(text, Path(page), READMES[language]))
+        return front, list(pages)
 
-    def _both_pictures(self, match: re.Match) -> str:
+    def _both_pictures(self, match: re.Match, page: Path) -> str:
         dark, words, light = match.groups()
         shown = []
         for address, scheme in ((light, "light"), (dark, "dark")):
             self._copy(Path(address))
-            shown.append(f"```{{image}} {address}\n:alt: {words}\n:class: only-{scheme}\n```")
+            there = os.path.relpath(address, page.parent)
+            shown.append(f"```{{image}} {there}\n:alt: {words}\n:class: only-{scheme}\n```")
         return "\n\n".join(shown)
 
     def _notebook(self, path: Path, place: Path) -> None:
@@ -228,8 +238,18 @@ def _page_of(path: Path) -> Path:
     return Path("source") / path.with_name(f"{path.name}.md")
 
 
-def _toctree(title: str, pages: list[str]) -> str:
-    return "```{toctree}\n:hidden:\n:caption: " + title + "\n\n" + "\n".join(pages) + "\n```\n"
+def _home(language: str) -> Path:
+    """The folder of a language's front page and guide."""
+    return Path("" if language == ENGLISH else language)
+
+
+def _glossary(language: str) -> Path:
+    return (labs_folder(language) / translations(language).gettext("glossary.md")).relative_to(ROOT)
+
+
+def _toctree(title: str, pages: list[Path], page: Path) -> str:
+    listed = (Path(os.path.relpath(path.with_suffix(""), page.parent)).as_posix() for path in pages)
+    return "```{toctree}\n:hidden:\n:caption: " + title + "\n\n" + "\n".join(listed) + "\n```\n"
 
 
 def neutral(text: str) -> str:

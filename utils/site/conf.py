@@ -1,5 +1,7 @@
 """How Sphinx makes the site: https://www.sphinx-doc.org/en/master/usage/configuration.html, furo and myst-nb."""
 
+import re
+
 project = "Bring your own algorithm to Amazon SageMaker"
 html_title = "Bring your own algorithm"
 extensions = ["myst_nb"]
@@ -34,6 +36,13 @@ suppress_warnings = ["mystnb.unknown_mime_type", "misc.highlighting_failure"]
 
 def setup(app):
     app.connect("html-page-context", _level_of_captions, priority=900)
+    app.connect("html-page-context", _language)
+
+
+def _language(app, page, template, context, doctree):
+    """Say to a screen reader which language a page is in that is not English: es/… and labs/es/…"""
+    if found := re.match(r"(?:labs/)?([a-z]{2})/", page):
+        context["language"] = found[1]
 
 
 def _level_of_captions(app, page, template, context, doctree):
