@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab progress site new test bench faults check check-container check-strict audit lock screenshots clean clean-aws
+.PHONY: help setup labs lab progress site translate new test bench faults check check-container check-strict audit lock screenshots clean clean-aws
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ help:  ## list these commands
 setup: .venv/ready  ## make .venv ready (the other commands do it by themselves)
 	@echo "setup: done, .venv is ready: $$($(BIN)/python --version)"
 
-labs: .venv/ready  ## run the whole workshop on localaws, or LABS="01_build 04_train"; executed labs land in build/labs as HTML
+labs: .venv/ready  ## run the whole workshop on localaws, or LABS="01_build 04_train"; in Spanish: WORKSHOP_LANG=es; executed labs land in build/labs as HTML
 	@$(BIN)/python -m workshop run $(LABS)
 
 lab: .venv/ready  ## open JupyterLab on the labs
@@ -78,6 +78,9 @@ build/site-env/ready: utils/site/requirements.lock | .venv/ready
 
 site: build/site-env/ready  ## make a site of the executed labs in build/site (after `make labs`)
 	@$(BIN)/python utils/site/build.py
+
+translate: .venv/ready  ## write the labs in other languages from labs/ and utils/languages/, and name what is not translated
+	@$(BIN)/python -m workshop.translate
 
 screenshots: .venv/ready  ## walk the labs in a browser and film localaws' page, for README's and the site's pictures (needs chromium)
 	@$(BIN)/python -m pytest -q tests/test_jupyterlab.py -k walks --screenshots build/screenshots

@@ -19,9 +19,12 @@ from waiting import wait_until
 
 from workshop import ROOT
 from workshop.catch_up import NEEDS
+from workshop.language import others
 from workshop.solutions import PLACE, solution_of
 
 LABS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "labs").glob("*.ipynb"))
+# Of another language one is enough: tests/test_translation.py looks where all of its links lead.
+LABS += [f"labs/{language}/04_train.ipynb" for language in others()]
 OFFLINE = Path(__file__).parent / "offline"
 # A markdown link, no picture.
 LINK = re.compile(r"(?<!!)\[[^]\n]*\]\(([^)\s]+)\)")
@@ -113,6 +116,13 @@ def links(lab: str) -> list[str]:
     return [link for cell in cells if cell.cell_type == "markdown" for link in LINK.findall(cell.source)]
 
 
+@pytest.mark.parametrize("language", others())
+def test_the_first_lab_is_in_front_in_the_language_that_is_wanted(language, tmp_path, browser):
+    with jupyterlab(tmp_path, ROOT, kernels=False, WORKSHOP_LANG=language) as address:
+        browser.command("Page.navigate", url=address)
+        in_front(browser, f"labs/{language}/00_setup.ipynb")
+
+
 def test_every_link_of_every_lab_opens_what_it_names(lab, browser):
     browser.command("Page.navigate", url=lab)
     in_front(browser, "labs/00_setup.ipynb")
@@ -127,7 +137,7 @@ def test_every_link_of_every_lab_opens_what_it_names(lab, browser):
                 assert re.fullmatch(r"https://[\w.-]+\.\w+(/\S*)?", link), f"{path}: {link} is no address"
                 continue
             browser.ask(f"{LINKS}[{number}].click()")
-            in_front(browser, os.path.normpath(os.path.join("labs", link)))
+            in_front(browser, os.path.normpath(os.path.join(os.path.dirname(path), link)))
             show(browser, path)
     asked = {urlsplit(url) for url in browser.requests}
     assert {url.hostname for url in asked if url.scheme not in ("data", "blob")} == {"127.0.0.1"}

@@ -113,7 +113,7 @@ def test_the_runner_says_which_lab_failed_and_why(tmp_path, monkeypatch):
 
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
     nbformat.write(notebook, tmp_path / "00_setup.ipynb")
-    monkeypatch.setattr(runner, "LABS", tmp_path)
+    monkeypatch.setattr(runner, "labs_folder", lambda: tmp_path)
     problem, _ = runner._execute("00_setup", tmp_path)
     assert problem == "ZeroDivisionError: division by zero"
     assert "ZeroDivisionError" in (tmp_path / "00_setup.html").read_text()
@@ -125,7 +125,7 @@ def test_the_runner_stores_what_is_compared_by_its_tag(tmp_path, monkeypatch):
     cell = nbformat.v4.new_code_cell
     cells = [cell("print(1)"), cell("print(2)", metadata={"tags": ["nbval-check-output"]}), cell("print(3)")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "00_setup.ipynb")
-    monkeypatch.setattr(runner, "LABS", tmp_path)
+    monkeypatch.setattr(runner, "labs_folder", lambda: tmp_path)
     (tmp_path / "pages").mkdir()
     problem, _ = runner._execute("00_setup", tmp_path / "pages")
     assert problem is None

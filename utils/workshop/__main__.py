@@ -17,9 +17,9 @@ from urllib.parse import quote, unquote
 from botocore.exceptions import ClientError
 
 from . import ROOT, connect, preflight, record, running
-from .catch_up import LABS, NEEDS
+from .catch_up import NEEDS
 from .errors import WorkshopError
-from .language import _, language
+from .language import ENGLISH, _, labs_folder, language
 
 OUTPUT = ROOT / "build" / "labs"
 #: The tag of a cell whose output is stored and compared: nbval's.
@@ -72,6 +72,10 @@ def main() -> int:
         "--expired", action="store_true", help="only what has expired, of any learner of the account"
     )
     arguments = parser.parse_args()
+    try:
+        language()
+    except WorkshopError as error:
+        parser.error(str(error))
     if arguments.command == "running":
         running.tell()
         return 0
@@ -93,6 +97,8 @@ def main() -> int:
     unknown = [lab for lab in arguments.labs if lab not in NEEDS]
     if unknown:
         parser.error(_("there is no lab {lab!r}; there are {labs}", lab=unknown[0], labs=", ".join(NEEDS)))
+    if arguments.store and language() != ENGLISH:
+        parser.error(_("--store is for the English labs; `make translate` writes the others from them"))
     output = arguments.output.resolve()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -107,7 +113,7 @@ def main() -> int:
         )
     try:
         if arguments.one:
-            return 0 if run_one(*arguments.labs, output) else 1
+            return 0 if run_one(*arguments.labs, pages_of(output)) else 1
         return run_labs(arguments.labs or list(NEEDS), output, arguments.store)
     except RuntimeError as error:  # localaws', which says what to do
         parser.exit(1, f"{error}\n")
@@ -115,8 +121,13 @@ def main() -> int:
         parser.exit(130, "\n" + _("interrupted; its localaws is stopped") + "\n")
 
 
+def pages_of(output: Path) -> Path:
+    """Where the pages of the labs in the learner's language lie: as the labs do, those of Spanish in es/."""
+    return output / labs_folder().relative_to(labs_folder(ENGLISH))
+
+
 def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int:
-    """Execute the labs with a progress line each and write `output`/LAB.html; return the exit status.
+    """Execute the labs with a progress line each and write their pages below `output`; return the exit status.
 
     Unless WORKSHOP_TARGET is `aws`, they get a localaws of their own in build/, so that a learner's own walk, which
     the last lab would delete, is left alone. It is stopped at the end.
@@ -130,7 +141,8 @@ def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int
         os.environ["LOCALAWS_PORT"] = "0"
         localaws.stop()
         shutil.rmtree(os.environ["LOCALAWS_HOME"], ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
+    pages = pages_of(output)
+    pages.mkdir(parents=True, exist_ok=True)
     failed, beside = [], {}
     try:
         for number, lab in enumerate(labs, 1):
@@ -140,12 +152,12 @@ def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int
                     print(part, end="", flush=True)
                 done = beside[lab].wait() == 0
             else:
-                done = run_one(lab, output)
+                done = run_one(lab, pages)
             if not done:
                 failed.append(lab)
                 break  # every later lab would only fail for want of this one
             if store:
-                _store(lab, output)
+                _store(lab, pages)
             if not aws and all(process.poll() is not None for process in beside.values()):
                 _start_beside(beside, labs[:number], labs[number:], output)
     finally:
@@ -159,7 +171,7 @@ def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int
             _(
                 "{lab} failed; its cells and their output: {page}",
                 lab=failed[0],
-                page=(output / f"{failed[0]}.html").as_uri(),
+                page=(pages / f"{failed[0]}.html").as_uri(),
             )
         )
         return 1
@@ -170,7 +182,7 @@ def run_labs(labs: list[str], output: Path = OUTPUT, store: bool = False) -> int
             seconds=time.monotonic() - started,
         )
     )
-    print(_index(output).as_uri())
+    print(_index(pages).as_uri())
     return 0
 
 
@@ -183,9 +195,9 @@ def _start_beside(beside: dict, done: list[str], to_do: list[str], output: Path)
             return
 
 
-def run_one(lab: str, output: Path) -> bool:
+def run_one(lab: str, pages: Path) -> bool:
     """Execute a lab on the localaws that runs, print its dots and how it went; return whether it went well."""
-    problem, seconds = _execute(lab, output)
+    problem, seconds = _execute(lab, pages)
     went = _("FAILED") if problem else "ok"
     print(f" {seconds:5.1f} s  {went}", flush=True)
     if problem:
@@ -193,7 +205,7 @@ def run_one(lab: str, output: Path) -> bool:
     return problem is None
 
 
-def _execute(lab: str, output: Path) -> tuple[str | None, float]:
+def _execute(lab: str, pages: Path) -> tuple[str | None, float]:
     """Execute one notebook, write its HTML, return (what went wrong or None, seconds)."""
     import nbformat
     from nbclient import NotebookClient
@@ -201,7 +213,7 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
     from nbconvert import HTMLExporter
 
     started = time.monotonic()
-    notebook = nbformat.read(LABS / f"{lab}.ipynb", as_version=4)
+    notebook = nbformat.read(labs_folder() / f"{lab}.ipynb", as_version=4)
     dots = iter("." * 10)
     code_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     done = 0
@@ -221,7 +233,7 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
         shutdown_kernel="immediate",
         # A kernel warns that its own connection is not encrypted; that would stand in the middle of the progress.
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        resources={"metadata": {"path": str(LABS)}},
+        resources={"metadata": {"path": str(labs_folder())}},
         on_cell_executed=progress,
     )
     problem = None
@@ -239,7 +251,7 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
         raise KeyboardInterrupt
     # No script or font from elsewhere: the page is complete without a network.
     elsewhere = {name: "" for name in HTMLExporter.class_trait_names() if name.endswith("_url")}
-    exporter = HTMLExporter(embed_images=True, **elsewhere)
+    exporter = HTMLExporter(embed_images=True, language_code=language(), **elsewhere)
     readable = copy.deepcopy(notebook)
     readable.metadata.pop("widgets", None)
     for cell in readable.cells:
@@ -251,22 +263,24 @@ def _execute(lab: str, output: Path) -> tuple[str | None, float]:
         file for place in exporter.template_paths if (file := Path(place, "static/theme-dark.css")).exists()
     )
     style = f"<style>@media (prefers-color-scheme: dark) {{\n{dark.read_text(encoding='utf-8')}\n}}</style>"
-    page = _led(page.replace("</head>", f"{style}</head>", 1), output)
-    (output / f"{lab}.html").write_text(page, encoding="utf-8")
-    nbformat.write(notebook, output / f"{lab}.ipynb")
+    page = _led(page.replace("</head>", f"{style}</head>", 1), pages)
+    (pages / f"{lab}.html").write_text(page, encoding="utf-8")
+    nbformat.write(notebook, pages / f"{lab}.ipynb")
     return problem, time.monotonic() - started
 
 
-def _led(page: str, output: Path) -> str:
+def _led(page: str, pages: Path) -> str:
     """The page with its links led from where it lies: to the other labs' pages, and to the project's files."""
 
     def lead(match: re.Match) -> str:
         file, mark, anchor = match[2].partition("#")
         if not file or re.match(r"[a-z]+:|/", file):
             return match[0]
-        if file.removesuffix(".ipynb") in NEEDS:
+        lab = Path(unquote(file))
+        # Of another language's labs there is a page where they were run, too.
+        if lab.stem in NEEDS and (lab.parent == Path() or (pages / lab.with_suffix(".html")).exists()):
             return f'{match[1]}="{file.removesuffix(".ipynb")}.html{mark}{anchor}"'
-        there = quote(os.path.relpath(LABS / unquote(file), output))
+        there = quote(os.path.relpath(labs_folder() / lab, pages))
         return f'{match[1]}="{there}{mark}{anchor}"'
 
     # A localaws of make labs has ended when its pages are read.
@@ -274,33 +288,36 @@ def _led(page: str, output: Path) -> str:
     return re.sub(r'(href|src)="([^"]*)"', lead, page)
 
 
-def _index(output: Path) -> Path:
+def _index(pages: Path) -> Path:
     """Write a page that leads to each lab's, of this run or an earlier one; return its path."""
-    first = {lab: record.title(LABS / f"{lab}.ipynb") for lab in NEEDS if (output / f"{lab}.html").exists()}
+    first = {
+        lab: record.title(labs_folder() / f"{lab}.ipynb") for lab in NEEDS if (pages / f"{lab}.html").exists()
+    }
     items = "".join(f'<li><a href="{lab}.html">{html.escape(title)}</a></li>' for lab, title in first.items())
-    readme = quote(os.path.relpath(ROOT / "README.md", output))
+    readme = "README.md" if language() == ENGLISH else f"README.{language()}.md"
+    readme = quote(os.path.relpath(ROOT / readme, pages))
     more = _(
         '<a href="{readme}">README</a>. To make a site of them, with search: <code>make site</code>',
         readme=readme,
     )
     page = INDEX.format(items=items, language=language(), title=_("The labs, executed"), more=more)
-    (output / "index.html").write_text(page, encoding="utf-8")
-    return output / "index.html"
+    (pages / "index.html").write_text(page, encoding="utf-8")
+    return pages / "index.html"
 
 
-def _store(lab: str, output: Path) -> None:
+def _store(lab: str, pages: Path) -> None:
     """Give the lab's notebook the outputs of its compared cells, and no others."""
     import nbformat
 
-    notebook = nbformat.read(LABS / f"{lab}.ipynb", as_version=4)
-    executed = nbformat.read(output / f"{lab}.ipynb", as_version=4)
+    notebook = nbformat.read(labs_folder() / f"{lab}.ipynb", as_version=4)
+    executed = nbformat.read(pages / f"{lab}.ipynb", as_version=4)
     for cell, done in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             compared = COMPARED in cell.metadata.get("tags", [])
             cell.outputs = done.outputs if compared else []
             # nbval takes a cell without a count for one that was never run, and refuses its outputs.
             cell.execution_count = done.execution_count if compared else None
-    (LABS / f"{lab}.ipynb").write_text(nbformat.writes(notebook, indent=1) + "\n", encoding="utf-8")
+    (labs_folder() / f"{lab}.ipynb").write_text(nbformat.writes(notebook, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from . import ROOT
 from .checks import findings, passed
 from .errors import UnknownLab, WorkshopError
 from .image import changed_files
-from .language import _, labs
+from .language import _, labs_folder
 from .target import connect, quietly
 
 LABS = ROOT / "labs"  # the English ones, of which the others are translations
@@ -55,7 +55,7 @@ def catch_up(lab: str) -> None:
         if missing is None or (pushed and not changed_files(target)):
             print(_("{needed}: there already", needed=needed))
             continue
-        cells = tagged_cells(labs() / f"{needed}.ipynb")
+        cells = tagged_cells(labs_folder() / f"{needed}.ipynb")
         print(
             _(
                 "{needed}: not done yet, running {count} of its cells, for: {missing}",

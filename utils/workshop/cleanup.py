@@ -9,7 +9,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from .aws import answer
-from .language import _, labs
+from .language import _, labs_folder
 from .target import WORKSHOP, Target, connect, time_to_live
 
 #: SageMaker's kinds of things, and its own words for them.
@@ -268,7 +268,9 @@ def clean(only_expired: bool = False, yes: bool = False) -> int:
         return _labelled((one for one in things(None) if (one.kind, one.name) in shown), label)
 
     run_cells(
-        "99_cleanup", tagged_cells(labs() / "99_cleanup.ipynb", "clean"), {"target": target, "mine": mine}
+        "99_cleanup",
+        tagged_cells(labs_folder() / "99_cleanup.ipynb", "clean"),
+        {"target": target, "mine": mine},
     )
     left = [str(thing) for thing in find()]
     print(

@@ -58,7 +58,7 @@ def enter_labs() -> None:
         os.chdir("..")
 
 
-def labs(of: str | None = None) -> Path:
+def labs_folder(of: str | None = None) -> Path:
     """The folder of the labs in a language, by default in the one that is spoken."""
     of = of or language()
     return ROOT / "labs" / ("" if of == ENGLISH else of)

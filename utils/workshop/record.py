@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from . import ROOT
-from .language import _, labs
+from .language import _, labs_folder
 from .target import Target
 
 LABS = ROOT / "labs"  # the English ones, of which the others are translations
@@ -57,7 +57,7 @@ def show(target: Target) -> None:
         print(f"{name:<{wide[0]}} {checked:<{wide[1]}} {your_turn:<{wide[2]}} {predictions}")
     print()
     if done["next"]:
-        notebook = labs() / f"{done['next']}.ipynb"
+        notebook = labs_folder() / f"{done['next']}.ipynb"
         print(_("Next: {notebook}", notebook=notebook.relative_to(ROOT).as_posix()))
     else:
         print(_("All labs are done."))
@@ -84,7 +84,7 @@ def _shown(target: Target, kept: dict) -> dict:
         shown.append(
             {
                 "lab": notebook.stem,
-                "title": title(labs() / notebook.name),
+                "title": title(labs_folder() / notebook.name),
                 "checked": of_lab.get("checked"),
                 "your_turn": of_lab.get("your_turn"),
                 "predictions": len(predicted),

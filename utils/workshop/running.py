@@ -7,7 +7,7 @@ import localaws
 from . import ROOT
 from .costs import ledger
 from .errors import WorkshopError
-from .language import _, labs
+from .language import _, labs_folder
 from .target import connect
 
 
@@ -39,7 +39,7 @@ def tell() -> None:
             cost = _("{thing}, ${price:.3f} an hour on AWS, nothing here", thing=thing, price=price)
         print(f"  {cost}")
     if aws and len(going_on):
-        notebook = (labs() / "99_cleanup.ipynb").relative_to(ROOT).as_posix()
+        notebook = (labs_folder() / "99_cleanup.ipynb").relative_to(ROOT).as_posix()
         print(_("End it with {notebook}.", notebook=notebook))
     elif not aws:
         print(_("Stop it, and all in it: .venv/bin/python -m localaws down"))
