@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from base64 import b64decode
+from itertools import product
 from pathlib import Path
 
 import boto3
@@ -20,6 +21,7 @@ from waiting import wait_until
 
 import localaws
 from workshop import ROOT, catch_up, connect
+from workshop.language import ENGLISH, labs_folder, others
 from workshop.target import Target, said, sample
 
 FILM = ROOT / "labs" / "images" / "console.webp"
@@ -173,12 +175,17 @@ def save(frames: list[Image.Image], seconds: list[float]) -> None:
 
 def stills() -> None:
     """Take over the executed lab that README shows, in fewer colours, from what the walk in a browser has left."""
-    for theme in ("light", "dark"):
-        shot = ROOT / "build" / "screenshots" / f"04_train-{theme}.png"
+    for language, theme in product([ENGLISH, *others()], ("light", "dark")):
+        images = labs_folder(language) / "images"
+        shot = (
+            ROOT
+            / "build"
+            / "screenshots"
+            / ("" if language == ENGLISH else language)
+            / f"04_train-{theme}.png"
+        )
         if shot.exists():
-            Image.open(shot).convert("RGB").quantize(128).save(
-                FILM.with_name(f"lab-{theme}.png"), optimize=True
-            )
+            Image.open(shot).convert("RGB").quantize(128).save(images / f"lab-{theme}.png", optimize=True)
 
 
 def main() -> int:

@@ -48,7 +48,7 @@ def test_what_is_in_the_tree_is_what_the_command_makes():
         there = {
             path.relative_to(ROOT)
             for path in labs_folder(language).rglob("*.*")
-            if path.suffix in (".ipynb", ".svg", ".md")
+            if path.suffix in translate.MADE
         }
         assert {place for place in there if ".ipynb_checkpoints" not in place.parts} <= set(made)
 

@@ -30,6 +30,8 @@ README, GLOSSARY = Path("README.md"), Path("labs/glossary.md")
 #: Where Python says something to a reader: by `_("…")`.
 SPEAKING = ("utils/workshop", "utils/site")
 HEADER = 'msgid ""\nmsgstr ""\n"Language: {language}\\n"\n"Content-Type: text/plain; charset=utf-8\\n"\n\n'
+#: What is written in the folder of a language; README's pictures of a screen are taken, and kept.
+MADE = (".ipynb", ".svg", ".md")
 #: What ends the line that leads to a page's other languages; a reader does not see it.
 BAR = "<!-- languages -->"
 #: How a language calls itself: what a catalogue has for this.
@@ -315,7 +317,7 @@ def main() -> int:
     texts = made({language: speaks(catalog) for language, catalog in catalogs.items()})
     for language in catalogs:
         for path in (ROOT / "labs" / language).rglob("*.*"):
-            if path.relative_to(ROOT) not in texts:
+            if path.suffix in MADE and path.relative_to(ROOT) not in texts:
                 path.unlink()  # of a lab that is no more
     for place, text in texts.items():
         (ROOT / place).parent.mkdir(parents=True, exist_ok=True)
