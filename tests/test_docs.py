@@ -1,12 +1,15 @@
 """README and CONTRIBUTING against reality: tree, commands, variables, links, the lab table."""
 
 import re
+import shlex
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
+from test_labs import isolated_environment, run_offline
 
 from workshop import ROOT
 
@@ -134,3 +137,28 @@ def test_the_rooms_of_the_stack_have_as_many_lines_as_said():
     said = {room.removesuffix("/"): int(lines.replace(",", "")) for room, lines in table}
     assert set(said) == set(found)
     assert all(abs(said[room] - found[room]) <= 0.05 * found[room] for room in found), found
+
+
+@pytest.mark.timeout(600)
+def test_the_guide_ends_in_a_prediction(tmp_path):
+    """Its last commands, in every language the same, once its labs have run."""
+    (commands,) = re.findall(r"```\n(eval .*?aws sagemaker-runtime.*?)```", README, re.DOTALL)
+    for path in ROOT.glob("README.*.md"):
+        assert commands in path.read_text(encoding="utf-8"), path.name
+    environment = isolated_environment(tmp_path)
+    del environment["WORKSHOP_LEARNER"]
+    walk = "from workshop import catch_up, connect; connect(); catch_up('06_invoke')"
+    for place, here in {".venv/bin": Path(sys.executable).parent, "/tmp": tmp_path}.items():
+        commands = commands.replace(f"{place}/", f"{shlex.quote(str(here))}/")
+    script = f"set -e\n{shlex.quote(sys.executable)} -c {shlex.quote(walk)} >&2\n{commands}"
+    run = run_offline(["sh", "-c", script], environment)
+    assert run.returncode == 0, run.stderr[-3000:]
+    answered = run.stdout.partition("}")[2].split()  # behind what the aws command says itself
+    assert Counter(answered) == {"setosa": 4, "versicolor": 3, "virginica": 3}, run.stdout
+    for word in (
+        "built sagemaker-byoa-decision-trees:latest",
+        "training_accuracy=0.98",
+        "serve: ready",
+        "InService",
+    ):
+        assert word in run.stderr
