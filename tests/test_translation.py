@@ -2,6 +2,7 @@
 
 import ast
 import html
+import io
 import json
 import os
 import re
@@ -33,9 +34,8 @@ def translated(lab: str, language: str) -> Path:
 def test_nothing_is_left_to_translate_and_nothing_in_the_catalogue_is_unused(language):
     catalog = translate.catalogue(language)
     before = translate.written(catalog, language)
-    catalog.update(translate.template())
+    translate.renew(catalog, translate.template())
     assert translate.missing(catalog) == []
-    assert not catalog.obsolete, "run `make translate`"
     assert before == translate.written(catalog, language), "run `make translate`"
     assert before == (CATALOGUES / f"{language}.po").read_text(encoding="utf-8"), "run `make translate`"
 
@@ -53,15 +53,13 @@ def test_what_is_in_the_tree_is_what_the_command_makes():
         assert {place for place in there if ".ipynb_checkpoints" not in place.parts} <= set(made)
 
 
+# A shell's line, told in another way than the command does.
+SHELL = re.compile(r"^(\s*(?:\w+ = )?)([!%](?:.*\\\n)*.*)$", re.MULTILINE)
+
+
 def skeleton(source: str) -> str:
     """A cell's code without its comments and without the words in its strings."""
-    # Told in another way than the command does: a shell's line stays as it is, as a string.
-    python = re.sub(
-        r"^(\s*(?:\w+ = )?)([!%](?:.*\\\n)*.*)$",
-        lambda line: line[1] + "shell(" + ", ".join(map(repr, line[2].encode())) + ")",
-        source,
-        flags=re.MULTILINE,
-    )
+    python = SHELL.sub(lambda line: line[1] + f"shell({', '.join(map(repr, line[2].encode()))})", source)
     tree = ast.parse(python)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -150,7 +148,8 @@ def test_every_page_leads_to_its_other_languages():
             continue
         for language, place in places.items():
             text = (ROOT / place).read_text(encoding="utf-8")
-            (bar,) = re.findall(rf".*{translate.BAR}", text)
+            (bar,) = re.findall(rf".*{translate.BAR.pattern}", text)
+            assert ("written by make translate" in bar) is (language != translate.ENGLISH)
             for other, page in places.items():
                 leads = f"]({Path(os.path.relpath(page, place.parent)).as_posix()})" in bar
                 assert leads == (other != language), f"{place}: {bar}"
@@ -208,15 +207,49 @@ def test_a_changed_cell_is_fuzzy_and_stays_english_and_a_deleted_one_goes():
     template = Catalog()
     template.add("The bucket is made by that cell", locations=[("labs/00_setup.ipynb#00-13", None)])
     template.add("Altogether new", locations=[("labs/01_build.ipynb#01-02", None)])
-    catalog.update(template)
+    translate.renew(catalog, template)
     assert translate.missing(catalog) == [
         "fuzzy: labs/00_setup.ipynb#00-13: The bucket is made by that cell",
         "untranslated: labs/01_build.ipynb#01-02: Altogether new",
     ]
     speak = translate.speaks(catalog)
     assert speak("The bucket is made by that cell") == "The bucket is made by that cell"
-    written = translate.written(catalog, "es")
-    assert "#, fuzzy" in written and "Esta celda crea el bucket" in written and "Nunca" not in written
+    # What it was stays at hand while something is missing, and goes when nothing is.
+    assert '#~ msgstr "Nunca más"' in translate.written(catalog, "es")
+    for message in catalog:
+        message.string, message.flags = message.string or "Nuevo", set()
+    translate.renew(catalog, template)
+    assert translate.missing(catalog) == [] and "#~" not in translate.written(catalog, "es")
+
+
+@pytest.mark.parametrize("meanwhile", ["The bucket is made by that cell", "Whatever"])
+def test_a_change_that_is_taken_back_has_its_translation_again(meanwhile):
+    catalog = catalog_of(The_bucket_is_made_by_this_cell="Esta celda crea el bucket")
+    for english in (meanwhile, "The bucket is made by this cell"):
+        template = Catalog()
+        template.add(english)
+        translate.renew(catalog, template)
+        # As its file has it, since between the two somebody edits.
+        text = translate.written(catalog, "es").encode()
+        catalog = translate.read_po(io.BytesIO(text))
+    assert translate.speaks(catalog)("The bucket is made by this cell") == "Esta celda crea el bucket"
+    assert not catalog.obsolete
+
+
+def test_a_value_that_the_translation_does_not_know_is_named():
+    catalog = Catalog()
+    catalog.add("{needed}: there already", "{necesita}: ya está", locations=[("utils/workshop/x.py", None)])
+    (line,) = translate.missing(catalog)
+    assert line.startswith("values differ, ['necesita', 'needed']: utils/workshop/x.py: {needed}")
+
+
+def test_a_file_that_is_no_catalogue_is_named_with_its_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(translate, "CATALOGUES", tmp_path)
+    monkeypatch.setattr(translate, "ROOT", tmp_path)
+    monkeypatch.setattr(translate, "others", lambda: ["es"])
+    (tmp_path / "es.po").write_text('msgid "one"\nmsgstr ""\nuno"\n')
+    assert translate.main() == 1
+    assert (said := capsys.readouterr().err).startswith("translate: es.po: ") and "on 2" in said, said
 
 
 def test_a_third_language_is_one_more_catalogue():
@@ -226,10 +259,47 @@ def test_a_third_language_is_one_more_catalogue():
         place.as_posix() for place in made
     }
     first = json.loads(made[Path("labs/00_setup.ipynb")])["cells"][0]["source"]
-    assert f"[Français](fr/00_setup.ipynb) {translate.BAR}\n" in "".join(first)
+    assert "[Français](fr/00_setup.ipynb) <!-- languages -->\n" in "".join(first)
     assert len([place for place in made if place.parent.name == "fr" and place.suffix == ".ipynb"]) == len(
         FILES
     )
+
+
+def strings(source: str) -> list[str]:
+    """The strings of a cell, those within f-strings left out, in order."""
+    tree = ast.parse(SHELL.sub(lambda line: f"{line[1]}0", source))
+    inner = {
+        id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)
+    }
+    found = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    return [node.value for node in found if id(node) not in inner]
+
+
+@each_language
+@each_lab
+def test_what_can_be_predicted_is_called_the_same_wherever_it_is_compared(lab, language):
+    english, other = (
+        cells_of(ROOT / "labs" / f"{lab}.ipynb", "code"),
+        cells_of(translated(lab, language), "code"),
+    )
+    speak, chosen = spoken()[language], set()
+    for cell in english:
+        calls = [
+            node
+            for node in ast.walk(ast.parse(SHELL.sub(r"\g<1>0", cell.source)))
+            if isinstance(node, ast.Call)
+        ]
+        for call in (call for call in calls if getattr(call.func, "id", "") == "predict"):
+            chosen |= {choice.value for choice in call.args[1:]}
+    assert chosen
+    for one, two in zip(english, other, strict=True):
+        for said, says in zip(strings(one.source), strings(two.source), strict=True):
+            assert says == speak(said) or said not in chosen, f"{one.id}: {said!r} stayed, and is a choice"
+            # What a service or a helper is asked for, or says, is not a word.
+            if f'== "{said}"' in one.source or (f'["{said}"]' in one.source and " " not in said):
+                assert says == said or said in chosen, f"{one.id}: {said!r} is compared with"
 
 
 @each_language

@@ -43,7 +43,7 @@ def check(lab: str, your_turn: bool = False) -> None:
     """
     target = connect(quiet=True)
     found = _explained(exercises.findings(lab, target)) if your_turn else findings(lab, target)
-    mark, missing = "[TODO]" if your_turn else "[FAIL]", 0
+    mark, missing = _("[TODO]") if your_turn else "[FAIL]", 0
     for there, what, hint in found:
         print(f"[OK]   {what}" if there else f"{mark} {what}\n{textwrap.indent(hint, ' ' * 7)}")
         missing += not there

@@ -137,16 +137,13 @@ def _described(client, kind: str, name: str) -> dict:
     listed = getattr(client, f"list_{verb}s")(SortBy="CreationTime", SortOrder="Descending", MaxResults=5)
     entries = next(entries for key, entries in listed.items() if key not in ("NextToken", "ResponseMetadata"))
     newest = ", ".join(entry[f"{kind}Name"] for entry in entries)
-    what = {
-        "TrainingJob": _("training job"),
-        "TransformJob": _("transform job"),
-        "Endpoint": _("endpoint"),
+    said = {
+        "TrainingJob": _("There is no training job {name!r}.", name=name),
+        "TransformJob": _("There is no transform job {name!r}.", name=name),
+        "Endpoint": _("There is no endpoint {name!r}.", name=name),
     }[kind]
-    raise NotThere(
-        _("There is no {what} {name!r}. The newest are: {newest}", what=what, name=name, newest=newest)
-        if newest
-        else _("There is no {what} {name!r}. There is no {what} at all yet.", what=what, name=name)
-    )
+    more = _("The newest are: {newest}", newest=newest) if newest else _("There is none at all yet.")
+    raise NotThere(f"{said} {more}")
 
 
 def _title(kind: str, name: str) -> str:

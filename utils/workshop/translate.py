@@ -18,9 +18,9 @@ import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from babel.messages.catalog import Catalog
+from babel.messages.catalog import Catalog, Message
 from babel.messages.extract import extract_from_dir
-from babel.messages.pofile import read_po, write_po
+from babel.messages.pofile import PoFileError, read_po, write_po
 
 from . import ROOT
 from .language import CATALOGUES, ENGLISH, others
@@ -33,12 +33,13 @@ HEADER = 'msgid ""\nmsgstr ""\n"Language: {language}\\n"\n"Content-Type: text/pl
 #: What is written in the folder of a language; README's pictures of a screen are taken, and kept.
 MADE = (".ipynb", ".svg", ".md")
 #: What ends the line that leads to a page's other languages; a reader does not see it.
-BAR = "<!-- languages -->"
+BAR = re.compile(r"<!-- languages.*? -->")
+WRITTEN = "; written by make translate: a change goes into utils/languages/{language}.po"
 #: How a language calls itself: what a catalogue has for this.
 ITSELF = "English"
 WORD = r"[^\W\d_]{2,}"
 # Of a string that is read, not sent or run.
-TWO_WORDS = re.compile(rf"{WORD}[,:;]? [^\W\d_]+|[^\W\d_]+[,:;]? {WORD}")
+TWO_WORDS = re.compile(rf"(?=.*{WORD})\w[,:;]? \w", re.DOTALL)
 # A file, a program, a key: read by nobody as a word.
 A_NAME = re.compile(r"\S*[/._]\S*")
 # What shows its strings to the learner, however short they are.
@@ -116,7 +117,7 @@ def blocks(text: str) -> list[str]:
 
 
 def without_bar(text: str) -> str:
-    return re.sub(rf"^.*{BAR}\n\n", "", text, flags=re.MULTILINE)
+    return re.sub(rf"^.*{BAR.pattern}\n\n", "", text, flags=re.MULTILINE)
 
 
 def spans(source: str) -> list[tuple[int, int]]:
@@ -160,6 +161,8 @@ def _read(tree: ast.AST, shown: bool = False) -> Iterator[ast.expr]:
             inside = shown or node.arg in SHOWN
         elif isinstance(node, ast.Subscript):
             inside = False
+        elif isinstance(node, ast.Compare):  # with what a helper or a service has said
+            continue
         words = _words(node)
         if words is None:
             yield from _read(node, inside)
@@ -179,38 +182,77 @@ def _words(node: ast.AST) -> str | None:
 
 
 def catalogue(language: str) -> Catalog:
-    with (CATALOGUES / f"{language}.po").open("rb") as file:
-        return read_po(file, locale=language)
+    """What a language's file has. Raises CannotTranslate, with the line, for one that is no catalogue."""
+    file = CATALOGUES / f"{language}.po"
+    try:
+        with file.open("rb") as lines:
+            return read_po(lines, locale=language, abort_invalid=True)
+    except (PoFileError, ValueError) as error:
+        raise CannotTranslate(f"{file.relative_to(ROOT)}: {error}") from None
 
 
 def template() -> Catalog:
+    """All that there is to translate, and where it is."""
     made = Catalog()
     for where, text in entries():
-        made.add(text, locations=[(where, None)] if where else ())
+        made.add(text, locations=[(where or CATALOGUES.name, None)])
     return made
+
+
+def renew(catalog: Catalog, wanted: Catalog) -> None:
+    """Give the catalogue the entries that are wanted now. What falls out stays below, to be taken up or come back."""
+    kept = {
+        message.id: message for message in [*catalog.obsolete.values(), *catalog] if is_translated(message)
+    }
+    catalog.update(wanted, update_creation_date=False)
+    catalog.obsolete.clear()
+    for text, message in kept.items():
+        now = catalog.get(text)
+        if now is None:
+            catalog.obsolete[text] = message
+        elif not is_translated(now):
+            now.string = message.string
+            now.flags.discard("fuzzy")
+    if not missing(catalog):
+        catalog.obsolete.clear()
+
+
+def is_translated(message: Message) -> bool:
+    return bool(message.id and message.string and not message.fuzzy)
 
 
 def written(catalog: Catalog, language: str) -> str:
     """The catalogue as its file has it: in the order in which it is read, without a date that would change by itself."""
     file = io.BytesIO()
-    write_po(file, catalog, width=110, omit_header=True, ignore_obsolete=True, include_previous=True)
+    write_po(file, catalog, width=110, omit_header=True)
     return HEADER.format(language=language) + file.getvalue().decode()
 
 
 def missing(catalog: Catalog) -> list[str]:
-    """A line for everything that is not translated: what it lacks, where it is, how it begins."""
-    return [
-        f"{'fuzzy' if message.fuzzy else 'untranslated'}: {', '.join(file for file, _ in message.locations)}: "
-        f"{message.id.strip().splitlines()[0][:70]}"
-        for message in catalog
-        if message.id and (message.fuzzy or not message.string)
-    ]
+    """A line for everything that cannot be taken: what is wrong with it, where it is, how it begins."""
+    lines = []
+    for message in catalog:
+        if not message.id:
+            continue
+        wrong = "fuzzy" if message.fuzzy else "" if message.string else "untranslated"
+        if not wrong and (names := _values(message.id)) != (said := _values(message.string)):
+            wrong = f"values differ, {sorted(names ^ said)}"
+        if wrong:
+            where = ", ".join(file for file, _ in message.locations)
+            begins = next(line for line in message.id.splitlines() if line.strip("` "))
+            lines.append(f"{wrong}: {where}: {begins[:70]}")
+    return lines
+
+
+def _values(text: str) -> set[str]:
+    """What is put into a line at the places in braces."""
+    return set(re.findall(r"\{([^{}]+)\}", text)) if "\n\n" not in text else set()
 
 
 def speaks(catalog: Catalog) -> Speak:
     def speak(text: str) -> str:
         message = catalog.get(text)
-        return message.string if message and message.string and not message.fuzzy else text
+        return message.string if message and is_translated(message) else text
 
     return speak
 
@@ -237,7 +279,9 @@ def pages(languages: dict[str, Speak]) -> dict[Path, dict[str, Path]]:
 def made(languages: dict[str, Speak]) -> dict[Path, str]:
     """The text of everything there is in every language, by its place from ROOT on; of English, that which leads to the others."""
     there, texts = pages(languages), {}
-    names = {ENGLISH: ITSELF} | {language: speak(ITSELF) for language, speak in languages.items()}
+    names = {ENGLISH: ITSELF}
+    for language, speak in languages.items():
+        names[language] = language if speak(ITSELF) == ITSELF else speak(ITSELF)
     for origin, places in there.items():
         text = (ROOT / origin).read_text(encoding="utf-8")
         for language, place in places.items():
@@ -261,6 +305,7 @@ def made(languages: dict[str, Speak]) -> dict[Path, str]:
                 else f"[{name}]({Path(os.path.relpath(places[other], place.parent)).as_posix()})"
                 for other, name in names.items()
             )
+            bar += f" <!-- languages{'' if language == ENGLISH else WRITTEN.format(language=language)} -->"
             if origin.suffix == ".ipynb":
                 texts[place] = _notebook(text, speak, said, bar)
             else:
@@ -270,7 +315,7 @@ def made(languages: dict[str, Speak]) -> dict[Path, str]:
 
 def _with_bar(text: str, bar: str) -> str:
     title, rest = text.split("\n\n", 1)
-    return f"{title}\n\n{bar} {BAR}\n\n{rest}"
+    return f"{title}\n\n{bar}\n\n{rest}"
 
 
 def _led(address: str, origin: Path, place: Path, to: dict[Path, Path]) -> str:
@@ -306,10 +351,14 @@ def _notebook(text: str, speak: Speak, said: Callable[[str], str], bar: str) -> 
 
 
 def main() -> int:
-    catalogs, wanted = {language: catalogue(language) for language in others()}, template()
+    try:
+        catalogs, wanted = {language: catalogue(language) for language in others()}, template()
+    except CannotTranslate as error:
+        print(f"translate: {error}", file=sys.stderr)
+        return 1
     lacking = 0
     for language, catalog in catalogs.items():
-        catalog.update(wanted, update_creation_date=False)
+        renew(catalog, wanted)
         (CATALOGUES / f"{language}.po").write_text(written(catalog, language), encoding="utf-8")
         for line in (lines := missing(catalog)):
             print(f"{language}: {line}")
@@ -325,7 +374,8 @@ def main() -> int:
     print(f"translate: {len(texts)} files, in {', '.join([ENGLISH, *catalogs])}; not translated: {lacking}")
     if lacking:
         print(
-            "What is not translated stays English. Write it into utils/languages/, take `#, fuzzy` away, run this again."
+            "What is not translated stays English. Write it into utils/languages/, take `#, fuzzy` away, run this again. What "
+            "was there before stands at the end of the catalogue, behind #~."
         )
     return 1 if lacking else 0
 
