@@ -148,7 +148,7 @@ def test_the_guide_ends_in_a_prediction(tmp_path):
     environment = isolated_environment(tmp_path)
     del environment["WORKSHOP_LEARNER"]
     walk = "from workshop import catch_up, connect; connect(); catch_up('06_invoke')"
-    for place, here in {".venv/bin": Path(sys.executable).parent, "/tmp": tmp_path}.items():
+    for place, here in {"/tmp": tmp_path, ".venv/bin": Path(sys.executable).parent}.items():
         commands = commands.replace(f"{place}/", f"{shlex.quote(str(here))}/")
     script = f"set -e\n{shlex.quote(sys.executable)} -c {shlex.quote(walk)} >&2\n{commands}"
     run = run_offline(["sh", "-c", script], environment)
