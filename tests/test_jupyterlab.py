@@ -81,9 +81,28 @@ def jupyterlab(folder: Path, clone: Path, kernels: bool = True, **variables: str
 
             yield wait_until(address, 60)[0]
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            end(process)
     assert not calls.exists(), calls.read_text()
+
+
+def end(process: subprocess.Popen) -> None:
+    """End `make lab` and all that it has started, and wait until all of it is gone."""
+
+    def gone() -> bool:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+        try:
+            wait_until(gone, 30)
+        except AssertionError:
+            # JupyterLab that is told to end while a page still loads waits for a thread of its own, for ever.
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
