@@ -133,7 +133,8 @@ class Stage:
         _ = translations(language).gettext
         front, table, *sections = _sections(readme)
         start = os.path.relpath(self.labs[language][0].with_suffix(".html"), ROOT / _home(language))
-        front += f'<p class="start"><a href="{start}">{_("Start with the first lab")}</a></p>\n\n{table}'
+        words = _("Start with the first lab")  # Babel looks into no f-string before Python 3.12
+        front += f'<p class="start"><a href="{start}">{words}</a></p>\n\n{table}'
         pages, guide = {}, self.guides[READMES[language]]
         for text in sections:
             name = _slug(text.partition("\n")[0].lstrip("# "))

@@ -56,7 +56,7 @@ Speak = Callable[[str], str]
 
 
 class CannotTranslate(ValueError):
-    """A cell is written in a way that its strings cannot be told from the rest."""
+    """A cell whose strings cannot be told from the rest, or a file that is no catalogue."""
 
 
 def english_labs() -> list[Path]:
