@@ -53,6 +53,11 @@ def test_what_is_in_the_tree_is_what_the_command_makes():
         assert {place for place in there if ".ipynb_checkpoints" not in place.parts} <= set(made)
 
 
+def code_cells(lab: str, language: str) -> tuple[list, list]:
+    """The cells of code of a lab, in English and in another language."""
+    return tuple(cells_of(labs_folder(one) / f"{lab}.ipynb", "code") for one in (translate.ENGLISH, language))
+
+
 # A shell's line, told in another way than the command does.
 SHELL = re.compile(r"^(\s*(?:\w+ = )?)([!%](?:.*\\\n)*.*)$", re.MULTILINE)
 
@@ -73,10 +78,7 @@ def skeleton(source: str) -> str:
 @each_language
 @each_lab
 def test_the_code_is_the_same(lab, language):
-    english, other = (
-        cells_of(ROOT / "labs" / f"{lab}.ipynb", "code"),
-        cells_of(translated(lab, language), "code"),
-    )
+    english, other = code_cells(lab, language)
     assert [cell.id for cell in english] == [cell.id for cell in other]
     for one, two in zip(english, other, strict=True):
         assert one.metadata == two.metadata and one.execution_count == two.execution_count
@@ -280,10 +282,7 @@ def strings(source: str) -> list[str]:
 @each_language
 @each_lab
 def test_what_can_be_predicted_is_called_the_same_wherever_it_is_compared(lab, language):
-    english, other = (
-        cells_of(ROOT / "labs" / f"{lab}.ipynb", "code"),
-        cells_of(translated(lab, language), "code"),
-    )
+    english, other = code_cells(lab, language)
     speak, chosen = spoken()[language], set()
     for cell in english:
         calls = [

@@ -15,6 +15,7 @@ from babel.messages.pofile import read_po
 
 from workshop import ROOT, catch_up, language, record
 from workshop.language import CATALOGUES, UnknownLanguage, _, enter_labs, labs_folder
+from workshop.translate import TWO_WORDS
 
 WORKSHOP = ROOT / "utils" / "workshop"
 #: What only a developer runs; and what cannot look up its own messages.
@@ -23,6 +24,8 @@ ENGLISH_MODULES = {"solutions.py", "translate.py", "language.py"}
 ENGLISH = {
     # what AWS, docker or a shell says or reads
     "Could not find",
+    "status=200 method=POST",
+    "chmod 644 stack/train",
     "Requested resource not found",
     "docker create {} {}: {}",
     "make setup",
@@ -52,6 +55,8 @@ ENGLISH = {
     "left out",
     # the value of a tag
     "this machine",
+    # a figure and its unit
+    "250 ms",
     # of a picture and a page
     "max-width: 100%; height: auto; fill: currentColor",
     '<svg role="img" aria-label="{}" style="{}"',
@@ -59,7 +64,6 @@ ENGLISH = {
     # for whoever writes a lab
     "what is {}; it is 'training', 'tuning', 'transform', 'endpoint' or 'image'",
 }
-TWO_WORDS = re.compile(r"[^\W\d_]{2,}[,:;]? [^\W\d_]+|[^\W\d_]+[,:;]? [^\W\d_]{2,}")
 TAG = re.compile(r"<[^>]*>")
 #: The usage of a command is English.
 ARGPARSE = {"ArgumentParser", "add_argument", "add_parser"}

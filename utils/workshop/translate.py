@@ -39,7 +39,7 @@ WRITTEN = "; written by make translate: a change goes into utils/languages/{lang
 ITSELF = "English"
 WORD = r"[^\W\d_]{2,}"
 # Of a string that is read, not sent or run.
-TWO_WORDS = re.compile(rf"(?=.*{WORD})\w[,:;]? \w", re.DOTALL)
+TWO_WORDS = re.compile(rf"^(?=.*{WORD}).*\w[,:;]? \w", re.DOTALL)
 # A file, a program, a key: read by nobody as a word.
 A_NAME = re.compile(r"\S*[/._]\S*")
 # What shows its strings to the learner, however short they are.
