@@ -12,9 +12,16 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(name, None)
 
+# The files that take minutes. Two processes share the tests, a file at a time: one that came last would leave the other
+# process with nothing to do.
+LONGEST = ("test_jupyterlab.py", "test_labs.py", "test_translation.py")
+
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also the tests that take minutes")
+    parser.addoption(
+        "--clients", action="store_true", help="also clients from elsewhere, which are installed"
+    )
     parser.addoption(
         "--screenshots", help="the folder for the pictures of a walk through the labs in a browser"
     )
@@ -26,6 +33,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
