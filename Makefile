@@ -31,7 +31,7 @@ new: .venv/ready  ## start an algorithm of your own: NAME=my_algorithm [LIKE=tab
 	@$(BIN)/python -m workshop.new "$(NAME)" $(if $(LIKE),--like "$(LIKE)")
 
 test: .venv/ready  ## run all tests, two at a time; ARGS=tests/workshop: some of them
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: .venv/ready  ## measure against the sample, peers and the limit, some 25 minutes; QUICK=1: two minutes, no peers
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 import nbformat
 import pytest
+from clones import clone, helpers
 from waiting import wait_until
 
 from workshop import ROOT
@@ -38,7 +38,7 @@ LINKS = f"[...{FRONT}.node.querySelectorAll('.jp-RenderedMarkdown a[href]:not(.j
 
 
 @contextmanager
-def jupyterlab(folder: Path, clone: Path, kernels: bool = True, **variables: str) -> Iterator[str]:
+def jupyterlab(folder: Path, tree: Path, kernels: bool = True, **variables: str) -> Iterator[str]:
     """`make lab` in a clone, with settings that do not touch the user's, watched for calls that leave this machine.
 
     Its address; `kernels` tells whether a notebook that is opened gets one, or is all drawn at once, `variables` are further ones of its
@@ -63,14 +63,15 @@ def jupyterlab(folder: Path, clone: Path, kernels: bool = True, **variables: str
         f"JUPYTERLAB_{what.upper()}_DIR": str(folder / what) for what in ("settings", "workspaces")
     }
     calls = folder / "left-the-machine.log"
-    environment |= {"OFFLINE_LOG": str(calls), "PYTHONPATH": str(OFFLINE)} | variables
+    watched = {"OFFLINE_LOG": str(calls), "PYTHONPATH": os.pathsep.join([str(OFFLINE), helpers(tree)])}
+    environment |= watched | variables
     # The clone is set up, or this would not run.
     command = ["make", "--silent", "--old-file=.venv/ready", "lab"]
     log = folder / "log"
     with (
         log.open("w") as output,
         subprocess.Popen(
-            command, cwd=clone, env=environment, stdout=output, stderr=output, start_new_session=True
+            command, cwd=tree, env=environment, stdout=output, stderr=output, start_new_session=True
         ) as process,
     ):
         try:
@@ -266,14 +267,7 @@ class Learner:
 @pytest.mark.timeout(1500)
 def test_a_learner_walks_all_labs(tmp_path, browser, request):
     """Opens each lab, runs all of it, tries the exercise, sees the hint, solves it, sees the tick; in light and dark."""
-    clone = tmp_path / "clone"
-    clone.mkdir()
-    for path in ROOT.iterdir():
-        # What a learner writes into a lab is theirs: the labs themselves are a copy.
-        if path.name == "labs":
-            shutil.copytree(path, clone / "labs")
-        else:
-            (clone / path.name).symlink_to(path)
+    tree = clone(tmp_path / "clone")
     variables = {
         "LOCALAWS_HOME": str(tmp_path / "localaws"),
         "LOCALAWS_PORT": "0",
@@ -283,7 +277,7 @@ def test_a_learner_walks_all_labs(tmp_path, browser, request):
     learner, seen = Learner(browser), {}
     pictures = request.config.getoption("--screenshots") or tmp_path / "screenshots"
     try:
-        with jupyterlab(tmp_path, clone, **variables) as address:
+        with jupyterlab(tmp_path, tree, **variables) as address:
             browser.command(
                 "Emulation.setDeviceMetricsOverride",
                 width=1280,

@@ -11,8 +11,8 @@ from pathlib import Path
 import nbformat
 import pages
 import pytest
+from clones import clone, helpers
 
-from workshop import ROOT
 from workshop.__main__ import COMPARED
 from workshop.catch_up import LABS, NEEDS, tagged_cells
 from workshop.solutions import PLACE, SOLUTIONS, solution_notebook, solution_of
@@ -26,35 +26,40 @@ FILES = sorted(LABS.glob("*.ipynb"))
 each_lab = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
-def isolated_environment(tmp_path: Path) -> dict:
-    """This environment with a localaws of its own and every Python process watched for calls that leave the machine."""
+def isolated_environment(tmp_path: Path, tree: Path) -> dict:
+    """This environment with a localaws of its own and every Python process watched for calls that leave the machine.
+
+    `tree` is the clone whose labs are run.
+    """
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "WORKSHOP_"))},
         "LOCALAWS_HOME": str(tmp_path / "localaws"),
         "LOCALAWS_PORT": "0",
         "WORKSHOP_LEARNER": "learner8",  # the longest there is: every name that a lab makes must still fit
         "OFFLINE_LOG": str(tmp_path / "left-the-machine.log"),
-        "PYTHONPATH": str(OFFLINE),
+        "PYTHONPATH": os.pathsep.join([str(OFFLINE), helpers(tree)]),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
 
 
-def run_offline(command: list[str], environment: dict, timeout: float = 900) -> subprocess.CompletedProcess:
+def run_offline(
+    command: list[str], environment: dict, tree: Path, timeout: float = 900
+) -> subprocess.CompletedProcess:
     """Run the command where there is only loopback, and stop that localaws afterwards, from inside, by its own `down`."""
     script = f'"$@"; status=$?; "{sys.executable}" -m localaws down >/dev/null; exit $status'
     return subprocess.run(
         [sys.executable, str(OFFLINE / "run.py"), "sh", "-c", script, "sh", *command],
         env=environment,
-        cwd=ROOT,
+        cwd=tree,
         capture_output=True,
         text=True,
         timeout=timeout,
     )
 
 
-def validate(labs: list[str], tmp_path: Path, folder: Path = LABS) -> str:
-    """Run the folder's labs under nbval, each in a kernel of its own, offline; return what nbval printed."""
-    environment = isolated_environment(tmp_path)
+def validate(labs: list[str], tmp_path: Path, tree: Path, language: str = "") -> str:
+    """Run labs of a clone under nbval, each in a kernel of its own, offline; return what nbval printed."""
+    environment, folder = isolated_environment(tmp_path, tree), tree / "labs" / language
     nbval = [
         "-m",
         "pytest",
@@ -66,7 +71,9 @@ def validate(labs: list[str], tmp_path: Path, folder: Path = LABS) -> str:
         "--nbval-lax",
         "--nbval-cell-timeout=300",
     ]
-    run = run_offline([sys.executable, *nbval, *(str(folder / f"{lab}.ipynb") for lab in labs)], environment)
+    run = run_offline(
+        [sys.executable, *nbval, *(str(folder / f"{lab}.ipynb") for lab in labs)], environment, tree
+    )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     cells = sum(len(cells_of(folder / f"{lab}.ipynb", "code")) for lab in labs)
     assert f"{cells} passed" in run.stdout, run.stdout[-2000:]
@@ -77,35 +84,33 @@ def validate(labs: list[str], tmp_path: Path, folder: Path = LABS) -> str:
 
 @pytest.mark.timeout(600)
 def test_a_lab_runs_alone_because_it_catches_up(tmp_path):
-    validate(["06_invoke"], tmp_path)
+    validate(["06_invoke"], tmp_path, clone(tmp_path / "clone"))
 
 
 @pytest.mark.timeout(900)
 def test_the_labs_run_in_order_with_every_solution_and_never_leave_this_machine(tmp_path):
     """No exercise changes what a later cell or lab shows. `make labs` runs them as they are, with nothing solved."""
-    labs = tmp_path / "clone" / "labs"
-    labs.mkdir(parents=True)
-    for path in ROOT.iterdir():
-        if path.name != "labs":
-            (labs.parent / path.name).symlink_to(path)
+    tree = clone(tmp_path / "clone")
     for path in FILES:
         notebook = nbformat.read(path, as_version=4)
         (cell,) = [cell for cell in notebook.cells if cell.source == PLACE]
         cell.source = solution_of(path)[1]
         (looks,) = [cell for cell in notebook.cells if cell.source == f'check("{path.stem}", your_turn=True)']
         looks.source = SOLVED.format(lab=path.stem)
-        nbformat.write(notebook, labs / path.name)
-    validate(list(NEEDS), tmp_path, labs)
+        nbformat.write(notebook, tree / "labs" / path.name)
+    validate(list(NEEDS), tmp_path, tree)
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not (LABS.parent / "container" / "knn").is_dir(), reason="there is no container/knn")
 def test_the_labs_walk_with_another_algorithm(tmp_path):
     """Nothing in them needs a tree, but for what they compare with one. (Lab 09 looks into a tree whatever is said.)"""
-    environment = isolated_environment(tmp_path) | {"WORKSHOP_ALGORITHM": "knn"}
+    tree = clone(tmp_path / "clone")
+    environment = isolated_environment(tmp_path, tree) | {"WORKSHOP_ALGORITHM": "knn"}
     labs = [lab for lab in NEEDS if lab != "09_speed"]
     output = tmp_path / "build" / "labs"
-    run = run_offline([sys.executable, "-m", "workshop", "run", *labs, "--output", str(output)], environment)
+    command = [sys.executable, "-m", "workshop", "run", *labs, "--output", str(output)]
+    run = run_offline(command, environment, tree)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-2000:]
     assert run.stdout.splitlines()[-1] == (output / "index.html").as_uri()
     read = pages.read(output)

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from babel.messages.catalog import Catalog
+from clones import clone
 from test_labs import FILES, PLACE, cells_of, validate
 
 from workshop import ROOT, translate
@@ -304,4 +305,4 @@ def test_what_can_be_predicted_is_called_the_same_wherever_it_is_compared(lab, l
 @each_language
 @pytest.mark.timeout(900)
 def test_the_labs_run_in_order_and_never_leave_this_machine(language, tmp_path):
-    validate(list(NEEDS), tmp_path, labs_folder(language))
+    validate(list(NEEDS), tmp_path, clone(tmp_path / "clone"), language)
