@@ -166,6 +166,6 @@ def test_push_says_what_is_wrong_and_how_to_mend_it(localaws, monkeypatch, sourc
         images.push("unpushed", f"{host}/sagemaker-none")
     with pytest.raises(RuntimeError, match=r"does not answer.*localaws up"):
         images.push("unpushed", "127.0.0.1:1/sagemaker-none")
-    for uri in ("000000000000.dkr.ecr.us-west-2.amazonaws.com/x", f"{host}/x@sha256:{'0' * 64}", "x"):
+    for uri in ("111111111111.dkr.ecr.us-west-2.amazonaws.com/x", f"{host}/x@sha256:{'0' * 64}", "x"):
         with pytest.raises(ValueError, match=r"not in localaws' registry"):
             images.push("unpushed", uri)

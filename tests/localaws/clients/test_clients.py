@@ -19,3 +19,13 @@ def test_the_sagemaker_sdk_v3(client_python, client):
 def test_tables_in_s3(client_python, client):
     said = client(client_python("boto3", "pandas", "s3fs", "smart_open[s3]"), "tables.py")
     assert "PANDAS 11.8" in said and "LINES 4999950000" in said, said
+
+
+def test_the_names_of_sdk_2(client_python, client):
+    said = client(client_python("sagemaker<3"), "names_v2.py")
+    assert "role/service-role/AmazonSageMaker-ExecutionRole sagemaker-us-west-2-000000000000 " in said
+
+
+def test_the_names_of_sdk_3(client_python, client):
+    said = client(client_python("sagemaker>=3"), "names_v3.py")
+    assert "role/service-role/AmazonSageMaker-ExecutionRole sagemaker-us-west-2-000000000000 " in said

@@ -5,6 +5,7 @@
     /v2/...                             the image registry                              images/registry.py
     X-Amz-Target: SageMaker.OPERATION   our executing control plane                     sagemaker/control_plane.py
     /endpoints/NAME/invocations         the same
+    CONNECT HOST:443                    what was sent to a host of AWS's comes back in  door/proxy.py
     the rest                            moto: S3, STS, IAM, ECR, CloudWatch, Logs       moto/backend.py
 
 Readiness is told to everybody. The page wants the owner's browser, the registry its login, all else a signature
@@ -37,7 +38,7 @@ from werkzeug import Request, Response
 from localaws import loopback, protocol
 from localaws.errors import AwsError, NotServed
 from localaws.images.registry import Registry
-from localaws.moto import gaps, takeover
+from localaws.moto import caller, gaps, takeover
 from localaws.moto.backend import Backend
 from localaws.sagemaker.context import Context
 from localaws.sagemaker.control_plane import ControlPlane
@@ -45,10 +46,11 @@ from localaws.state import locate
 from localaws.state.database import Database
 from localaws.state.store import KIND
 
-from . import calls
+from . import calls, proxy
 from .console import Console
 from .details import Details
 from .page import PATH, Page, is_wanted
+from .proxy import Proxy
 from .signatures import Signatures
 
 log = logging.getLogger("localaws")
@@ -65,6 +67,7 @@ MAX_OBJECT = 5 * 1024 * MB  # in one request, as on AWS; clients send larger obj
 MAX_FORM = 64 * MB  # of S3: moto holds the body of a POST, and of what is no object, in memory
 MAX_INVOCATION = 100 * MB
 MAX_CALL = 16 * MB
+MAX_HEAD = 64 * 1024  # of a CONNECT
 TOO_LARGE = (
     "Your proposed upload exceeds the maximum allowed size. "
     f"localaws takes {MAX_OBJECT:,} bytes in one request, {MAX_FORM:,} in a form: upload in parts"
@@ -87,6 +90,7 @@ class Front:
         self.registry = gaps.registry = Registry(home, gaps.describe_repository)
         gaps.address = self.url.removeprefix("http://")
         connect = functools.partial(loopback.client, region=locate.REGION, url=self.url, app=self._inside)
+        self.iam = connect("iam")
         context = Context(home, self.database, self.url, connect, self.registry)
         self.control = ControlPlane(context)
         owner = gaps.Key(locate.secret(home))
@@ -105,6 +109,8 @@ class Front:
         return self(environ | {calls.OWN: True}, start_response)
 
     def __call__(self, environ, start_response):
+        if to_aws := not environ.get("REMOTE_PORT", "0").isdecimal():
+            environ = proxy.as_own(environ, environ["REMOTE_PORT"], self.url.removeprefix("http://"))
         request, code = Request(environ), None
         try:
             self._check_origin(request)
@@ -117,7 +123,7 @@ class Front:
             response = protocol.failure(
                 AwsError(code, "localaws failed: `python -m localaws logs` says why", 500)
             )
-        if not request.path.startswith(PATH) and not is_wanted(request):
+        if to_aws or (not request.path.startswith(PATH) and not is_wanted(request)):
             self.calls.note(request, response, code)
         # An object of S3's that a browser opens is no page of localaws: its script, if it has one, is not run.
         response.headers.setdefault("Content-Security-Policy", "sandbox")
@@ -131,9 +137,13 @@ class Front:
         names = {f"{host}:{self.port}" for host in locate.LOOPBACK}
         if self.port == 80:  # which clients leave out
             names.update(locate.LOOPBACK)
-        origin = request.headers.get("Origin")
-        if request.headers.get("Host") not in names:
-            reason = f"Host {request.headers.get('Host')!r} is not localaws: use {self.url}"
+        host, origin = request.headers.get("Host"), request.headers.get("Origin")
+        if sent_to := request.environ.get(proxy.HOST):  # AWS's hosts have no page that may use us
+            host, names = sent_to, {request.environ["REMOTE_PORT"], f"{request.environ['REMOTE_PORT']}:443"}
+        if host not in names:
+            reason = f"Host {host!r} is not localaws: use {self.url}"
+        elif sent_to and origin is not None:
+            reason = f"Origin {origin!r} may not use {sent_to}"
         elif origin is not None and origin.removeprefix("http://") not in names:
             reason = f"Origin {origin!r} may not use localaws"
         elif request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not (
@@ -147,12 +157,19 @@ class Front:
     def _answer(self, request: Request) -> Response:
         if request.path.startswith(MOTO_OWN):
             raise AwsError("UnknownOperationException", f"There is nothing at {request.path}", 404)
+        if sent_to := request.environ.get(proxy.HOST):
+            if request.path.startswith("/v2") and proxy.REGISTRY.match(sent_to):
+                return self.registry(request)
+            return self._answer_signed(request)
         if request.path == f"{PATH}health":
             return protocol.answer({"ready": self.ready}, 200 if self.ready else 503)
         if request.path.startswith(PATH) or is_wanted(request):
             return self.page(request)
         if request.path.startswith("/v2/") or request.path == "/v2":
             return self.registry(request)
+        return self._answer_signed(request)
+
+    def _answer_signed(self, request: Request) -> Response:
         region, service = self.signatures.verify(request)
         request.environ[calls.SIGNED] = True
         target, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
@@ -190,15 +207,33 @@ class _Request(HTTPRequestParser):
 
 
 class _PlainHttp(HTTPChannel):
-    """Hangs up on TLS at once: docker and skopeo try it first, and would wait for an answer until they give up."""
+    """Hangs up on TLS at once: docker and skopeo try it first, and would wait for an answer until they give up.
+
+    A connection on which CONNECT is asked for goes to `proxy`. What comes back in has the host that was asked for in the
+    place of a client's port, which no client can make it.
+    """
 
     parser_class = _Request
+    proxy: Proxy
+    _head = b""
 
     def received(self, data: bytes) -> bool:
         if self.request is None and data.startswith(b"\x16\x03"):
             self.handle_close()
             return False
+        if self.request is None and (self._head or data.startswith(b"CONNECT ")):
+            self._head += data
+            if b"\r\n\r\n" in self._head or len(self._head) > MAX_HEAD:
+                client = self.socket.dup()
+                self.handle_close()
+                self.proxy.take(client, self._head, self._enter)
+            return False
         return super().received(data)
+
+    def _enter(self, host: str) -> socket.socket:
+        mine, theirs = socket.socketpair()
+        type(self)(self.server, theirs, ("127.0.0.1", host), self.adj, self._map)
+        return mine
 
 
 def _listen(home: Path) -> tuple[socket.socket, str]:
@@ -238,6 +273,7 @@ def _bring_back(front: Front, home: Path) -> None:
 
     front.backend.recover(progress)
     takeover.take_over(home, front.database, front.backend)
+    caller.make_role(front.iam)
     front.registry.check(front.database.tell)
     (home / locate.PROGRESS).unlink(missing_ok=True)
 
@@ -261,6 +297,7 @@ def main() -> None:
 
     listener, note = _listen(home)
     port = listener.getsockname()[1]
+    _PlainHttp.proxy = Proxy(home)
     # What this process asks of AWS goes to itself, whatever the learner's own profile says.
     os.environ.update(locate.environment(f"http://127.0.0.1:{port}"))
     front = Front(home, port)

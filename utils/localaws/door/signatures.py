@@ -24,6 +24,8 @@ from werkzeug import Request
 from localaws.errors import AwsError
 from localaws.moto.gaps import Key
 
+from . import proxy
+
 NEEDED = "it needs Credential=KEY/DATE/REGION/SERVICE/aws4_request, SignedHeaders, Signature, X-Amz-Date of that DATE."
 MISMATCH = "The request signature we calculated does not match the signature you provided. Check your"
 INVALID = "The security token included in the request is invalid."
@@ -123,10 +125,12 @@ class Signatures:
         headers, body = HTTPHeaders(), request.headers.get("X-Amz-Content-Sha256")
         for name in signed:
             headers[name] = request.headers.get(name, "")
+        if "host" in headers and proxy.HOST in environ:
+            headers.replace_header("host", environ[proxy.HOST])
         payload = body or (UNSIGNED_PAYLOAD if service == "s3" and not header else _digest(environ))
         query = parse_qsl(environ["QUERY_STRING"], keep_blank_values=True)
         parameters = [(name, value) for name, value in query if name != "X-Amz-Signature"]
-        url = "http://localaws" + environ["REQUEST_URI"].partition("?")[0]
+        url = "http://localaws" + environ.get(proxy.PATH, environ["REQUEST_URI"]).partition("?")[0]
         asked = AWSRequest(request.method, url, headers, payload, parameters)
         asked.context["timestamp"] = date
         signer = (_S3V4 if service == "s3" else _V4)(key, service, region)

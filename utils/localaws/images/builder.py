@@ -201,12 +201,14 @@ def push(name: str, uri: str, progress: Callable[[str], None] = lambda line: Non
     match = URI.fullmatch(uri)
     if not match or not OURS.fullmatch(match["host"] or "") or match["digest"]:
         raise ValueError(
-            f"{uri} is not in localaws' registry (127.0.0.1:PORT/NAME[:TAG]). An image built here has no operating "
+            f"{uri} is not in localaws' registry (127.0.0.1:PORT/NAME[:TAG], or what ECR calls it on AWS, "
+            f"{locate.ACCOUNT}.dkr.ecr.{locate.REGION}.amazonaws.com/NAME[:TAG]). An image built here has no operating "
             "system in it: for AWS build with Docker"
         )
     tag = match["tag"] or image.name.rpartition(":")[2]
     manifest = _read_json(image.digest)
-    client = _Client(match["host"], match["name"])
+    composed = match["host"].endswith(".amazonaws.com")  # where that is on AWS, nothing is ever sent
+    client = _Client(locate.required().address if composed else match["host"], match["name"])
     with client.session:
         for part in [manifest["config"], *manifest["layers"]]:
             short = f"{part['digest'][7:19]}: {part['size']:>9,} bytes "

@@ -41,7 +41,10 @@ NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z
 TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 DIGEST = r"sha256:[0-9a-f]{64}"
 URI = re.compile(rf"(?:(?P<host>[^/]+)/)?(?P<name>{NAME})(?::(?P<tag>{TAG})|@(?P<digest>{DIGEST}))?")
-OURS = re.compile(r"(?:127\.0\.0\.1|localhost):\d+")
+# The registry's own address, and what programs compose, as ECR's is called on AWS.
+OURS = re.compile(
+    rf"(?:127\.0\.0\.1|localhost):\d+|{locate.ACCOUNT}\.dkr\.ecr\.{locate.REGION}\.amazonaws\.com"
+)
 UUID = r"[0-9a-f]{32}"
 ROUTES = [
     (re.compile(rf"/v2/(?P<name>{NAME})/{tail}"), handler, methods)
@@ -103,7 +106,8 @@ class Registry:
         match = URI.fullmatch(uri)
         if not match or (match["host"] and not OURS.fullmatch(match["host"])):
             raise KeyError(
-                f"{uri} is not an image of this registry: its images are called 127.0.0.1:PORT/NAME:TAG"
+                f"{uri} is not an image of this registry: its images are called 127.0.0.1:PORT/NAME:TAG, or "
+                f"{locate.ACCOUNT}.dkr.ecr.{locate.REGION}.amazonaws.com/NAME:TAG"
             )
         digest = self._digest(match["name"], match["digest"] or match["tag"] or "latest")
         if digest is None:

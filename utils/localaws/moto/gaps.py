@@ -22,6 +22,7 @@ from moto.ecr.responses import ECRResponse
 from localaws.images.registry import Registry, RegistryError
 from localaws.state import locate
 
+from . import caller
 from .kept import backend
 
 REFUSED = {
@@ -260,7 +261,7 @@ def _listed(value) -> list:
     return value if isinstance(value, list) else [value]
 
 
-OURS = vars(Images) | vars(Simulator)  # by the names of moto's methods
+OURS = vars(Images) | vars(Simulator) | vars(caller.Identity)  # by the names of moto's methods
 moto.ecr.responses.ECRResponse = Images
 moto.iam.responses.IamResponse = Simulator
 # A repository is where the registry is, on whatever port that is now.

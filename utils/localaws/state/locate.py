@@ -7,12 +7,16 @@ import json
 import os
 import re
 import secrets
+import ssl
 import stat
 import sys
 import time
+from base64 import b64decode, urlsafe_b64encode
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment
 
 from . import processes
 
@@ -22,9 +26,34 @@ ROOT = Path(__file__).resolve().parents[3]
 REGION = "us-west-2"
 ACCOUNT = "000000000000"
 KEY = "localaws-not-a-key"  # the owner's; obviously none of AWS's
+ROLE = "AmazonSageMaker-ExecutionRole"  # that the owner's key stands for: named as SageMaker's console does
+ROLE_ARN = f"arn:aws:iam::{ACCOUNT}:role/service-role/{ROLE}"
 PORT = 4571
+CERTIFICATE = "proxy.crt"  # of the proxy, beside the clients' files
 PROGRESS = "starting"  # a file in the home, while what is on disk is brought back
+NO_OTHER = "direct"  # of proxies, in the URL of ours
 LOOPBACK = ("127.0.0.1", "localhost")
+# What the SageMaker SDK, 2 and 3, takes for what a program does not say. Without the first it sends usage data to a bucket
+# of AWS's; the bucket has the name that it would give it, and is made by who asks for it.
+SDK_DEFAULTS = f"""\
+SchemaVersion: '1.0'
+SageMaker:
+  PythonSDK:
+    Modules:
+      TelemetryOptOut: true
+      Session:
+        DefaultS3Bucket: sagemaker-{REGION}-{ACCOUNT}
+      RemoteFunction:
+        RoleArn: {ROLE_ARN}
+      Serve:
+        RoleArn: {ROLE_ARN}
+  TrainingJob:
+    RoleArn: {ROLE_ARN}
+  ProcessingJob:
+    RoleArn: {ROLE_ARN}
+  Model:
+    ExecutionRoleArn: {ROLE_ARN}
+"""
 
 
 @dataclass(frozen=True)
@@ -125,21 +154,18 @@ def port() -> int:
 def environment(endpoint_url: str | None = None) -> dict[str, str]:
     """Return the environment variables that point boto3, the SDK and the `aws` command at localaws.
 
-    The key is obviously not AWS's, its secret is this home's own, and the profile files are empty, so that a learner's
-    real account can never be used by mistake. Raises RuntimeError when localaws is not running (unless `endpoint_url`
+    The key is obviously not AWS's, its secret is this home's own, and the profile files have these alone, so that a
+    learner's real account can never be used by mistake. Raises RuntimeError when localaws is not running (unless `endpoint_url`
     is given).
     """
     folder = home()
     if endpoint_url is None:
-        found = running()
-        if found is None:
-            raise RuntimeError(
-                f"localaws is not running. Start it: {Path(sys.executable).name} -m localaws up"
-            )
+        found = required()
         endpoint_url, folder = found.endpoint_url, Path(found.home)
-    config = _client_files(folder)
+    config = _client_files(folder, endpoint_url)
     others = [host for host in os.environ.get("NO_PROXY", "").split(",") if host not in ("", *LOOPBACK)]
     no_proxy = ",".join([*others, *LOOPBACK])
+    proxy = _proxy(folder, endpoint_url)
     # A service's own variable (AWS_ENDPOINT_URL_S3, …) would win over AWS_ENDPOINT_URL.
     services = {name: endpoint_url for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")}
     return {
@@ -161,6 +187,9 @@ def environment(endpoint_url: str | None = None) -> dict[str, str]:
         "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config / "sagemaker.yaml"),
         "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(config / "sagemaker.yaml"),
         "LOCALAWS_HOME": str(folder),
+        "HTTPS_PROXY": proxy,
+        "https_proxy": proxy,
+        "AWS_CA_BUNDLE": str(config / "ca.pem"),
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
     }
@@ -171,13 +200,44 @@ def announce(folder: Path, server: Status) -> None:
     processes.write_json(folder / "server.json", asdict(server))
 
 
-def _client_files(folder: Path) -> Path:
+def _client_files(folder: Path, endpoint_url: str) -> Path:
     config = folder / "aws"
-    # Without it the SDK sends usage data to a bucket of AWS's.
-    telemetry = "SchemaVersion: '1.0'\nSageMaker:\n  PythonSDK:\n    Modules:\n      TelemetryOptOut: true\n"
-    for name, text in (("config", "[default]\n"), ("credentials", ""), ("sagemaker.yaml", telemetry)):
+    key = f"aws_access_key_id = {KEY}\naws_secret_access_key = {secret(folder)}"
+    for name, text in (
+        ("config", f"[default]\nregion = {REGION}\nendpoint_url = {endpoint_url}\n"),
+        ("credentials", f"[default]\n{key}\n"),
+        ("sagemaker.yaml", SDK_DEFAULTS),
+        ("ca.pem", _trusted(config)),
+    ):
         processes.write_whole(config / name, text.encode())  # another program may read it at this moment
     return config
+
+
+def _trusted(config: Path) -> str:
+    """The certificates that AWS clients are to trust: those that they would without us, and our proxy's."""
+    own = (config / CERTIFICATE).read_text() if (config / CERTIFICATE).exists() else ""
+    said = [os.environ.get(name) for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")]
+    files = [Path(file) for file in (*said, ssl.get_default_verify_paths().cafile) if file]
+    others = next((file.read_text() for file in files if file.is_file()), "")
+    return others.replace(own, "") + own
+
+
+def _proxy(folder: Path, endpoint_url: str) -> str:
+    """The URL of our proxy: as its user a token, as the password the proxy that the environment had, for other hosts."""
+    found = getproxies_environment()
+    before = found.get("https") or found.get("all") or ""
+    mine = token(folder, "proxy")
+    stated = urlsplit(before)
+    if stated.hostname in LOOPBACK and len(stated.username or "") == len(mine):  # ours, or another home's
+        rest = stated.password
+    else:
+        rest = urlsafe_b64encode(before.encode()).decode().rstrip("=") or NO_OTHER
+    return endpoint_url.replace("://", f"://{mine}:{rest}@")
+
+
+def beyond(password: str) -> str:
+    """Return the proxy that the password of our proxy's URL names, "" where it names none."""
+    return "" if password == NO_OTHER else b64decode(password + "==", b"-_").decode()
 
 
 def running() -> Status | None:
@@ -188,6 +248,13 @@ def running() -> Status | None:
         if processes.find(found.pid, found.create_time):
             return found
     return None
+
+
+def required() -> Status:
+    """Return what runs. Raises RuntimeError where nothing does."""
+    if found := running():
+        return found
+    raise RuntimeError(f"localaws is not running. Start it: {Path(sys.executable).name} -m localaws up")
 
 
 def answers(address: str, seconds: float = 5) -> bool:
