@@ -83,6 +83,39 @@ def test_a_job_runs_what_was_pushed_and_leaves_a_model(account):
     assert metric["MetricName"] == "loss"
 
 
+def test_what_means_nothing_here_is_recorded_described_and_told_once(account):
+    request = account.training_request()
+    request["ResourceConfig"]["InstanceCount"] = 2
+    recorded = {
+        "DebugHookConfig": {"S3OutputPath": f"s3://{account.bucket}/debug"},
+        "ExperimentConfig": {"ExperimentName": "trees"},
+        "ProfilerConfig": {"S3OutputPath": f"s3://{account.bucket}/profile", "DisableProfiler": False},
+    }
+    job = account.train(request | recorded)
+    assert {name: job[name] for name in recorded} == recorded
+    lines = account.lines(GROUP, job["TrainingJobName"])
+    told = [line for line in lines if "recorded, not acted on" in line]
+    assert told == [f"[localaws] {name}: recorded, not acted on" for name in recorded]
+
+
+def test_a_description_has_what_the_request_left_to_the_service(account):
+    job = account.train(account.training_request())
+    assert job["OutputDataConfig"] == {
+        "S3OutputPath": f"s3://{account.bucket}/output",
+        "KmsKeyId": "",
+        "CompressionType": "GZIP",
+    }
+    assert [job["InputDataConfig"][0][name] for name in ("CompressionType", "RecordWrapperType")] == [
+        "None",
+        "None",
+    ]
+    times = [job["CreationTime"], job["LastModifiedTime"], job["TrainingEndTime"]]
+    assert [time.microsecond % 1000 for time in times] == [0, 0, 0]
+    within = {"CreationTimeAfter": job["CreationTime"], "CreationTimeBefore": job["CreationTime"]}
+    listed = account.sagemaker.list_training_jobs(**within)["TrainingJobSummaries"]
+    assert job["TrainingJobName"] in [summary["TrainingJobName"] for summary in listed]
+
+
 def test_nothing_is_left_of_a_job_that_has_ended(account):
     account.train(account.training_request())
     assert not list((account.aws.home / "jobs" / "TrainingJob").glob("*"))

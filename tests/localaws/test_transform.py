@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tiny import wait_until
 
 from localaws.sagemaker.jobs.records import Filter, RecordError, decode, encode, join
-from localaws.sagemaker.jobs.transform import _Job
+from localaws.sagemaker.jobs.transform import DEFAULTS, _Job
 
 GROUP = "/aws/sagemaker/TransformJobs"
 
@@ -200,6 +200,7 @@ def test_an_object_is_streamed_not_held(tmp_path):
         "TransformJobName": "streamed",
         "TransformInput": {"SplitType": "Line"},
         "TransformOutput": {"S3OutputPath": "s3://bucket/out", "AssembleWith": "Line"},
+        "DataProcessing": DEFAULTS["DataProcessing"],
     }
     job = _Job(SimpleNamespace(s3=s3, home=tmp_path), asked, {}, "role")
     job.folder.mkdir(parents=True)

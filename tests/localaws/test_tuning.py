@@ -137,6 +137,23 @@ def test_a_random_search_over_real_training_jobs(account):
     account.sagemaker.describe_training_job(TrainingJobName=by_name[0]["TrainingJobName"])  # they stay
 
 
+def test_of_several_instance_types_the_first_is_used(account):
+    made = request(account, jobs=1, static={"colour": "blue"})
+    resources = made["TrainingJobDefinition"].pop("ResourceConfig")
+    first = {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 1}
+    flexible = {"AllocationStrategy": "Prioritized", "InstanceConfigs": [first, resources]}
+    made["TrainingJobDefinition"]["HyperParameterTuningResourceConfig"] = flexible
+    definition = run(account, made)["TrainingJobDefinition"]
+    assert definition["HyperParameterTuningResourceConfig"] == flexible
+    assert definition["ResourceConfig"] == first
+    assert definition["StaticHyperParameters"] == {"colour": "blue", "_tuning_objective_metric": "score"}
+    (job,) = account.sagemaker.list_training_jobs_for_hyper_parameter_tuning_job(
+        HyperParameterTuningJobName=made["HyperParameterTuningJobName"]
+    )["TrainingJobSummaries"]
+    described = account.sagemaker.describe_training_job(TrainingJobName=job["TrainingJobName"])
+    assert described["ResourceConfig"] == first
+
+
 def test_a_grid_has_each_combination_once(account):
     ranges = categorical(x=["0.1", "0.3"], colour=["red", "blue"])
     made = request(account, "Grid", jobs=None, parallel=4, ranges=ranges)

@@ -13,6 +13,7 @@ from localaws.door import server
 from localaws.moto import gaps
 from localaws.moto.backend import answered, service_model
 from localaws.sagemaker.control_plane import SERVED
+from localaws.sagemaker.jobs.jobs import RECORDED
 
 FILE = Path(__file__).with_name("FIDELITY.md")
 HEAD = """\
@@ -21,6 +22,8 @@ HEAD = """\
 Written by `python -m localaws fidelity` out of the code that decides, botocore {botocore}'s models and moto {moto}; a test keeps it so.
 
 A refused operation, or a refused field that asks for something, is answered with `NotServedByLocalaws` (HTTP 501) and its name. What is served is checked against the service's model: required, type, enum, pattern, length, range.
+
+{recorded} are recorded: clients send them unasked, and nothing here can act on them. They are described back, and the job's log says that they are not acted on.
 
 Every request is signed (Signature Version 4; presigned URLs and forms of S3 also by version 2), with the home's own key or one that AssumeRole or CreateAccessKey gave out, and refused otherwise as AWS does. Two things differ: a key may do all that its owner may, whatever its policies say, and nothing of S3's is public, whatever its ACL says.
 """
@@ -36,7 +39,7 @@ OTHERS = {
 
 def table() -> str:
     """Return the whole of FIDELITY.md."""
-    parts = [HEAD.format(botocore=version("botocore"), moto=version("moto")), *_sagemaker(), *_runtime()]
+    parts = [_head(), *_sagemaker(), *_runtime()]
     parts.append(
         "## The other services\n\nmoto answers them; where it lacks or errs, localaws does, "
         "and the image registry (`docker push`, `docker pull`) is localaws' own.\n"
@@ -45,23 +48,31 @@ def table() -> str:
     return "\n".join(parts)
 
 
+def _head() -> str:
+    recorded = ", ".join(f"`{name}`" for name in RECORDED)
+    return HEAD.format(botocore=version("botocore"), moto=version("moto"), recorded=recorded)
+
+
 def _sagemaker() -> Iterator[str]:
     model = service_model("sagemaker")
     known = model.operation_names
     yield f"## SageMaker: {len(SERVED)} of {len(known)} operations\n"
     whole = []
     for operation, served in sorted(SERVED.items()):
-        taken, refused = [], []
+        taken, recorded, refused = [], [], []
         for path, values in _fields(model.operation_model(operation).input_shape, served):
             if values is None:
                 refused.append(f"`{path}`")
+            elif path in RECORDED:
+                recorded.append(f"`{path}`")
             else:
                 only = " or ".join(f"`{value}`" for value in sorted(values))
                 taken.append(f"`{path}`" + (f" (only {only})" if only else ""))
-        if not refused and "(only" not in "".join(taken):
+        if not (refused or recorded) and "(only" not in "".join(taken):
             whole.append(operation)
             continue
-        body = f"Served: {', '.join(taken)}\n\nRefused: {', '.join(refused) or 'none'}\n"
+        kept = f"Recorded: {', '.join(recorded)}\n\n" if recorded else ""
+        body = f"Served: {', '.join(taken)}\n\n{kept}Refused: {', '.join(refused) or 'none'}\n"
         yield _folded(f"<b>{operation}</b>: {len(taken)} fields served, {len(refused)} refused", body)
     yield f"With all their fields: {_names(whole)}"
     refused = [name for name in known if name not in SERVED]

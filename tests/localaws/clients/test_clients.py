@@ -29,3 +29,21 @@ def test_the_names_of_sdk_2(client_python, client):
 def test_the_names_of_sdk_3(client_python, client):
     said = client(client_python("sagemaker>=3"), "names_v3.py")
     assert "role/service-role/AmazonSageMaker-ExecutionRole sagemaker-us-west-2-000000000000 " in said
+
+
+def test_sdk_v2(client_python, client):
+    said = client(client_python("sagemaker<3"), "sagemaker_v2.py", timeout=500)
+    assert "[localaws] DebugHookConfig: recorded, not acted on" in said
+    assert "validation_accuracy=0.9" in said, "the job's log, shown while it ran"
+    assert "MODEL s3://sagemaker-clients/output/sagemaker-decision-trees-" in said
+    assert "ANALYTICS ['accuracy']" in said
+    assert "ATTACHED True {'max_leaf_nodes': '5'}" in said
+    assert "PREDICTED [['setosa']]" in said
+    assert "AGAIN b'setosa\\nsetosa\\n'" in said
+    assert (
+        "TRANSFORMED ['5.1,3.5,1.4,0.2,setosa', '4.9,3.0,1.4,0.2,setosa', '4.7,3.2,1.3,0.2,setosa']" in said
+    )
+    assert "TRANSFORMER ml.m5.large" in said
+    assert "TUNED 2 True {'_tuning_objective_metric': 'accuracy', 'max_leaf_nodes': '" in said
+    assert "TUNER True" in said
+    assert "TUNED PREDICTED [['setosa']]" in said

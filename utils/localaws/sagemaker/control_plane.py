@@ -12,6 +12,7 @@ from functools import partial
 from localaws.errors import AwsError, Invalid, NotServed
 from localaws.sagemaker.hosting.endpoints import Hosting
 from localaws.sagemaker.hosting.instances import container_definition
+from localaws.sagemaker.jobs.jobs import RECORDED
 from localaws.sagemaker.jobs.training import Training
 from localaws.sagemaker.jobs.transform import Transform
 from localaws.sagemaker.jobs.tuning import Tuning
@@ -35,6 +36,9 @@ _TRAINING = """{0}RoleArn {0}Environment {0}EnableNetworkIsolation {0}EnableMana
     {0}OutputDataConfig.S3OutputPath {0}OutputDataConfig.CompressionType
     {0}ResourceConfig.InstanceType {0}ResourceConfig.InstanceCount {0}ResourceConfig.VolumeSizeInGB
     {0}StoppingCondition.MaxRuntimeInSeconds {0}StoppingCondition.MaxWaitTimeInSeconds """
+_TUNING_RESOURCES = (
+    "{0}InstanceType {0}InstanceCount {0}VolumeSizeInGB {0}InstanceConfigs {0}AllocationStrategy "
+)
 _LIST = "NextToken MaxResults NameContains CreationTimeAfter CreationTimeBefore SortBy SortOrder"
 _LIST_STATUS = _LIST + " StatusEquals LastModifiedTimeAfter LastModifiedTimeBefore"
 
@@ -44,7 +48,8 @@ SERVED = {
     for operation, paths in {
         "CreateTrainingJob": _TRAINING.format("")
         + """TrainingJobName HyperParameters Tags AlgorithmSpecification.EnableSageMakerMetricsTimeSeries
-            CheckpointConfig.S3Uri CheckpointConfig.LocalPath RetryStrategy""",
+            CheckpointConfig.S3Uri CheckpointConfig.LocalPath RetryStrategy """
+        + " ".join(RECORDED),
         "DescribeTrainingJob": "TrainingJobName",
         "ListTrainingJobs": _LIST_STATUS,
         "StopTrainingJob": "TrainingJobName",
@@ -81,7 +86,7 @@ SERVED = {
         "DesiredWeightsAndCapacities.DesiredWeight DesiredWeightsAndCapacities.DesiredInstanceCount",
         "DeleteEndpoint": "EndpointName",
         "CreateTransformJob": """TransformJobName ModelName MaxConcurrentTransforms MaxPayloadInMB BatchStrategy
-            ModelClientConfig Environment Tags DataProcessing
+            ModelClientConfig Environment Tags DataProcessing ExperimentConfig
             TransformInput.DataSource.S3DataSource.S3DataType=S3Prefix|ManifestFile
             TransformInput.DataSource.S3DataSource.S3Uri TransformInput.ContentType TransformInput.CompressionType
             TransformInput.SplitType=None|Line
@@ -91,6 +96,7 @@ SERVED = {
         "ListTransformJobs": _LIST_STATUS,
         "StopTransformJob": "TransformJobName",
         "CreateHyperParameterTuningJob": _TRAINING.format("TrainingJobDefinition.")
+        + _TUNING_RESOURCES.format("TrainingJobDefinition.HyperParameterTuningResourceConfig.")
         + """TrainingJobDefinition.StaticHyperParameters HyperParameterTuningJobName Tags
             HyperParameterTuningJobConfig.Strategy=Bayesian|Random|Grid
             HyperParameterTuningJobConfig.HyperParameterTuningJobObjective HyperParameterTuningJobConfig.ResourceLimits
@@ -314,7 +320,7 @@ def _page(kind: str, records: list[dict], request: dict, descending: bool) -> tu
     name, status = f"{kind}Name", f"{kind}Status"
     for field in ("CreationTime", "LastModifiedTime"):
         low, high = request.get(f"{field}After", -math.inf), request.get(f"{field}Before", math.inf)
-        records = [record for record in records if low <= record[field] <= high]
+        records = [record for record in records if low <= round(record[field], 3) <= high]
     contains, wanted = request.get("NameContains", "").lower(), request.get("StatusEquals")
     records = [
         record

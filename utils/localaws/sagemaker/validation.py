@@ -165,7 +165,10 @@ def refuse_unserved(operation: str, request: dict, served: dict[str, set[str]]) 
 
 
 def prune(operation: str, answer: dict) -> dict:
-    """`answer` cut down to the output shape of `operation`: what we keep for ourselves never leaves."""
+    """`answer` cut down to the output shape of `operation`: what we keep for ourselves never leaves.
+
+    Times are in whole milliseconds, as the service tells them.
+    """
 
     def cut(shape, value):
         if shape.type_name == "structure":
@@ -176,7 +179,7 @@ def prune(operation: str, answer: dict) -> dict:
             }
         if shape.type_name == "list":
             return [cut(shape.member, item) for item in value]
-        return value
+        return round(value, 3) if shape.type_name == "timestamp" else value
 
     shape = service_model().operation_model(operation).output_shape
     return cut(shape, answer) if shape else {}

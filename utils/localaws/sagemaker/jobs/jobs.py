@@ -9,11 +9,19 @@ from localaws.sagemaker.context import Context, internal_error, spell
 from localaws.sagemaker.storage import DataError
 
 FAILURE_CHARACTERS = 1024
+# What the SDKs send of themselves, and published notebooks, and nothing here can act on: a job keeps it, describes it and
+# says so in its log. All else that is not served is refused.
+RECORDED = ("DebugHookConfig", "ExperimentConfig", "ProfilerConfig")
 LOST = "InternalServerError: localaws was stopped while this job ran. Create it again."
 
 
 class JobError(Exception):
     """The job has failed; the message is its FailureReason."""
+
+
+def recorded(request: dict) -> list[str]:
+    """A line for a job's log of each field of its request that is kept and not acted on."""
+    return [f"[localaws] {name}: recorded, not acted on" for name in RECORDED if request.get(name)]
 
 
 class Job:

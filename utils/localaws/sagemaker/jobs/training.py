@@ -27,7 +27,7 @@ from localaws.sagemaker.context import Context
 from localaws.state.processes import write_json
 
 from .checkpoints import Checkpoints
-from .jobs import FAILURE_CHARACTERS, Job, JobError, Jobs
+from .jobs import FAILURE_CHARACTERS, Job, JobError, Jobs, recorded
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 OUT_OF_MEMORY = (
@@ -97,16 +97,13 @@ class Training(Jobs):
         output = request["OutputDataConfig"]["S3OutputPath"]
         context.check_bucket(output)
         suffix = "" if request["OutputDataConfig"].get("CompressionType") == "NONE" else ".tar.gz"
-        record = request | {
+        record = with_defaults(request) | {
             "ResolvedImage": image,
             "Instances": {resources["InstanceType"]: resources["InstanceCount"]},
             "SecondaryStatusTransitions": [],
             "StoppingCondition": {"MaxRuntimeInSeconds": DEFAULT_RUNTIME}
             | request.get("StoppingCondition", {}),
             "ModelArtifacts": {"S3ModelArtifacts": f"{output.rstrip('/')}/{name}/output/model{suffix}"},
-            "EnableNetworkIsolation": request.get("EnableNetworkIsolation", False),
-            "EnableInterContainerTrafficEncryption": False,
-            "EnableManagedSpotTraining": request.get("EnableManagedSpotTraining", False),
         }
         transition(record, "Starting")
         return _Job(context, record)
@@ -135,6 +132,21 @@ class Training(Jobs):
         if status == "MaxRuntimeExceeded":
             record["TrainingJobStatus"], record["FailureReason"] = "Stopped", MESSAGES[status]
         transition(record, status, record.get("FailureReason"))
+
+
+def with_defaults(request: dict) -> dict:
+    """What the service describes of a request, or a tuning job's definition, where that does not say."""
+    channel = {"CompressionType": "None", "RecordWrapperType": "None"}
+    switches = (
+        "EnableNetworkIsolation",
+        "EnableInterContainerTrafficEncryption",
+        "EnableManagedSpotTraining",
+    )
+    described = dict.fromkeys(switches, False) | request
+    described["OutputDataConfig"] = {"KmsKeyId": "", "CompressionType": "GZIP"} | request["OutputDataConfig"]
+    if channels := request.get("InputDataConfig"):
+        described["InputDataConfig"] = [channel | given for given in channels]
+    return described
 
 
 def transition(record: dict, status: str, message: str | None = None) -> None:
@@ -322,6 +334,8 @@ class _Job(Job):
             for host in self._hosts:
                 self._streams[host] = f"{self.name}/{host}-{epoch}"
                 streams[host] = LogStream(self.context.logs, LOG_GROUP, self._streams[host])
+            for line in recorded(record) if first else ():
+                streams[self._hosts[0]].write(line)
             if "CheckpointConfig" in record:
                 checkpoints += [self._checkpoints(bases[host], streams[host]) for host in self._hosts]
             instance_type = record["ResourceConfig"]["InstanceType"]

@@ -21,7 +21,7 @@ from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context
 from localaws.sagemaker.hosting.instances import Instance, ServeError, container_definition
 
-from .jobs import Job, JobError, Jobs
+from .jobs import Job, JobError, Jobs, recorded
 from .records import Filter, RecordError, decode, encode, join, record_format
 
 LOG_GROUP = "/aws/sagemaker/TransformJobs"
@@ -29,6 +29,12 @@ START_SECONDS = 240
 INVOCATION_SECONDS = 600
 MAX_RETRIES = 3
 MAX_PAYLOAD_IN_MB = 6
+# What the service describes where a request does not say.
+DEFAULTS = {
+    "TransformInput": {"CompressionType": "None", "SplitType": "None"},
+    "TransformOutput": {"AssembleWith": "None", "KmsKeyId": ""},
+    "DataProcessing": {"InputFilter": "$", "OutputFilter": "$", "JoinSource": "None"},
+}
 MB = 1024 * 1024
 READ_BYTES = 1 << 18
 STRATEGIES = {
@@ -53,6 +59,7 @@ class Transform(Jobs):
     def create(self, request: dict) -> dict:
         context = self.context
         model = context.require("Model", request["ModelName"])
+        request |= {name: fields | request.get(name, {}) for name, fields in DEFAULTS.items()}
         _check(request)
         resources = request["TransformResources"]
         context.check_role(model["ExecutionRoleArn"])
@@ -72,8 +79,7 @@ class Transform(Jobs):
 def _check(request: dict) -> None:
     """What the service refuses beyond the shapes."""
     source, output = request["TransformInput"], request["TransformOutput"]
-    processing = request.get("DataProcessing", {})
-    split, assemble = source.get("SplitType", "None"), output.get("AssembleWith", "None")
+    processing, split, assemble = request["DataProcessing"], source["SplitType"], output["AssembleWith"]
     payload = request.get("MaxPayloadInMB", MAX_PAYLOAD_IN_MB)
     if payload > 100 or payload * max(1, request.get("MaxConcurrentTransforms", 1)) > 100:
         raise Invalid(
@@ -82,13 +88,13 @@ def _check(request: dict) -> None:
         )
     if request.get("BatchStrategy") == "MultiRecord" and split == "None":
         raise Invalid("BatchStrategy MultiRecord needs a SplitType: set TransformInput.SplitType to Line.")
-    filters = {name: processing.get(name, "$") for name in ("InputFilter", "OutputFilter")}
+    filters = {name: processing[name] for name in ("InputFilter", "OutputFilter")}
     for name, expression in filters.items():
         try:
             Filter(expression)
         except ValueError as error:
             raise Invalid(f"DataProcessing.{name}: {error}.") from error
-    joined = processing.get("JoinSource") == "Input"
+    joined = processing["JoinSource"] == "Input"
     input_format = record_format(source.get("ContentType"))
     output_format = record_format(output.get("Accept"))
     readable = "expected text/csv, application/json or application/jsonlines"
@@ -111,12 +117,12 @@ class _Job(Job):
         super().__init__(context, "TransformJob", record)
         self._definition, self._role = definition, role
         source, output = record["TransformInput"], record["TransformOutput"]
-        processing = record.get("DataProcessing", {})
-        self._lines = source.get("SplitType", "None") == "Line"
-        self._assemble_lines = output.get("AssembleWith", "None") == "Line"
-        self._input_filter = Filter(processing.get("InputFilter", "$"))
-        self._output_filter = Filter(processing.get("OutputFilter", "$"))
-        self._join = processing.get("JoinSource") == "Input"
+        processing = record["DataProcessing"]
+        self._lines = source["SplitType"] == "Line"
+        self._assemble_lines = output["AssembleWith"] == "Line"
+        self._input_filter = Filter(processing["InputFilter"])
+        self._output_filter = Filter(processing["OutputFilter"])
+        self._join = processing["JoinSource"] == "Input"
         self._formats = record_format(source.get("ContentType")), record_format(output.get("Accept"))
         client = record.get("ModelClientConfig", {})
         self._instances: list[Instance] = []
@@ -179,6 +185,8 @@ class _Job(Job):
         """Transform one instance's objects, going on after one that fails; the sides to blame."""
         settings = self._settings(instance)
         log = LogStream(self.context.logs, LOG_GROUP, f"{self.name}/{instance.id}/data-log")
+        for line in recorded(self.record) if instance is self._instances[0] else ():
+            log.write(line)
         prefix = "[sagemaker logs]:"
         log.write(
             f"{prefix} MaxConcurrentTransforms={settings['MaxConcurrentTransforms']}, "

@@ -12,9 +12,10 @@ from localaws.errors import AwsError, Invalid
 from localaws.sagemaker.context import ENDED, Context
 
 from .jobs import Job, JobError, Jobs
-from .training import Training
+from .training import Training, with_defaults
 
 METRIC_NAME = "_tuning_objective_metric"  # the hyperparameter that tells a training job what is optimised
+RESOURCES = "HyperParameterTuningResourceConfig"  # which may name several instance types
 FIRST_AT_RANDOM = 4  # training jobs before the Bayesian search has something to go by
 ATTEMPTS = 5  # training jobs without an objective's value, after which a tuning job gives up
 POLL_SECONDS = 0.05
@@ -33,6 +34,8 @@ class Tuning(Jobs):
         config, definition = request["HyperParameterTuningJobConfig"], request.get("TrainingJobDefinition")
         if definition is None:
             raise Invalid("TrainingJobDefinition is required.")
+        if ("ResourceConfig" in definition) == (RESOURCES in definition):
+            raise Invalid(f"TrainingJobDefinition needs either ResourceConfig or {RESOURCES}.")
         objective = config.get("HyperParameterTuningJobObjective", {})
         metrics = definition["AlgorithmSpecification"].get("MetricDefinitions", ())
         if objective.get("MetricName") not in [metric["Name"] for metric in metrics]:
@@ -41,7 +44,10 @@ class Tuning(Jobs):
                 "definitions."
             )
         limits = config["ResourceLimits"] | {"MaxNumberOfTrainingJobs": _check_search(config, definition)}
+        fixed = definition.get("StaticHyperParameters", {}) | {METRIC_NAME: objective["MetricName"]}
         record = request | {
+            "TrainingJobDefinition": with_defaults(definition)
+            | {"StaticHyperParameters": fixed, "ResourceConfig": _resources(definition)},
             "HyperParameterTuningJobConfig": config | {"ResourceLimits": limits},
             "Strategy": config["Strategy"],
             "ResourceLimits": limits,
@@ -93,11 +99,10 @@ class _Job(Job):
     def training_request(self, name: str, tuned: dict[str, str]) -> dict:
         """The CreateTrainingJob request of one point of the search."""
         definition = self.record["TrainingJobDefinition"]
-        fixed = definition.get("StaticHyperParameters", {}) | {METRIC_NAME: self._objective["MetricName"]}
-        own = ("StaticHyperParameters", "DefinitionName", "TuningObjective")
+        own = ("StaticHyperParameters", "DefinitionName", "TuningObjective", RESOURCES)
         return {key: value for key, value in definition.items() if key not in own} | {
             "TrainingJobName": name,
-            "HyperParameters": fixed | tuned,
+            "HyperParameters": definition["StaticHyperParameters"] | tuned,
             "TunedHyperParameters": tuned,
             "TuningJobArn": self._arn,
             "TuningObjective": self._objective,
@@ -206,6 +211,13 @@ class _Job(Job):
             if not job.stop_requested.is_set():
                 with suppress(AwsError):  # it has ended by itself meanwhile
                     self._tuning.training.stop({"TrainingJobName": job.name})
+
+
+def _resources(definition: dict) -> dict:
+    """The ResourceConfig of each training job: of several InstanceConfigs the first, which on AWS is tried first."""
+    asked = definition.get("ResourceConfig") or definition[RESOURCES]
+    first = asked.get("InstanceConfigs", [asked])[0]
+    return {name: value for name, value in first.items() if name != "AllocationStrategy"}
 
 
 def _summary(record: dict) -> dict:

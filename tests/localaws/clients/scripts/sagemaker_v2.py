@@ -1,0 +1,145 @@
+"""SDK v2 with a container of one's own, as its documentation writes it: train, deploy, predict, transform, tune.
+
+Bucket and role are given, where the SDK would ask AWS for them.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import boto3
+import sagemaker
+from sagemaker.analytics import TrainingJobAnalytics
+from sagemaker.debugger import DebuggerHookConfig, ProfilerConfig
+from sagemaker.deserializers import CSVDeserializer
+from sagemaker.estimator import Estimator
+from sagemaker.predictor import Predictor
+from sagemaker.serializers import CSVSerializer
+from sagemaker.transformer import Transformer
+from sagemaker.tuner import HyperparameterTuner, IntegerParameter
+
+logging.getLogger("sagemaker").setLevel(logging.WARNING)
+
+
+def localaws(*arguments):
+    subprocess.run(
+        [os.environ["PYTHON"], "-m", "localaws", *arguments], check=True, stdout=subprocess.DEVNULL
+    )
+
+
+# What stands on the account before a notebook begins.
+trust = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    ],
+}
+iam = boto3.client("iam")
+role = iam.create_role(RoleName="execution", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+iam.attach_role_policy(RoleName="execution", PolicyArn="arn:aws:iam::aws:policy/AmazonSageMakerFullAccess")
+image_uri = boto3.client("ecr").create_repository(repositoryName="sagemaker-decision-trees")["repository"][
+    "repositoryUri"
+]
+localaws("build", "decision_trees", "--tag", "sagemaker-decision-trees")
+localaws("push", "sagemaker-decision-trees", image_uri)
+
+session = sagemaker.Session(boto3.Session(), default_bucket="sagemaker-clients")
+boto3.client("s3").create_bucket(
+    Bucket="sagemaker-clients", CreateBucketConfiguration={"LocationConstraint": session.boto_region_name}
+)
+rows = (Path(os.environ["CONTAINER"]).parent / "data" / "iris.csv").read_text().splitlines()
+with tempfile.TemporaryDirectory() as folder:
+    for name, share in (("training", rows), ("validation", rows[::5])):
+        Path(folder, f"{name}.csv").write_text("\n".join(share) + "\n")
+    training = session.upload_data(f"{folder}/training.csv", key_prefix="iris/training")
+    validation = session.upload_data(f"{folder}/validation.csv", key_prefix="iris/validation")
+    Path(folder, "batch.csv").write_text("".join(row.partition(",")[2] + "\n" for row in rows[:3]))
+    batch = session.upload_data(f"{folder}/batch.csv", key_prefix="iris/batch")
+
+tree = Estimator(
+    image_uri=image_uri,
+    role=role,
+    instance_count=1,
+    instance_type="ml.m5.large",
+    output_path="s3://sagemaker-clients/output",
+    sagemaker_session=session,
+    hyperparameters={"max_leaf_nodes": 5},
+    metric_definitions=[{"Name": "accuracy", "Regex": "validation_accuracy=([0-9.]+)"}],
+)
+tree.fit({"training": training, "validation": validation}, wait=True, logs="All")
+print("MODEL", tree.model_data)
+
+frame = TrainingJobAnalytics(tree.latest_training_job.name, sagemaker_session=session).dataframe()
+print("ANALYTICS", list(frame.metric_name))
+
+attached = Estimator.attach(tree.latest_training_job.name, sagemaker_session=session)
+print("ATTACHED", attached.image_uri == image_uri, attached.hyperparameters())
+
+predictor = attached.deploy(
+    initial_instance_count=1,
+    instance_type="ml.m5.large",
+    serializer=CSVSerializer(),
+    deserializer=CSVDeserializer(),
+)
+row = [float(cell) for cell in rows[0].split(",")[1:]]
+print("PREDICTED", predictor.predict(row))
+same = Predictor(predictor.endpoint_name, sagemaker_session=session, serializer=CSVSerializer())
+print("AGAIN", same.predict([row, row]))
+predictor.delete_model()
+predictor.delete_endpoint(delete_endpoint_config=True)
+
+transformer = tree.transformer(
+    instance_count=1, instance_type="ml.m5.large", assemble_with="Line", accept="text/csv"
+)
+transformer.transform(batch, content_type="text/csv", split_type="Line", join_source="Input", wait=True)
+print(
+    "TRANSFORMED",
+    session.read_s3_file(
+        "sagemaker-clients", f"{transformer.output_path.split('/', 3)[3]}/batch.csv.out"
+    ).split(),
+)
+print("TRANSFORMER", Transformer.attach(transformer.latest_transform_job.name, session).instance_type)
+transformer.delete_model()
+
+tuned = Estimator(
+    image_uri=image_uri,
+    role=role,
+    instance_count=1,
+    instance_type="ml.m5.large",
+    output_path="s3://sagemaker-clients/output",
+    sagemaker_session=session,
+    debugger_hook_config=DebuggerHookConfig(s3_output_path="s3://sagemaker-clients/debug"),
+    profiler_config=ProfilerConfig(
+        s3_output_path="s3://sagemaker-clients/profile", system_monitor_interval_millis=500
+    ),
+)
+tuner = HyperparameterTuner(
+    tuned,
+    objective_metric_name="accuracy",
+    objective_type="Maximize",
+    hyperparameter_ranges={"max_leaf_nodes": IntegerParameter(2, 12)},
+    metric_definitions=[{"Name": "accuracy", "Regex": "validation_accuracy=([0-9.]+)"}],
+    max_jobs=2,
+    max_parallel_jobs=2,
+)
+tuner.fit({"training": training, "validation": validation}, wait=True)
+best = tuner.best_training_job()
+table = tuner.analytics().dataframe()
+print("TUNED", len(table), best in set(table.TrainingJobName), tuner.best_estimator().hyperparameters())
+print(
+    "TUNER",
+    HyperparameterTuner.attach(tuner.latest_tuning_job.name, sagemaker_session=session).best_training_job()
+    == best,
+)
+predictor = tuner.deploy(
+    initial_instance_count=1,
+    instance_type="ml.m5.large",
+    serializer=CSVSerializer(),
+    deserializer=CSVDeserializer(),
+)
+print("TUNED PREDICTED", predictor.predict(row))
+predictor.delete_model()
+predictor.delete_endpoint()
