@@ -1,6 +1,7 @@
 """AWS's own names on this machine: its hosts, the caller that SDKs ask for, ECR's images, the profile, the regions."""
 
 import http.client
+import json
 import re
 import socket
 import stat
@@ -314,3 +315,49 @@ def test_push_to_the_name_that_ecr_has(account):
         "imageTags"
     ]
     assert tags == ["v1"]
+
+
+# Regions
+
+
+def test_each_region_has_resources_of_its_own(fresh, tmp_path):
+    """One name in two regions is two things, whose ARNs and programs carry the region, also after a restart."""
+    fresh.up()
+    here = tiny.account(fresh, tmp_path / "here")
+    where = {"LocationConstraint": "eu-west-1"}
+    fresh.client("s3", region_name="eu-west-1").create_bucket(
+        Bucket="sagemaker-there", CreateBucketConfiguration=where
+    )
+    there = tiny.Account(fresh, here.role, "sagemaker-there", here.image, tmp_path / "there")
+    there.sagemaker, there.runtime, there.logs = (
+        fresh.client(service, region_name="eu-west-1")
+        for service in ("sagemaker", "sagemaker-runtime", "logs")
+    )
+    name, word = "the-same", {"us-west-2": "ours", "eu-west-1": "theirs"}
+    for account, region in ((here, "us-west-2"), (there, "eu-west-1")):
+        job = account.train(account.training_request(name))
+        assert job["TrainingJobStatus"] == "Completed", job
+        assert job["TrainingJobArn"] == f"arn:aws:sagemaker:{region}:000000000000:training-job/{name}"
+        assert len(account.sagemaker.list_training_jobs()["TrainingJobSummaries"]) == 1
+        assert account.lines("/aws/sagemaker/TrainingJobs", name)
+        config = account.config(account.model(name, word=word[region]))
+        account.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
+    for account in (here, there):
+        account.settled(name, "InService")
+    told = json.loads(there.invoke(name)["Body"])
+    assert (told["word"], told["env"]["AWS_REGION"]) == ("theirs", "eu-west-1")
+    with pytest.raises(ClientError, match="names no resource"):
+        there.sagemaker.list_tags(ResourceArn=here.sagemaker.describe_model(ModelName=name)["ModelArn"])
+    with pytest.raises(ClientError, match="nowhere-1 is no region"):
+        fresh.client("sagemaker", region_name="nowhere-1").list_models()
+    fresh.command("down")
+    fresh.up()
+    for account, region in ((here, "us-west-2"), (there, "eu-west-1")):
+        account.__post_init__()
+        if account is there:
+            account.sagemaker = fresh.client("sagemaker", region_name=region)
+            account.runtime = fresh.client("sagemaker-runtime", region_name=region)
+        account.settled(name, "InService")
+        assert json.loads(account.invoke(name)["Body"])["word"] == word[region]
+    there.sagemaker.delete_endpoint(EndpointName=name)
+    assert here.sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"] == "InService"

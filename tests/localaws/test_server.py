@@ -151,7 +151,7 @@ def test_a_bound_on_calls_and_objects():
         host = {"Host": "127.0.0.1:1"}
         call = client.post("/", headers={**host, "X-Amz-Target": "SageMaker.ListModels"}, content_length=17 * 2**20)
         put = client.put("/bucket/key", headers=host, content_length=6 * 2**30)
-        front.control.handle = lambda *_: 1 / 0
+        front.control("us-west-2").handle = lambda *_: 1 / 0
         bug = client.post("/", headers={**host, "X-Amz-Target": "SageMaker.ListModels"}, data="{}")
         print(json.dumps([[r.status_code, r.get_data(as_text=True)] for r in (call, put, bug)]))
         """

@@ -29,6 +29,7 @@ import threading
 import time
 from pathlib import Path
 
+import botocore.session
 import psutil
 import waitress
 from waitress.channel import HTTPChannel
@@ -36,7 +37,8 @@ from waitress.parser import HTTPRequestParser
 from werkzeug import Request, Response
 
 from localaws import loopback, protocol
-from localaws.errors import AwsError, NotServed
+from localaws.engines import docker
+from localaws.errors import AwsError, Invalid, NotServed
 from localaws.images.registry import Registry
 from localaws.moto import caller, gaps, takeover
 from localaws.moto.backend import Backend
@@ -44,7 +46,7 @@ from localaws.sagemaker.context import Context
 from localaws.sagemaker.control_plane import ControlPlane
 from localaws.state import locate
 from localaws.state.database import Database
-from localaws.state.store import KIND
+from localaws.state.store import KIND, Store
 
 from . import calls, proxy
 from .console import Console
@@ -89,20 +91,55 @@ class Front:
         self.backend = Backend(home, self.database)
         self.registry = gaps.registry = Registry(home, gaps.describe_repository)
         gaps.address = self.url.removeprefix("http://")
-        connect = functools.partial(loopback.client, region=locate.REGION, url=self.url, app=self._inside)
-        self.iam = connect("iam")
-        context = Context(home, self.database, self.url, connect, self.registry)
-        self.control = ControlPlane(context)
+        self.home = home
+        self.engine = docker.choose(home, self.url)
+        self._placing = threading.Lock()
+        self._controls: dict[str, ControlPlane] = {}
+        connect = functools.partial(self.connect, region=locate.REGION)
+        own = self.control(locate.REGION)
         owner = gaps.Key(locate.secret(home))
         self.signatures = Signatures(lambda identity: owner if identity == locate.KEY else gaps.key(identity))
         self.calls = calls.Calls()
-        engine = self.control.engine
-        about = {"url": self.url, "region": locate.REGION, "account": locate.ACCOUNT, "engine": engine}
-        console = Console(context.store, self.registry, self.backend, connect, home, about, self.calls)
-        details = Details(console, self.control, connect)
+        about = {
+            "url": self.url,
+            "region": locate.REGION,
+            "account": locate.ACCOUNT,
+            "engine": self.engine.name,
+        }
+        console = Console(own.store, self.registry, self.backend, connect, home, about, self.calls)
+        details = Details(console, own, connect)
         self.page = Page(
             console, details, self.url, locate.token(home), functools.partial(locate.spend, home)
         )
+
+    def connect(self, service: str, region: str):
+        """Return boto3's client of a service, for what localaws asks of itself."""
+        return loopback.client(service, region, self.url, self._inside)
+
+    def control(self, region: str) -> ControlPlane:
+        """Return SageMaker in a region. Raises AwsError where AWS has no such region."""
+        with self._placing:
+            if region not in self._controls:
+                if region not in _regions():
+                    raise Invalid(f"{region} is no region of AWS's that has SageMaker.")
+                connect = functools.partial(self.connect, region=region)
+                context = Context(self.home, self.database, region, self.engine, connect, self.registry)
+                self._controls[region] = ControlPlane(context)
+            return self._controls[region]
+
+    def recover(self) -> None:
+        """Take up again what an earlier server left, in each region."""
+        for region in (locate.REGION, *sorted(Store.regions(self.database))):
+            self.control(region).recover()
+
+    def close(self) -> None:
+        """End all that runs."""
+        controls = list(self._controls.values())
+        for control in controls:
+            control.close()
+        self.engine.close()
+        for control in controls:
+            control.join()
 
     def _inside(self, environ, start_response):
         """For what localaws asks of itself, which is no client's call."""
@@ -175,9 +212,9 @@ class Front:
         target, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
         if target == "SageMaker":
             protocol.bound(request, MAX_CALL)
-            return protocol.answer(self.control.handle(operation, protocol.parse(request)))
+            return protocol.answer(self.control(region).handle(operation, protocol.parse(request)))
         if service != "s3" and request.method == "POST" and (match := INVOCATION.fullmatch(request.path)):
-            return self._invoke(request, match[1], match[2])
+            return self._invoke(request, region, match[1], match[2])
         if service == "sagemaker" or service not in SERVICES:
             raise AwsError("UnknownOperationException", f"localaws does not serve {service}: {request.path}")
         if service == "s3":
@@ -189,12 +226,18 @@ class Front:
             protocol.parse(request)  # moto would stumble over a body that is no JSON
         return self.backend(request, region, service)
 
-    def _invoke(self, request: Request, endpoint: str, verb: str) -> Response:
+    def _invoke(self, request: Request, region: str, endpoint: str, verb: str) -> Response:
         if verb not in VERBS:
             raise NotServed(f"{verb} of an endpoint", "run it against AWS")
         protocol.bound(request, MAX_INVOCATION)
-        status, headers, body = self.control.invoke(endpoint, dict(request.headers), request.get_data(), verb)
+        control, headers = self.control(region), dict(request.headers)
+        status, headers, body = control.invoke(endpoint, headers, request.get_data(), verb)
         return Response(body, status, headers)
+
+
+@functools.cache
+def _regions() -> list[str]:
+    return botocore.session.get_session().get_available_regions("sagemaker")
 
 
 class _Request(HTTPRequestParser):
@@ -273,7 +316,7 @@ def _bring_back(front: Front, home: Path) -> None:
 
     front.backend.recover(progress)
     takeover.take_over(home, front.database, front.backend)
-    caller.make_role(front.iam)
+    caller.make_role(front.connect("iam", locate.REGION))
     front.registry.check(front.database.tell)
     (home / locate.PROGRESS).unlink(missing_ok=True)
 
@@ -314,14 +357,14 @@ def main() -> None:
     )
     me = psutil.Process()
     server.channel_class = _PlainHttp
-    running = locate.Status(front.url, me.pid, me.create_time(), str(home), front.control.engine, note=note)
+    running = locate.Status(front.url, me.pid, me.create_time(), str(home), front.engine.name, note=note)
     locate.announce(home, running)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     code = 1
     try:
         _bring_back(front, home)  # clients wait in the socket's queue
         threading.Thread(target=server.run, daemon=True).start()
-        front.control.recover()
+        front.recover()
         there = [
             f"{n:,} {kind.removeprefix('s3 ').removeprefix(KIND)}{'s' * (n > 1)}"
             for kind, n in front.database.counts().items()
@@ -337,7 +380,7 @@ def main() -> None:
     except Exception:
         log.exception("localaws cannot start")
     finally:
-        front.control.close()
+        front.close()
         (home / "server.json").unlink(missing_ok=True)
         # Nothing is left to do, and to take down 200 threads costs Python a quarter of a second.
         os._exit(code)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from localaws.engines import docker
+from localaws.engines.process import ProcessEngine
 from localaws.errors import AwsError, Invalid, NotServed
 from localaws.images.registry import URI
 from localaws.state import locate
@@ -41,8 +41,9 @@ class Context:
 
     home:         folder of all state
     database:     where the records are kept
-    endpoint_url: where programs that are run find AWS (localaws itself)
-    connect:      gives boto3's client of a service
+    region:       that of all its resources
+    engine:       what runs programs, the same for all regions
+    connect:      gives boto3's client of a service in the region
     registry:     the images: see `fetch` of engines/process.py and engines/docker.py
     """
 
@@ -50,20 +51,23 @@ class Context:
         self,
         home: Path,
         database: Database,
-        endpoint_url: str,
+        region: str,
+        engine: ProcessEngine,
         connect: Callable,
         registry,
     ):
-        self.home, self.registry = home, registry
-        self.store = Store(database)
+        self.home = home if region == locate.REGION else home / "regions" / region
+        self.region, self.engine, self.registry = region, engine, registry
+        self.store = Store(database, region)
+        # What SageMaker tells every program.
+        self.variables = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
         self.s3, self.iam, self.logs, self.cloudwatch = map(connect, ("s3", "iam", "logs", "cloudwatch"))
-        self.engine = docker.choose(home, endpoint_url)
         # Held from the check of a limit until what it allows is in the store.
         self.placing = threading.RLock()
 
     def arn(self, kind: str, name: str) -> str:
         """The ARN of a resource; like the service, in lower case."""
-        return f"arn:aws:sagemaker:{locate.REGION}:{locate.ACCOUNT}:{ARN_PARTS[kind]}/{name.lower()}"
+        return f"arn:aws:sagemaker:{self.region}:{locate.ACCOUNT}:{ARN_PARTS[kind]}/{name.lower()}"
 
     def require(self, kind: str, name: str) -> dict:
         """The record of a resource. Raises AwsError in the words of the service if there is none."""
@@ -121,7 +125,7 @@ class Context:
         if not keys:
             raise Invalid(
                 f'No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure that the bucket '
-                f"exists in the selected region ({locate.REGION}), that objects exist under that S3 prefix, and that "
+                f"exists in the selected region ({self.region}), that objects exist under that S3 prefix, and that "
                 f'the role "{role}" has "s3:ListBucket" permissions on bucket "{bucket}".'
             )
 
@@ -138,7 +142,7 @@ class Context:
                 f'Could not access model data at {uri}. Please ensure that the role "{role}" exists and that its trust '
                 'relationship policy allows the action "sts:AssumeRole" for the service principal '
                 '"sagemaker.amazonaws.com". Also ensure that the role has "s3:GetObject" permissions and that the '
-                f"object is located in {locate.REGION}."
+                f"object is located in {self.region}."
             )
 
     def check_bucket(self, uri: str) -> None:

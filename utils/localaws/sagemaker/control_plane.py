@@ -122,11 +122,10 @@ PAGE = 10  # MaxResults, where a request does not say
 
 
 class ControlPlane:
-    """SageMaker's API and runtime, executed on this machine."""
+    """SageMaker's API and runtime in one region, executed on this machine."""
 
     def __init__(self, context: Context):
-        self._context = context
-        self.engine = context.engine.name
+        self._context, self.store = context, context.store
         training = Training(context)
         self._tuning = Tuning(context, training)
         # In the order in which they are taken up again; they are closed in the other.
@@ -179,10 +178,12 @@ class ControlPlane:
             part.recover()
 
     def close(self) -> None:
-        """End all that runs. Jobs are recorded as failed; endpoints come back with the next start."""
+        """Let all that runs end with the engine, which is closed next: jobs as failed, endpoints until the next start."""
         for part in (self._hosting, *reversed(self._jobs)):
             part.close()
-        self._context.engine.close()
+
+    def join(self) -> None:
+        """Wait until the end of its jobs is recorded, for seconds at most."""
         for jobs in self._jobs:
             jobs.join(5)
 
@@ -285,9 +286,10 @@ class ControlPlane:
     def _tagged(self, arn: str) -> tuple[str, str]:
         """The kind and name of the resource that an ARN names. Raises AwsError if there is none."""
         part, _, name = arn.split(":", 5)[-1].partition("/")
-        kind = next((kind for kind, text in ARN_PARTS.items() if text == part), None)
+        kinds = ARN_PARTS.items() if f":sagemaker:{self._context.region}:" in arn else ()
+        kind = next((kind for kind, text in kinds if text == part), None)
         if kind is None:
-            raise Invalid(f'"{arn}" names no resource that localaws serves.')
+            raise Invalid(f'"{arn}" names no resource that localaws serves in {self._context.region}.')
         self._context.require(kind, name)
         return kind, name
 

@@ -103,6 +103,7 @@ def private_home() -> Path:
 
 def secret(folder: Path) -> str:
     """Return the secret access key of a home: random, made by whoever asks first, its owner's alone to read."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(os.open(folder / "secret", os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # programs that begin at once have one secret
         if not (key := file.read()):

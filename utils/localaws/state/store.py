@@ -1,4 +1,4 @@
-"""The resources of the SageMaker control plane: on disk before anybody sees them, so that a restart finds what was there.
+"""The resources of SageMaker in a region: on disk before anybody sees them, so that a restart finds what was there.
 
 A record is a dict with the names of AWS's Describe answers, times as epoch seconds (what the wire carries), plus keys
 of our own, which `validation.prune` keeps inside. Names are unique without regard to case, as on AWS.
@@ -10,16 +10,18 @@ import threading
 import time
 from collections.abc import Callable
 
+from . import locate
 from .database import Database
 
-KIND = "sagemaker "  # what the kinds of its entries begin with
+KIND = "sagemaker "  # what the kinds of its entries begin with; those of other regions than ours go on with the region's name
 
 
 class Store:
     """Records by kind and name: in the database first, then in memory for readers."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, region: str = locate.REGION):
         self._database = database
+        self._prefix = KIND + (f"{region} " if region != locate.REGION else "")
         self._lock = threading.Lock()  # held while the database writes: a tenth of a millisecond
         self._records: dict[str, dict[str, dict]] = {}
         self.load()
@@ -27,9 +29,9 @@ class Store:
     def load(self) -> None:
         """Read what the database has."""
         for kind in self._database.counts():
-            if kind.startswith(KIND):
-                records = {name: json.loads(value) for name, value in self._database.entries(kind)}
-                self._records[kind.removeprefix(KIND)] = records
+            prefix, _, own = kind.rpartition(" ")
+            if f"{prefix} " == self._prefix:
+                self._records[own] = {name: json.loads(value) for name, value in self._database.entries(kind)}
 
     def insert(self, kind: str, name: str, record: dict) -> bool:
         """Add a record; False if the name is taken."""
@@ -80,10 +82,16 @@ class Store:
         with self._lock:
             if name.lower() not in self._records.get(kind, {}):
                 return False
-            self._database.delete(KIND + kind, name.lower())
+            self._database.delete(self._prefix + kind, name.lower())
             del self._records[kind][name.lower()]
         return True
 
+    @staticmethod
+    def regions(database: Database) -> set[str]:
+        """The other regions than ours of which the database has records."""
+        kinds = (kind.removeprefix(KIND) for kind in database.counts() if kind.startswith(KIND))
+        return {region for region, _, _ in (kind.rpartition(" ") for kind in kinds) if region}
+
     def _keep(self, kind: str, name: str, record: dict) -> None:
-        self._database.put(KIND + kind, name.lower(), json.dumps(record).encode())
+        self._database.put(self._prefix + kind, name.lower(), json.dumps(record).encode())
         self._records.setdefault(kind, {})[name.lower()] = record

@@ -534,18 +534,18 @@ class Hosting:
         )
 
     def _model_error(self, name: str, status: int, message: str) -> AwsError:
-        group = LOG_GROUP.format(name)
+        group, region = LOG_GROUP.format(name), self.context.region
         side = "client" if 400 <= status < 500 else "server"
         message = message[:ORIGINAL_MESSAGE_CHARACTERS]
         return AwsError(
             "ModelError",
             f'Received {side} error ({status}) from primary with message "{message}". See '
-            f"https://{locate.REGION}.console.aws.amazon.com/cloudwatch/home?region={locate.REGION}#logEventViewer:group={group} "
+            f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#logEventViewer:group={group} "
             f"in account {locate.ACCOUNT} for more information.",
             424,
             OriginalStatusCode=status,
             OriginalMessage=message,
-            LogStreamArn=f"arn:aws:logs:{locate.REGION}:{locate.ACCOUNT}:log-group:{group}",
+            LogStreamArn=f"arn:aws:logs:{region}:{locate.ACCOUNT}:log-group:{group}",
         )
 
 

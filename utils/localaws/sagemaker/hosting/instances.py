@@ -174,7 +174,8 @@ class Instance:
     def _serve_once(self, image: Unpacked | str) -> bool:
         """One life of the container; whether it ever answered /ping."""
         port = _free_port()
-        environment = self._definition.get("Environment", {}) | {"SAGEMAKER_BIND_TO_PORT": str(port)}
+        environment = self._context.variables | self._definition.get("Environment", {})
+        environment |= {"SAGEMAKER_BIND_TO_PORT": str(port)}
         instance_type, isolated = self._definition["InstanceType"], self._definition["EnableNetworkIsolation"]
         memory = (self._definition.get("Serverless") or {}).get("MemorySizeInMB", 0)
         base = self._folder / "ml"

@@ -324,10 +324,14 @@ class _Job(Job):
         """Run `train` on every host; the exit codes, and how it ended: Completed, Stopped, MaxRuntimeExceeded or
         Interrupted."""
         record, epoch = self.record, int(time.time() * 1000)
-        environment = record.get("Environment", {}) | {
-            "TRAINING_JOB_NAME": self.name,
-            "TRAINING_JOB_ARN": self.context.arn("TrainingJob", self.name),
-        }
+        environment = (
+            self.context.variables
+            | record.get("Environment", {})
+            | {
+                "TRAINING_JOB_NAME": self.name,
+                "TRAINING_JOB_ARN": self.context.arn("TrainingJob", self.name),
+            }
+        )
         streams, checkpoints = {}, []
         self._containers.clear()
         try:
