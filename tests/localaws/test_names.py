@@ -298,10 +298,12 @@ def test_an_image_by_the_name_that_ecr_has(account):
         assert job["AlgorithmSpecification"]["TrainingImage"] == image
         described = account.sagemaker.describe_model(ModelName=account.model(image=image))
         assert described["PrimaryContainer"]["Image"] == image
-    for foreign in (image.replace("us-west-2", "eu-west-1"), image.replace("000000000000", "111111111111")):
+    elsewhere = (image.replace("us-west-2", "eu-west-1"), "does not exist in the registry")
+    somebodys = (image.replace("000000000000", "111111111111"), "is not an image of this registry")
+    for foreign, words in (elsewhere, somebodys):
         request = account.training_request()
         request["AlgorithmSpecification"]["TrainingImage"] = foreign
-        with pytest.raises(ClientError, match="is not an image of this registry"):
+        with pytest.raises(ClientError, match=words):
             account.sagemaker.create_training_job(**request)
 
 
@@ -318,6 +320,40 @@ def test_push_to_the_name_that_ecr_has(account):
 
 
 # Regions
+
+
+def test_each_region_has_repositories_of_its_own(localaws, account):
+    """The same name in two regions is two repositories, by the registry's address, by ECR's host, and for jobs."""
+    here, there = (localaws.client("ecr", region_name=region) for region in ("us-west-2", "eu-west-1"))
+    uri = there.create_repository(repositoryName="abroad/own")["repository"]["repositoryUri"]
+    here.create_repository(repositoryName="abroad/own")
+    account.push("abroad")
+    localaws.command("push", "abroad:latest", uri)
+    host = ECR.replace("us-west-2", "eu-west-1")
+    localaws.command("push", "abroad:latest", f"{host}/abroad/own:second")
+    (image,) = there.describe_images(repositoryName="abroad/own")["imageDetails"]
+    assert (image["repositoryName"], image["imageTags"]) == ("abroad/own", ["latest", "second"])
+    assert not here.list_images(repositoryName="abroad/own")["imageIds"]
+    with requests.Session() as session:
+        session.trust_env = False
+        session.proxies, session.verify = (
+            {"https": localaws.env["HTTPS_PROXY"]},
+            localaws.env["AWS_CA_BUNDLE"],
+        )
+        token = there.get_authorization_token()["authorizationData"][0]["authorizationToken"]
+        session.headers["Authorization"] = f"Basic {token}"
+        path = f"https://{host}/v2/abroad/own"
+        manifest = session.get(f"{path}/manifests/second")
+        assert manifest.headers["Docker-Content-Digest"] == image["imageDigest"]
+        upload = session.post(f"{path}/blobs/uploads/").headers["Location"]
+        assert session.get(f"https://{host}{upload}").status_code == 204
+        unknown = session.get(f"https://{host.replace('eu-west-1', 'nowhere-1')}/v2/abroad/own/tags/list")
+        assert unknown.status_code == 404
+    request = account.training_request()
+    request["AlgorithmSpecification"]["TrainingImage"] = f"{host}/abroad/own:second"
+    assert account.train(request)["TrainingJobStatus"] == "Completed"
+    there.delete_repository(repositoryName="abroad/own", force=True)
+    assert here.describe_repositories(repositoryNames=["abroad/own"])["repositories"]
 
 
 def test_each_region_has_resources_of_its_own(fresh, tmp_path):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from botocore import xform_name
 
-from localaws.door import server
+from localaws.door import proxy, server
 from localaws.moto import gaps
 from localaws.moto.backend import answered, service_model
 from localaws.sagemaker.control_plane import SERVED
 from localaws.sagemaker.jobs.jobs import RECORDED
+from localaws.state import locate
 
 FILE = Path(__file__).with_name("FIDELITY.md")
 HEAD = """\
@@ -25,7 +26,11 @@ A refused operation, or a refused field that asks for something, is answered wit
 
 {recorded} are recorded: clients send them unasked, and nothing here can act on them. They are described back, and the job's log says that they are not acted on.
 
-Every request is signed (Signature Version 4; presigned URLs and forms of S3 also by version 2), with the home's own key or one that AssumeRole or CreateAccessKey gave out, and refused otherwise as AWS does. Two things differ: a key may do all that its owner may, whatever its policies say, and nothing of S3's is public, whatever its ACL says.
+Every request is signed (Signature Version 4; presigned URLs and forms of S3 also by version 2), with the home's own key or one that AssumeRole or CreateAccessKey gave out, and refused otherwise as AWS does. Two things differ: a key may do all that its owner may, whatever its policies say, and nothing of S3's is public, whatever its ACL says. The home's own key is the role `{role}`, as on a notebook instance.
+
+Each region has resources of its own; the page shows those of {region}. A repository of another region is `127.0.0.1:PORT/region.REGION/NAME`.
+
+By the HTTPS proxy of `localaws env` hosts that end with {hosts} are answered here, whatever service they are of; nothing is passed on to AWS. Images by `{account}.dkr.ecr.REGION.amazonaws.com/NAME` are those of the registry here.
 """
 OTHERS = {
     "s3": "S3",
@@ -49,8 +54,14 @@ def table() -> str:
 
 
 def _head() -> str:
-    recorded = ", ".join(f"`{name}`" for name in RECORDED)
-    return HEAD.format(botocore=version("botocore"), moto=version("moto"), recorded=recorded)
+    return HEAD.format(
+        **{name: version(name) for name in ("botocore", "moto")},
+        recorded=", ".join(f"`{name}`" for name in RECORDED),
+        role=locate.ROLE_ARN,
+        region=locate.REGION,
+        account=locate.ACCOUNT,
+        hosts=" or ".join(f"`.{name}`" for name in proxy.SUFFIXES),
+    )
 
 
 def _sagemaker() -> Iterator[str]:

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from localaws.images.registry import placed
 from localaws.state import locate, processes
 
 log = logging.getLogger("localaws")
@@ -95,9 +96,9 @@ class Proxy:
         host, port = asked[1].lower(), int(asked[2])
         if is_aws(host):
             registry = REGISTRY.fullmatch(host)
-            if registry and (registry["account"], registry["region"]) != (locate.ACCOUNT, locate.REGION):
-                own = f"{locate.ACCOUNT} in {locate.REGION}"
-                raise Refused(502, f"NotServedByLocalaws: {host} is another registry than that of {own}")
+            if registry and registry["account"] != locate.ACCOUNT:
+                reason = f"NotServedByLocalaws: {host} is a registry of another account than {locate.ACCOUNT}"
+                raise Refused(502, reason)
             if port != 443:
                 raise Refused(
                     502, f"NotServedByLocalaws: localaws answers for {host} on port 443, not {port}"
@@ -182,13 +183,17 @@ def is_aws(host: str) -> bool:
 
 
 def as_own(environ: dict, host: str, own: str) -> dict:
-    """A request that was sent to a host of AWS's, as one to our own address; a bucket in its host goes to the path."""
-    path = environ["REQUEST_URI"]
-    changed = {HOST: environ.get("HTTP_HOST", ""), PATH: path, "HTTP_HOST": own}
+    """A request that was sent to a host of AWS's, as one to our own address: what its host tells goes to the path, a
+    bucket, and the region of a registry (unless it comes from a Location of ours, which has it)."""
+    path, begin, more = environ["REQUEST_URI"], "", ""
     if (of_s3 := S3.fullmatch(host)) and of_s3["bucket"]:
-        prefix = f"/{of_s3['bucket']}"
-        changed |= {"REQUEST_URI": prefix + path, "PATH_INFO": prefix + environ["PATH_INFO"]}
-    return environ | changed
+        more = f"/{of_s3['bucket']}"
+    elif registry := REGISTRY.fullmatch(host):
+        prefix = placed("", registry["region"]).rstrip("/")
+        if prefix and path.startswith("/v2/") and len(path) > 4 and not path.startswith(f"/v2/{prefix}/"):
+            begin, more = "/v2", f"/{prefix}"
+    names = {name: begin + more + environ[name].removeprefix(begin) for name in ("REQUEST_URI", "PATH_INFO")}
+    return environ | names | {HOST: environ.get("HTTP_HOST", ""), PATH: path, "HTTP_HOST": own}
 
 
 class _Authority:

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from localaws.images.registry import URI
+from localaws.images.registry import repository
 from localaws.state import locate, processes
 from localaws.state.processes import write_json
 
@@ -165,7 +165,7 @@ class DockerEngine(ProcessEngine):
         if (config.get("history") or [{}])[0].get("created_by", "").startswith(BUILDER):
             return super()._fetch(registry, image, digest, config)
         # Not the host of `image`: an endpoint may have been made when localaws listened on another port.
-        reference = f"{self._host}/{URI.fullmatch(image)['name']}@{digest}"
+        reference = f"{self._host}/{repository(image)}@{digest}"
         if _docker("image", "inspect", reference, check=False).returncode:
             _docker("pull", "--quiet", reference, timeout=PULL_SECONDS, env=self._login(registry))
         return reference

@@ -25,7 +25,7 @@ from localaws.state import locate
 from localaws.state.processes import write_json, write_whole
 
 from . import environments
-from .registry import NAME, OURS, TAG, URI, Registry
+from .registry import NAME, OURS, TAG, URI, Registry, repository
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -208,7 +208,7 @@ def push(name: str, uri: str, progress: Callable[[str], None] = lambda line: Non
     tag = match["tag"] or image.name.rpartition(":")[2]
     manifest = _read_json(image.digest)
     composed = match["host"].endswith(".amazonaws.com")  # where that is on AWS, nothing is ever sent
-    client = _Client(locate.required().address if composed else match["host"], match["name"])
+    client = _Client(locate.required().address if composed else match["host"], repository(uri))
     with client.session:
         for part in [manifest["config"], *manifest["layers"]]:
             short = f"{part['digest'][7:19]}: {part['size']:>9,} bytes "

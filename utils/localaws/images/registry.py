@@ -8,6 +8,9 @@ Spoken by `docker push` and `pull`, skopeo and `builder.py`. Under ``HOME/regist
     repositories/NAME/_tags/TAG        the digest that the tag points to
     repositories/NAME/_uploads/UUID    a blob on its way in
 
+NAME, here and in what the protocol is asked, is that of ECR's repository, in another region than ours behind its region
+(`placed`): ECR keeps the repositories of each region apart, and tells them by the host.
+
 A file appears under its final name by a rename, and a tag is written last, so what is half pushed is never listed.
 Names of repositories cannot begin with an underscore, so they never meet the folders.
 Specification: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
@@ -43,8 +46,9 @@ DIGEST = r"sha256:[0-9a-f]{64}"
 URI = re.compile(rf"(?:(?P<host>[^/]+)/)?(?P<name>{NAME})(?::(?P<tag>{TAG})|@(?P<digest>{DIGEST}))?")
 # The registry's own address, and what programs compose, as ECR's is called on AWS.
 OURS = re.compile(
-    rf"(?:127\.0\.0\.1|localhost):\d+|{locate.ACCOUNT}\.dkr\.ecr\.{locate.REGION}\.amazonaws\.com"
+    rf"(?:127\.0\.0\.1|localhost):\d+|{locate.ACCOUNT}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com"
 )
+PLACED = re.compile(r"region\.(?P<region>[a-z0-9-]+)/(?P<name>.+)")
 UUID = r"[0-9a-f]{32}"
 ROUTES = [
     (re.compile(rf"/v2/(?P<name>{NAME})/{tail}"), handler, methods)
@@ -69,6 +73,32 @@ MAX_NAME = 256  # ECR's
 TOKEN_SECONDS = 12 * 3600  # as long as ECR's
 ABANDONED_SECONDS = 24 * 3600  # an upload that nobody goes on with
 CHUNK = 1024 * 1024
+
+
+def placed(name: str, region: str) -> str:
+    """Return what ECR's repository of a region is called here."""
+    return name if region == locate.REGION else f"region.{region}/{name}"
+
+
+def place(name: str) -> tuple[str, str]:
+    """Return the region of a repository that is called so here, and its name there."""
+    match = PLACED.fullmatch(name)
+    return (match["region"], match["name"]) if match else (locate.REGION, name)
+
+
+def repository(uri: str) -> str:
+    """Return what the repository of an image's URI, or its own URI, is called here.
+
+    Raises KeyError, with a sentence, where that is none of this registry's.
+    """
+    match = URI.fullmatch(uri)
+    host = match and OURS.fullmatch(match["host"] or "127.0.0.1:0")
+    if not host:
+        raise KeyError(
+            f"{uri} is not an image of this registry: its images are called 127.0.0.1:PORT/NAME:TAG, or "
+            f"{locate.ACCOUNT}.dkr.ecr.{locate.REGION}.amazonaws.com/NAME:TAG"
+        )
+    return placed(match["name"], host["region"] or locate.REGION)
 
 
 class RegistryError(Exception):
@@ -103,13 +133,8 @@ class Registry:
 
         Raises KeyError, with a sentence, when this registry has no such image.
         """
-        match = URI.fullmatch(uri)
-        if not match or (match["host"] and not OURS.fullmatch(match["host"])):
-            raise KeyError(
-                f"{uri} is not an image of this registry: its images are called 127.0.0.1:PORT/NAME:TAG, or "
-                f"{locate.ACCOUNT}.dkr.ecr.{locate.REGION}.amazonaws.com/NAME:TAG"
-            )
-        digest = self._digest(match["name"], match["digest"] or match["tag"] or "latest")
+        name, match = repository(uri), URI.fullmatch(uri)
+        digest = self._digest(name, match["digest"] or match["tag"] or "latest")
         if digest is None:
             raise KeyError(
                 f"The image {uri} does not exist in the registry. Push it first, or check name and tag"

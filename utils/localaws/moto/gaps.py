@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 from base64 import b64encode
-from collections.abc import Callable
 from datetime import UTC
 from fnmatch import translate
 from typing import NamedTuple
@@ -16,10 +15,11 @@ import moto.ecr.exceptions as refusals
 import moto.ecr.models
 import moto.ecr.responses
 import moto.iam.responses
+from moto.backends import get_backend
 from moto.core.responses import ActionResult
 from moto.ecr.responses import ECRResponse
 
-from localaws.images.registry import Registry, RegistryError
+from localaws.images.registry import Registry, RegistryError, place, placed
 from localaws.state import locate
 
 from . import caller
@@ -61,15 +61,12 @@ def key(identity: str) -> Key | None:
 
 
 def describe_repository(name: str) -> dict | None:
-    """Return what the registry asks of ECR about a repository of our region, None when it does not exist."""
-    repository = backend("ecr", locate.REGION).repositories.get(name)
+    """Return what the registry asks of ECR about a repository, None when it does not exist."""
+    region, own = place(name)
+    if region not in get_backend("ecr")[locate.ACCOUNT]:
+        return None
+    repository = backend("ecr", region).repositories.get(own)
     return repository and {"imageTagMutability": repository.image_tag_mutability}
-
-
-def _of_registry(answer: Callable) -> Callable:
-    """Let moto answer in other regions, whose images it keeps to itself: the registry is that of ours."""
-    motos = getattr(ECRResponse, answer.__name__)
-    return lambda reader: (answer if reader.region == locate.REGION else motos)(reader)
 
 
 class Images(ECRResponse):
@@ -81,22 +78,20 @@ class Images(ECRResponse):
         data = {"authorizationToken": token, "expiresAt": expires, "proxyEndpoint": f"http://{address}"}
         return ActionResult({"authorizationData": [data]})
 
-    @_of_registry
     def delete_repository(self) -> ActionResult:
         name = self._repository()
         if registry.images(name) and not self._get_param("force"):
-            raise refusals.RepositoryNotEmptyException(name, locate.ACCOUNT)
+            raise refusals.RepositoryNotEmptyException(place(name)[1], locate.ACCOUNT)
         # The images first: killed in between, the repository is there and empty, not gone with images to reappear.
         registry.delete_repository(name)
         return super().delete_repository()
 
-    @_of_registry
     def describe_images(self) -> ActionResult:
         name, images = self._selected()
         details = [
             {
                 "registryId": locate.ACCOUNT,
-                "repositoryName": name,
+                "repositoryName": place(name)[1],
                 "imageDigest": image["digest"],
                 "imageTags": image["tags"] or None,
                 "imageSizeInBytes": image["size"],
@@ -107,7 +102,6 @@ class Images(ECRResponse):
         ]
         return self._page("imageDetails", details)
 
-    @_of_registry
     def list_images(self) -> ActionResult:
         ids = [
             {"imageDigest": image["digest"], "imageTag": tag}
@@ -116,7 +110,6 @@ class Images(ECRResponse):
         ]
         return self._page("imageIds", ids)
 
-    @_of_registry
     def batch_get_image(self) -> ActionResult:
         name = self._repository()
         images, failures = [], []
@@ -127,14 +120,13 @@ class Images(ECRResponse):
                 failures.append(_not_found(wanted))
         return ActionResult({"images": images, "failures": failures})
 
-    @_of_registry
     def put_image(self) -> ActionResult:
         name, body = self._repository(), self._get_param("imageManifest", "")
         digest = "sha256:" + hashlib.sha256(body.encode()).hexdigest()
         tag = self._get_param("imageTag")
         held = _find(name, {"imageDigest": digest})
         if held and (tag is None or tag in held["tags"]):
-            raise refusals.ImageAlreadyExistsException(name, locate.ACCOUNT, digest, tag)
+            raise refusals.ImageAlreadyExistsException(place(name)[1], locate.ACCOUNT, digest, tag)
         try:
             media_type = self._get_param("imageManifestMediaType") or json.loads(body).get("mediaType", "")
             reference = tag or self._get_param("imageDigest", digest)
@@ -143,7 +135,6 @@ class Images(ECRResponse):
             raise refusals.InvalidParameterException(str(error)) from error
         return ActionResult({"image": _image(name, {"imageDigest": digest, "imageTag": tag}, media_type)})
 
-    @_of_registry
     def batch_delete_image(self) -> ActionResult:
         name = self._repository()
         gone, failures = [], []
@@ -156,10 +147,10 @@ class Images(ECRResponse):
         return ActionResult({"imageIds": gone, "failures": failures})
 
     def _repository(self) -> str:
-        """The name of the repository that is asked for. Raises RepositoryNotFoundException."""
+        """What the repository that is asked for is called here. Raises RepositoryNotFoundException."""
         name = self._get_param("repositoryName")
         self.ecr_backend.describe_repositories(repository_names=[name])
-        return name
+        return placed(name, self.region)
 
     def _selected(self) -> tuple[str, list[dict]]:
         """The repository and those of its images that are asked for. Raises ImageNotFoundException."""
@@ -169,7 +160,7 @@ class Images(ECRResponse):
             if None in images:
                 one = {"imageDigest": "null", "imageTag": "null"} | wanted[images.index(None)]
                 words = f"{{imageDigest:'{one['imageDigest']}', imageTag:'{one['imageTag']}'}}"
-                raise refusals.ImageNotFoundException(words, name, locate.ACCOUNT)
+                raise refusals.ImageNotFoundException(words, place(name)[1], locate.ACCOUNT)
             return name, images
         status = self._get_param("filter", {}).get("tagStatus", "ANY")
         images = registry.images(name)
@@ -202,7 +193,7 @@ def _not_found(wanted: dict) -> dict:
 def _image(name: str, image_id: dict, media_type: str) -> dict:
     return {
         "registryId": locate.ACCOUNT,
-        "repositoryName": name,
+        "repositoryName": place(name)[1],
         "imageId": image_id,
         "imageManifest": registry.read_manifest(image_id["imageDigest"]).decode(),
         "imageManifestMediaType": media_type,
@@ -265,4 +256,6 @@ OURS = vars(Images) | vars(Simulator) | vars(caller.Identity)  # by the names of
 moto.ecr.responses.ECRResponse = Images
 moto.iam.responses.IamResponse = Simulator
 # A repository is where the registry is, on whatever port that is now.
-moto.ecr.models.Repository.uri = property(lambda self: f"{address}/{self.name}", lambda self, uri: None)
+moto.ecr.models.Repository.uri = property(
+    lambda self: f"{address}/{placed(self.name, self.region_name)}", lambda self, uri: None
+)

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from localaws.engines.process import ProcessEngine
 from localaws.errors import AwsError, Invalid, NotServed
-from localaws.images.registry import URI
+from localaws.images.registry import place, repository
 from localaws.state import locate
 from localaws.state.database import Database
 from localaws.state.store import Store
@@ -175,15 +175,15 @@ class Context:
 
     def may_pull(self, role: str, image: str) -> bool:
         """Whether the role's policies allow it to fetch an image, which `pin` has found."""
-        name = URI.fullmatch(image)["name"]
-        resource = f"arn:aws:ecr:{locate.REGION}:{locate.ACCOUNT}:repository/{name}"
+        region, name = place(repository(image))
+        resource = f"arn:aws:ecr:{region}:{locate.ACCOUNT}:repository/{name}"
         return self._allowed(role, PULL, resource)
 
     def check_pull(self, image: str, role: str) -> None:
         """The role must be allowed to fetch the image."""
         if not self.may_pull(role, image):
             raise Invalid(
-                f"Access denied for repository: {URI.fullmatch(image)['name']} in registry ID: {locate.ACCOUNT}. Please "
+                f"Access denied for repository: {place(repository(image))[1]} in registry ID: {locate.ACCOUNT}. Please "
                 f"check if your ECR repository and image exist and role {role} has proper pull permissions for SageMaker: "
                 f"{', '.join(PULL)}"
             )
