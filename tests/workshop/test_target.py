@@ -18,6 +18,9 @@ from workshop import TargetError, connect, left_over
 from workshop.checks import findings
 from workshop.target import _execution_role
 
+# What `localaws env` has that leads to it.
+LEADING = ("AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "HTTPS_PROXY", "https_proxy")
+
 
 def test_local_is_the_default_and_every_client_talks_to_it(target, capsys):
     again = connect()
@@ -108,8 +111,19 @@ def test_aws_with_an_endpoint_of_elsewhere_left_in_the_environment_is_refused(en
         connect()
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "AWS_CONFIG_FILE"])
+def test_aws_by_what_else_leads_to_localaws_is_refused(target, environment, name):
+    """Else the account that answers, by the proxy or the profile, would pass for AWS's."""
+    left = {variable: environment.pop(variable) for variable in LEADING}
+    environment |= {"WORKSHOP_TARGET": "aws", name: left[name]}
+    with pytest.raises(TargetError, match=rf"unset {name}$"):
+        connect()
+
+
 def stand_in(environment, tmp_path, url: str) -> None:
     """Let `url` stand in for AWS's STS and IAM, which connect() asks, by the configuration that a learner may have."""
+    for name in LEADING:
+        environment.pop(name, None)
     services = "".join(f"{name} =\n  endpoint_url = {url}\n" for name in ("sts", "iam"))
     (tmp_path / "config").write_text(
         f"[default]\nregion = us-west-2\nservices = stand-in\n[services stand-in]\n{services}"
@@ -120,7 +134,7 @@ def stand_in(environment, tmp_path, url: str) -> None:
 
 
 def test_on_aws_the_same_names_and_the_named_role(target, environment, tmp_path):
-    stand_in(environment, tmp_path, environment.pop("AWS_ENDPOINT_URL"))
+    stand_in(environment, tmp_path, target.endpoint_url)
     # AWS's own endpoint in somebody's VPC leads nowhere else.
     environment["AWS_ENDPOINT_URL_S3"] = "https://bucket.vpce-1.s3.us-west-2.vpce.amazonaws.com"
     aws = connect(quiet=True)

@@ -21,9 +21,21 @@ from urllib.parse import quote
 import psutil
 
 from localaws.state import locate, processes
-from localaws.state.locate import ACCOUNT, REGION, Status, answers, environment, home, port
+from localaws.state.locate import ACCOUNT, REGION, Status, answers, environment, home, leads_here, port
 
-__all__ = ["ACCOUNT", "REGION", "Status", "environment", "home", "page", "port", "start", "status", "stop"]
+__all__ = [
+    "ACCOUNT",
+    "REGION",
+    "Status",
+    "environment",
+    "home",
+    "leads_here",
+    "page",
+    "port",
+    "start",
+    "status",
+    "stop",
+]
 
 STOP_SECONDS = 20
 PAGE_KINDS = ("job", "endpoint", "model", "image", "bucket")

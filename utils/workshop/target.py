@@ -411,6 +411,8 @@ def _aws(learner: str, algorithm: str) -> Target:
 
 def _leads_elsewhere(name: str, value: str) -> bool:
     """Whether a variable sends calls to another place than AWS; to AWS's private endpoints it may."""
+    if localaws.leads_here(name, value):
+        return True
     host = urlsplit(value).hostname or ""
     return (
         name.startswith("AWS_ENDPOINT_URL")

@@ -227,13 +227,19 @@ def _proxy(folder: Path, endpoint_url: str) -> str:
     """The URL of our proxy: as its user a token, as the password the proxy that the environment had, for other hosts."""
     found = getproxies_environment()
     before = found.get("https") or found.get("all") or ""
-    mine = token(folder, "proxy")
-    stated = urlsplit(before)
-    if stated.hostname in LOOPBACK and len(stated.username or "") == len(mine):  # ours, or another home's
-        rest = stated.password
+    if leads_here("HTTPS_PROXY", before):  # from an earlier `localaws env`, maybe of another home's
+        rest = urlsplit(before).password
     else:
         rest = urlsafe_b64encode(before.encode()).decode().rstrip("=") or NO_OTHER
-    return endpoint_url.replace("://", f"://{mine}:{rest}@")
+    return endpoint_url.replace("://", f"://{token(folder, 'proxy')}:{rest}@")
+
+
+def leads_here(name: str, value: str) -> bool:
+    """Tell whether a variable, by the proxy or the profile that it names, sends AWS clients to a localaws."""
+    if name == "AWS_CONFIG_FILE":
+        return bool(value) and (Path(value).parent / CERTIFICATE).exists()
+    stated = urlsplit(value if name.upper() == "HTTPS_PROXY" else "")
+    return stated.hostname in LOOPBACK and bool(re.fullmatch(r"[0-9a-f]{64}", stated.username or ""))
 
 
 def beyond(password: str) -> str:
