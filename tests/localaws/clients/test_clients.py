@@ -1,5 +1,9 @@
 """README says that clients work unchanged: here they do."""
 
+import shutil
+
+import pytest
+
 
 def test_boto3(client_python, client):
     assert "1,2" in client(client_python("boto3"), "boto3_s3.py")
@@ -29,6 +33,25 @@ def test_the_names_of_sdk_2(client_python, client):
 def test_the_names_of_sdk_3(client_python, client):
     said = client(client_python("sagemaker>=3"), "names_v3.py")
     assert "role/service-role/AmazonSageMaker-ExecutionRole sagemaker-us-west-2-000000000000 " in said
+
+
+BY_ECRS_HOST = """
+host=000000000000.dkr.ecr.us-west-2.amazonaws.com
+"$PYTHON" -m awscli ecr create-repository --repository-name composed >/dev/null
+"$PYTHON" -m localaws build knn -t knn >/dev/null
+"$PYTHON" -m localaws push knn $host/composed:one >/dev/null
+"$PYTHON" -m awscli ecr get-login-password | skopeo login --username AWS --password-stdin $host
+skopeo copy docker://$host/composed:one docker://$host/composed:two
+skopeo list-tags docker://$host/composed
+"""
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="there is no skopeo here")
+def test_skopeo_by_the_host_that_ecr_has(client, tmp_path):
+    """As with any program in Go, SSL_CERT_FILE tells it whom to trust."""
+    login = {"REGISTRY_AUTH_FILE": str(tmp_path / "auth.json")}
+    said = client("sh", "-euc", f"export SSL_CERT_FILE=$AWS_CA_BUNDLE{BY_ECRS_HOST}", **login)
+    assert '"one",' in said and '"two"' in said, said
 
 
 def test_sdk_v2(client_python, client):
