@@ -16,7 +16,8 @@ from localaws.state import locate
 KEPT = 300  # entries; a call like one of the newest is counted there
 ALIKE = 4  # so far back: clients that wait ask the same two or three things over and over
 SIGNED = "localaws.signed"  # in a request's environ, once its signature was found right
-OWN = "localaws.own"  # what localaws asks of itself, for a job or an endpoint
+OWN = "localaws.own"  # what localaws asks of itself: for a job or an endpoint, or for its page
+JOBS, PAGE = "jobs", "page"
 FORM_BYTES = 1 << 16  # of a form that is read for the name of its operation
 VERBS = {"invocations": "InvokeEndpoint", "async-invocations": "InvokeEndpointAsync"}
 SERVICES = {"monitoring": "cloudwatch"}
@@ -45,14 +46,14 @@ class Calls:
         """Remember a request of a client's; `code` is its error's, where it is known."""
         if request.environ.get(OWN):
             return
-        identity, service = _credential(request)
+        identity, _, service = credential(request)
         status = response.status_code
         if status >= 400 and not code:
             code = _code(response)
         who = _name(identity) if request.environ.get(SIGNED) else "nobody known"
         if request.path.startswith("/v2"):
             service, who = "registry", "docker login" if status != 401 else who
-        self.add(service, _operation(request, service), who, _agent(request), status, code)
+        self.add(service, operation(request, service), who, _agent(request), status, code)
 
     def add(self, service: str, operation: str, who: str, agent: str, status: int, code: str | None) -> None:
         """Remember a call, or count it with one like it."""
@@ -82,14 +83,15 @@ def _short(text: str | None) -> str | None:
     return text and re.sub(r"[^\w .:/+-]", "", text)[:60]
 
 
-def _credential(request: Request) -> tuple[str, str]:
-    """The id of the key that a request says it is signed with, and for which service."""
+def credential(request: Request) -> tuple[str, str, str]:
+    """The id of the key that a request says it is signed with, and for which region and service."""
     header = request.headers.get("Authorization", "")
     found = re.search(r"Credential=([^,\s]+)", header)
     scope = (found[1] if found else request.args.get("X-Amz-Credential", "")).split("/")
     if len(scope) == 5:
-        return scope[0], "sagemaker-runtime" if request.path.startswith("/endpoints/") else scope[3]
-    return request.args.get("AWSAccessKeyId", ""), "s3"
+        service = "sagemaker-runtime" if request.path.startswith("/endpoints/") else scope[3]
+        return scope[0], scope[2], service
+    return request.args.get("AWSAccessKeyId", ""), locate.REGION, "s3"
 
 
 def _name(identity: str) -> str:
@@ -119,7 +121,8 @@ def _code(response: Response) -> str | None:
     return None
 
 
-def _operation(request: Request, service: str) -> str:
+def operation(request: Request, service: str) -> str:
+    """The name of the operation that a request asks for."""
     if service == "s3":
         return _s3_operation(request)
     if service == "registry":

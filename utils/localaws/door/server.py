@@ -53,6 +53,7 @@ from .console import Console
 from .details import Details
 from .page import PATH, Page, is_wanted
 from .proxy import Proxy
+from .rights import Rights
 from .signatures import Signatures
 
 log = logging.getLogger("localaws")
@@ -95,11 +96,13 @@ class Front:
         self.engine = docker.choose(home, self.url)
         self._placing = threading.Lock()
         self._controls: dict[str, ControlPlane] = {}
-        connect = functools.partial(self.connect, region=locate.REGION)
+        connect = functools.partial(self.connect, calls.PAGE, region=locate.REGION)
         own = self.control(locate.REGION)
         owner = gaps.Key(locate.secret(home))
         self.signatures = Signatures(lambda identity: owner if identity == locate.KEY else gaps.key(identity))
         self.calls = calls.Calls()
+        record = os.environ.get("LOCALAWS_RECORD")
+        self.rights = Rights(home / record) if record else None
         about = {
             "url": self.url,
             "region": locate.REGION,
@@ -112,9 +115,9 @@ class Front:
             console, details, self.url, locate.token(home), functools.partial(locate.spend, home)
         )
 
-    def connect(self, service: str, region: str):
-        """Return boto3's client of a service, for what localaws asks of itself."""
-        return loopback.client(service, region, self.url, self._inside)
+    def connect(self, who: str, service: str, region: str):
+        """Return boto3's client of a service, for what localaws asks of itself: JOBS or PAGE of calls.py."""
+        return loopback.client(service, region, self.url, functools.partial(self._inside, who))
 
     def control(self, region: str) -> ControlPlane:
         """Return SageMaker in a region. Raises AwsError where AWS has no such region."""
@@ -122,7 +125,7 @@ class Front:
             if region not in self._controls:
                 if region not in _regions():
                     raise Invalid(f"{region} is no region of AWS's that has SageMaker.")
-                connect = functools.partial(self.connect, region=region)
+                connect = functools.partial(self.connect, calls.JOBS, region=region)
                 context = Context(self.home, self.database, region, self.engine, connect, self.registry)
                 self._controls[region] = ControlPlane(context)
             return self._controls[region]
@@ -141,9 +144,9 @@ class Front:
         for control in controls:
             control.join()
 
-    def _inside(self, environ, start_response):
+    def _inside(self, who, environ, start_response):
         """For what localaws asks of itself, which is no client's call."""
-        return self(environ | {calls.OWN: True}, start_response)
+        return self(environ | {calls.OWN: who}, start_response)
 
     def __call__(self, environ, start_response):
         if to_aws := not environ.get("REMOTE_PORT", "0").isdecimal():
@@ -162,6 +165,8 @@ class Front:
             )
         if to_aws or (not request.path.startswith(PATH) and not is_wanted(request)):
             self.calls.note(request, response, code)
+            if self.rights:
+                self.rights.note(request, response)
         # An object of S3's that a browser opens is no page of localaws: its script, if it has one, is not run.
         response.headers.setdefault("Content-Security-Policy", "sandbox")
         return response(environ, start_response)
