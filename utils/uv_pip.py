@@ -8,6 +8,7 @@ read. What uv has no word for, a keyring for one, it goes without: it may fail t
 """
 
 import ast
+import importlib.util
 import math
 import os
 import shutil
@@ -31,7 +32,9 @@ VARIABLES = {
 
 
 def pip_settings() -> dict[str, str]:
-    """What pip goes by in an installation: options and values, of all its files and variables."""
+    """What pip goes by in an installation: options and values, of all its files and variables; {} where it is not."""
+    if importlib.util.find_spec("pip") is None:
+        return {}
     command = [sys.executable, "-m", "pip", "config", "list"]
     lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     # Certificates that pip uses without being told to.

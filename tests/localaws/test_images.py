@@ -127,7 +127,7 @@ def test_what_cannot_be_built_is_refused_by_name(sources):
     (sources / "trees/stack.py").write_text("again")
     with pytest.raises(ValueError, match=r"container/trees/stack.py has the name of what every image has"):
         images.build("trees", "x")
-    for name in ("nothing", "../container/trees", "stack"):
+    for name in ("nothing", "stack"):
         with pytest.raises(ValueError, match=r"there are: trees"):
             images.build(name, "x")
     for name in ("UPPER", "a:b:c", "", "a b", ":tag"):
@@ -169,3 +169,26 @@ def test_push_says_what_is_wrong_and_how_to_mend_it(localaws, monkeypatch, sourc
     for uri in ("111111111111.dkr.ecr.us-west-2.amazonaws.com/x", f"{host}/x@sha256:{'0' * 64}", "x"):
         with pytest.raises(ValueError, match=r"not in localaws' registry"):
             images.push("unpushed", uri)
+
+
+def test_a_folder_of_ones_own_is_the_program_itself(sources, tmp_path, monkeypatch):
+    mine = tmp_path / "mine"
+    (mine / "inner").mkdir(parents=True)
+    (mine / "train").write_text("#!/bin/sh\necho trained\n")
+    (mine / "inner" / "words.txt").write_text("here\n")
+    (mine / ".hidden").write_text("not here\n")
+    built = images.build(str(mine), "mine")
+    assert built.files == ("inner/words.txt", "train")
+    monkeypatch.chdir(tmp_path)
+    assert images.build("./mine", "again").digest == built.digest, "wherever it lies"
+    assert images.changed("mine") == []
+    (mine / "train").write_text("#!/bin/sh\necho trained again\n")
+    assert images.changed("mine") == ["mine/train"]
+
+
+def test_a_folder_without_a_program_is_refused(sources, tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere is no folder: name one"):
+        images.build("./nowhere", "x")
+    (tmp_path / "serve").write_text("#!/bin/sh\n")
+    with pytest.raises(ValueError, match=r"has no train: SageMaker starts"):
+        images.build(str(tmp_path), "x", target="train")

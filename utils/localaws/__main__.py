@@ -1,9 +1,10 @@
-"""The command: python -m localaws up | down | status | env | logs | build | push | images | fidelity."""
+"""The command, `localaws` or `python -m localaws`: up | down | status | env | logs | build | push | images | fidelity."""
 
 import argparse
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import localaws
 
@@ -64,7 +65,7 @@ def logs(arguments) -> int:
 def build(arguments) -> int:
     from localaws import images
 
-    name = arguments.tag or arguments.algorithm.replace("_", "-")
+    name = arguments.tag or Path(arguments.algorithm).resolve().name.lower().replace("_", "-")
     image = images.build(
         arguments.algorithm, name, progress=lambda line: print(line, flush=True), target=arguments.target
     )
@@ -118,8 +119,12 @@ def parser() -> argparse.ArgumentParser:
     sub = command("logs", logs, "print the server's log")
     sub.add_argument("-f", "--follow", action="store_true", help="go on printing as lines come")
     sub = command("build", build, "build an algorithm's image without Docker, for the process engine")
-    sub.add_argument("algorithm", help="a folder in container/, as in: decision_trees")
-    sub.add_argument("-t", "--tag", metavar="NAME[:TAG]", help="default: the algorithm's name, with dashes")
+    sub.add_argument(
+        "algorithm",
+        metavar="ALGORITHM|FOLDER",
+        help="a folder in container/, as in: decision_trees; or, with a slash in it, one with programs of your own, which becomes /opt/program, as in: ./mine",
+    )
+    sub.add_argument("-t", "--tag", metavar="NAME[:TAG]", help="default: the folder's name, with dashes")
     sub.add_argument(
         "--target",
         choices=("both", "train", "serve"),

@@ -51,8 +51,10 @@ class Image:
 def build(
     algorithm: str, name: str, progress: Callable[[str], None] = lambda line: None, target: str = "both"
 ) -> Image:
-    """Build container/stack and container/ALGORITHM into the image NAME[:TAG]; replace what had that name.
+    """Build container/stack and container/ALGORITHM, or a FOLDER, into the image NAME[:TAG]; replace what had that name.
 
+    A folder, which a slash or a dot tells from an algorithm's name, is the image's /opt/program itself, with `train` or
+    `serve` in it.
     `target` is what the image is for: both, train or serve. In one that only trains, `serve` says so, and what only
     `serve` imports is not there; the other way round the same.
     The same files give the same digest. The environment that its programs run with is made as well, so that the first
@@ -62,6 +64,8 @@ def build(
     """
     name = _tagged(name)
     program = sources(algorithm, target)
+    # Of a folder its name alone, so that the same files give the same image wherever they lie.
+    title = f"./{Path(algorithm).resolve().name}" if _is_folder(algorithm) else algorithm
     environments.check_syntax(program)
     if locks := [file for path, file in program.items() if re.fullmatch(LOCK, path)]:
         environments.check_imports(environments.python(locks, progress), program, algorithm, target)
@@ -74,14 +78,14 @@ def build(
             "Env": [f"PATH={PATH}", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1"],
             "WorkingDir": f"/{PROGRAM}",
             "Labels": {
-                "org.opencontainers.image.title": algorithm,
+                "org.opencontainers.image.title": title,
                 "org.opencontainers.image.description": "One layer, /opt/program, for localaws' process engine",
                 "com.amazonaws.sagemaker.capabilities.accept-bind-to-port": "true",
                 TARGET: target,
             },
         },
         "rootfs": {"type": "layers", "diff_ids": [_digest(plain)]},
-        "history": [{"created": CREATED, "created_by": f"localaws build {algorithm}"}],
+        "history": [{"created": CREATED, "created_by": f"localaws build {title}"}],
     }
     return _kept(name, config, plain)
 
@@ -181,7 +185,7 @@ def changed(name: str) -> list[str]:
     built = _contents(manifest)
     now = {path: file.read_bytes() for path, file in program.items()}
     paths = sorted(path for path in built.keys() | now.keys() if built.get(path) != now.get(path))
-    return [str(program[path].relative_to(locate.ROOT)) if path in program else path for path in paths]
+    return [str(environments.named(program[path])) if path in program else path for path in paths]
 
 
 def listed() -> list[Image]:
@@ -269,7 +273,14 @@ def sources(algorithm: str, target: str = "both") -> dict[str, Path]:
     Raises ValueError where it cannot be built, as `build` says.
     """
     container = locate.ROOT / "container"
+    if _is_folder(algorithm):
+        return _of_folder(Path(algorithm), target)
     folders = [container / "stack", container / algorithm]
+    if not locate.has_workshop():
+        raise ValueError(
+            f"{algorithm}: algorithms by name come with the workshop, which is not here. Give a folder with `train` and "
+            f"`serve` of your own: localaws build ./{algorithm}"
+        )
     if Path(algorithm).name != algorithm or algorithm == "stack" or not folders[1].is_dir():
         known = sorted(file.parent.name for file in container.glob("*/training.py"))
         raise ValueError(f"container/{algorithm} is not an algorithm's folder; there are: {', '.join(known)}")
@@ -299,6 +310,29 @@ def sources(algorithm: str, target: str = "both") -> dict[str, Path]:
         found = {path: file for path, file in found.items() if not path.startswith(f"requirements-{other}.")}
         found[f"stack/{other}"] = container / "refuse.sh"
     return dict(sorted(found.items()))
+
+
+def _is_folder(algorithm: str) -> bool:
+    return Path(algorithm).name != algorithm or algorithm.startswith(".")
+
+
+def _of_folder(folder: Path, target: str) -> dict[str, Path]:
+    """What of somebody's own folder goes into /opt/program."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: name one with a program `train` or `serve` in it")
+    files = ((file, file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())
+    found = {
+        path.as_posix(): file.resolve()
+        for file, path in files
+        if file.suffix != ".pyc" and not any(_skipped(part) for part in path.parts)
+    }
+    wanted = ("train", "serve") if target == "both" else (target,)
+    if not {*wanted} & {*found}:
+        raise ValueError(
+            f"{folder} has no {' and no '.join(wanted)}: SageMaker starts a container with that command. Put a program of "
+            "that name there, with #! in its first line"
+        )
+    return found
 
 
 def _skipped(part: str) -> bool:

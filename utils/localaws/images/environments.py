@@ -10,7 +10,7 @@ from pathlib import Path
 
 from localaws.state import locate
 
-PROGRAM = locate.ROOT / "container/environment"
+PROGRAM = Path(__file__).with_name("environment")  # the workshop's, in container/, comes with the package
 MODULES = {"train": "training", "serve": "predictor"}  # what each imports of an algorithm
 IMPORT_SECONDS = 60
 # Imports modules, and has the stack look at what they hold; the last line of what it prints says of the first that
@@ -58,7 +58,7 @@ def python(
     """
     said = ""
     with subprocess.Popen(
-        [sys.executable, "-I", PROGRAM, *locks],
+        [sys.executable, "-I", PROGRAM, f"--into={_place()}", *locks],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -75,6 +75,11 @@ def python(
     if process.returncode:
         raise RuntimeError(said or f"{PROGRAM} ended with {process.returncode}")
     return Path(found)
+
+
+def _place() -> Path:
+    """Where environments are made: in the workshop's build/, else in the home."""
+    return (locate.ROOT / "build" if locate.has_workshop() else locate.home()) / "environments"
 
 
 def size(python: Path) -> int:
@@ -96,9 +101,9 @@ def check_syntax(sources: dict[str, Path]) -> None:
                 compile(content, path, "exec", dont_inherit=True)
             except SyntaxError as error:
                 text = f": {error.text.strip()}" if error.text else ""
-                raise ValueError(f"{_named(file)}, line {error.lineno}: {error.msg}{text}") from None
+                raise ValueError(f"{named(file)}, line {error.lineno}: {error.msg}{text}") from None
             except ValueError as error:  # NUL in it
-                raise ValueError(f"{_named(file)}: {error}") from None
+                raise ValueError(f"{named(file)}: {error}") from None
 
 
 def check_imports(python: Path, sources: dict[str, Path], algorithm: str, target: str = "both") -> None:
@@ -146,7 +151,7 @@ def check_imports(python: Path, sources: dict[str, Path], algorithm: str, target
         ) from None
     if path is None:
         raise ValueError(f"container/{algorithm}: {cause}")
-    place = f"{_named(sources[path])}, line {line}" if path in sources else path
+    place = f"{named(sources[path])}, line {line}" if path in sources else path
     mend = (
         f". Its package stands in neither requirements-train.txt nor requirements-serve.txt of container/{algorithm}? "
         f"Put it there, then: container/lock.sh {algorithm}"
@@ -154,5 +159,6 @@ def check_imports(python: Path, sources: dict[str, Path], algorithm: str, target
     raise ValueError(f"{place}: {cause}{mend if missing else ''}")
 
 
-def _named(file: Path) -> Path:
+def named(file: Path) -> Path:
+    """A file's path as people know it: in the workshop from its root."""
     return file.relative_to(locate.ROOT) if file.is_relative_to(locate.ROOT) else file

@@ -82,8 +82,15 @@ class Status:
 
 
 def home() -> Path:
-    """Return the folder that holds all state: LOCALAWS_HOME, else `.localaws` in the repository."""
-    return Path(os.environ.get("LOCALAWS_HOME") or ROOT / ".localaws").resolve()
+    """Return the folder that holds all state: LOCALAWS_HOME, else `.localaws` in the workshop, and without one in the
+    user's own folder."""
+    place = ROOT if has_workshop() else Path.home()
+    return Path(os.environ.get("LOCALAWS_HOME") or place / ".localaws").resolve()
+
+
+def has_workshop() -> bool:
+    """Whether this package lies in the workshop's tree, which has algorithms by name; else it was installed alone."""
+    return (ROOT / "container" / "stack").is_dir()
 
 
 def private_home() -> Path:
