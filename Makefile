@@ -12,7 +12,7 @@ export ORT_DISABLE_TELEMETRY := 1
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.venv/ready: requirements.lock pyproject.toml utils/setup.sh container/stack/tables/fast.c
+.venv/ready: requirements.lock utils/setup.sh container/stack/tables/fast.c
 	@utils/setup.sh
 
 setup: .venv/ready  ## make .venv ready (the other commands do it by themselves)

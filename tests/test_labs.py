@@ -8,11 +8,14 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import iam_policies
 import nbformat
 import pages
 import pytest
+import yaml
 from clones import clone, helpers
 
+from workshop import ROOT
 from workshop.__main__ import COMPARED
 from workshop.catch_up import LABS, NEEDS, tagged_cells
 from workshop.solutions import PLACE, SOLUTIONS, solution_notebook, solution_of
@@ -22,6 +25,21 @@ OFFLINE = Path(__file__).parent / "offline"
 SOLVED = """from workshop import exercises
 found = list(exercises.findings("{lab}", connect(quiet=True)))
 assert all(there for there, _, _ in found), found"""
+# The scripts of container/ and the clean-up of a walk, where `docker push` is localaws' own push.
+SCRIPTS = """python -m localaws up
+eval "$(python -m localaws env)"
+python -m localaws build knn -t "$NAME"
+container/build_and_push.sh "$NAME" --algorithm knn
+python -m workshop clean --yes
+python -m workshop clean --expired --yes
+"""
+DOCKER = f"""#!/bin/sh
+case $1 in
+push) exec "{sys.executable}" -m localaws push "$NAME" "$2" ;;
+build) echo --secret --build-context ;;
+login) cat >/dev/null ;;
+esac
+"""
 FILES = sorted(LABS.glob("*.ipynb"))
 each_lab = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
@@ -57,9 +75,9 @@ def run_offline(
     )
 
 
-def validate(labs: list[str], tmp_path: Path, tree: Path, language: str = "") -> str:
+def validate(labs: list[str], tmp_path: Path, tree: Path, language: str = "", **variables: str) -> str:
     """Run labs of a clone under nbval, each in a kernel of its own, offline; return what nbval printed."""
-    environment, folder = isolated_environment(tmp_path, tree), tree / "labs" / language
+    environment, folder = isolated_environment(tmp_path, tree) | variables, tree / "labs" / language
     nbval = [
         "-m",
         "pytest",
@@ -87,9 +105,11 @@ def test_a_lab_runs_alone_because_it_catches_up(tmp_path):
     validate(["06_invoke"], tmp_path, clone(tmp_path / "clone"))
 
 
-@pytest.mark.timeout(900)
-def test_the_labs_run_in_order_with_every_solution_and_never_leave_this_machine(tmp_path):
-    """No exercise changes what a later cell or lab shows. `make labs` runs them as they are, with nothing solved."""
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> list[dict]:
+    """A walk through all labs with every solution in its place, then the script that builds and pushes, and the command
+    that cleans up; what IAM would have been asked."""
+    tmp_path = tmp_path_factory.mktemp("walk")
     tree = clone(tmp_path / "clone")
     for path in FILES:
         notebook = nbformat.read(path, as_version=4)
@@ -98,7 +118,84 @@ def test_the_labs_run_in_order_with_every_solution_and_never_leave_this_machine(
         (looks,) = [cell for cell in notebook.cells if cell.source == f'check("{path.stem}", your_turn=True)']
         looks.source = SOLVED.format(lab=path.stem)
         nbformat.write(notebook, tree / "labs" / path.name)
-    validate(list(NEEDS), tmp_path, tree)
+    record, docker = tmp_path / "rights.jsonl", tmp_path / "docker"
+    validate(list(NEEDS), tmp_path, tree, LOCALAWS_RECORD=str(record))
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    own = {"LOCALAWS_RECORD": str(record), "DOCKER": str(docker), "NAME": "sagemaker-byoa-learner8-knn"}
+    run = run_offline(["sh", "-euc", SCRIPTS], isolated_environment(tmp_path, tree) | own, tree)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-2000:]
+    return [json.loads(line) for line in record.read_text().splitlines()]
+
+
+@pytest.mark.timeout(1200)
+def test_the_labs_run_in_order_with_every_solution_and_never_leave_this_machine(recorded):
+    """No exercise changes what a later cell or lab shows. `make labs` runs them as they are, with nothing solved."""
+    assert recorded
+
+
+# What a walk asks for on purpose, or here alone, and no learner may: resource of this account -> actions, and why.
+REFUSED = {
+    # connect() makes the role, on localaws alone.
+    "role/sagemaker-byoa": {"iam:CreateRole", "iam:PutRolePolicy"},
+    # Lab 12 makes one where its user may make roles, and else says that it cannot.
+    "role/sagemaker-byoa-learner8-decision-trees-wrong": {
+        "iam:CreateRole",
+        "iam:PutRolePolicy",
+        "iam:DeleteRole",
+        "iam:DeleteRolePolicy",
+    },
+    # Lab 03 pushes to where nothing is.
+    "repository/sagemaker-nobody-made-this": {"ecr:BatchCheckLayerAvailability", "ecr:InitiateLayerUpload"},
+}
+# What of a policy no recorded call needs: statement -> actions, and why they are there all the same.
+KEPT = {
+    # connect() asks who it is on AWS alone.
+    "WhoAmI": {"sts:GetCallerIdentity"},
+    # `docker push` sends a layer in parts, localaws' own push in one.
+    "Images": {"ecr:UploadLayerPart"},
+    # Lab 99 stops what runs, and nothing does at the end of a walk.
+    "TrainDeployTransformTune": {
+        "sagemaker:StopHyperParameterTuningJob",
+        "sagemaker:StopTrainingJob",
+        "sagemaker:StopTransformJob",
+    },
+    # Of AWS's own list of what an execution role needs; localaws does without.
+    "ReadDataWriteModels": {"s3:GetBucketLocation"},
+    "WriteLogs": {"logs:DescribeLogStreams"},
+}
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", ["learner", "execution"])
+def test_a_policy_allows_what_a_walk_does_and_no_more(recorded, name):
+    """Of the learner's calls, and of what jobs and endpoints do with their role; resources and conditions included."""
+    policy = json.loads((ROOT / "utils" / "iam" / f"{name}-policy.json").read_text())
+    calls = [call for call in recorded if (call["caller"] == "owner") == (name == "learner")]
+    verdict = iam_policies.judge(policy, calls, "arn:aws:iam::000000000000:user/learner8")
+    assert verdict.refused == (REFUSED if name == "learner" else {})
+    assert verdict.unused == {
+        sid: KEPT[sid] for sid in KEPT if sid in {one["Sid"] for one in policy["Statement"]}
+    }
+
+
+@pytest.mark.timeout(1200)
+def test_the_templates_policy_allows_what_a_walk_does(recorded):
+    """There one role is the learner's and SageMaker's, and its tag says which names are its own."""
+    template = yaml.safe_load((ROOT / "utils" / "cloudformation" / "learner.yaml").read_text())
+    policy = template["Resources"]["Policy"]["Properties"]["PolicyDocument"]
+    own = "role/sagemaker-byoa-learner8"
+    calls = [call | {"resource": re.sub("role/sagemaker-byoa$", own, call["resource"])} for call in recorded]
+    tagged = {"aws:PrincipalTag/learner": "learner8"}
+    verdict = iam_policies.judge(policy, calls, f"arn:aws:iam::000000000000:{own}", **tagged)
+    assert verdict.refused.pop(own) == REFUSED["role/sagemaker-byoa"]
+    # Nor may it look at a role that is not its own, or hand it on.
+    more = {"role/sagemaker-byoa-learner8-decision-trees-wrong": {"iam:GetRole", "iam:PassRole"}}
+    assert verdict.refused == {
+        resource: actions | more.get(resource, set())
+        for resource, actions in REFUSED.items()
+        if resource != "role/sagemaker-byoa"
+    }
 
 
 @pytest.mark.timeout(900)
