@@ -120,7 +120,9 @@ class Reply(NamedTuple):
 
     @property
     def species(self) -> list[str]:
-        """What the lines of a CSV answer mean."""
+        """What the rows of an answer mean, in JSON or as lines of CSV."""
+        if self.headers["content-type"] == "application/json":
+            return [ALGORITHM.species(*row.values()) for row in json.loads(self.body)["predictions"]]
         assert self.text.endswith("\n"), self
         return [ALGORITHM.species(line) for line in self.text.splitlines()]
 

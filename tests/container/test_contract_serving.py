@@ -332,6 +332,27 @@ JSON_BODIES = {
     "features": ("application/json", json.dumps({"instances": [{"features": row} for row in FEATURES[:2]]})),
     "charset": ("Application/JSON; charset=UTF-8", json.dumps({"instances": FEATURES[:2]})),
     "integers": ("application/json", '{"instances": [[5, 3, 1, 0], [5, 3, 1, 0]]}'),
+    # mlflow's scoring protocol
+    "inputs": ("application/json", json.dumps({"inputs": FEATURES[:2]})),
+    "inputs by column": (
+        "application/json",
+        json.dumps({"inputs": dict(zip("abcd", map(list, zip(*FEATURES[:2], strict=True)), strict=True))}),
+    ),
+    "a frame, split": (
+        "application/json",
+        json.dumps({"dataframe_split": {"index": [0, 1], "columns": list("abcd"), "data": FEATURES[:2]}}),
+    ),
+    "a frame's records": (
+        "application/json",
+        json.dumps({"dataframe_records": [dict(zip("abcd", row, strict=True)) for row in FEATURES[:2]]}),
+    ),
+    "records in another order": (
+        "application/json",
+        json.dumps(
+            {"dataframe_records": [{"a": 5, "b": 3, "c": 1, "d": 0}, {"d": 0, "c": 1, "b": 3, "a": 5}]}
+        ),
+    ),
+    "no parameters": ("application/json", json.dumps({"instances": FEATURES[:2], "params": {}})),
     "lines": ("application/jsonlines", "".join(json.dumps(row) + "\n" for row in FEATURES[:2])),
     "lines with features": (
         "application/jsonlines",
@@ -421,6 +442,62 @@ def test_other_content_types_are_as_strict(server, content_type, body):
     reply = server.predict(body, content_type)
     assert reply.status == 400
     assert reply.error
+
+
+FRAMES = {
+    "a column too few": (
+        {"dataframe_split": {"columns": list("abcd"), "data": [FEATURES[0], FEATURES[0][:3]]}},
+        {"code": "bad_columns", "row": 2, "message": "row 2 has 3 columns where 4 are named"},
+    ),
+    "no data": ({"dataframe_split": {"columns": list("abcd")}}, {"code": "bad_json"}),
+    "a split that is a list": ({"dataframe_split": FEATURES[:1]}, {"code": "bad_json"}),
+    "a word in a frame": (
+        {"dataframe_split": {"columns": list("abcd"), "data": [FEATURES[0], [1, "x", 3, 4]]}},
+        {"code": "bad_value", "row": 2, "column": 2, "value": '"x"'},
+    ),
+    "a record without a column": (
+        {"dataframe_records": [{"a": 1, "b": 2, "c": 3, "d": 4}, {"a": 1, "b": 2, "c": 3}]},
+        {"code": "bad_columns", "row": 2, "message": "row 2 has no column 'd', unlike row 1"},
+    ),
+    "a record with one more": (
+        {"dataframe_records": [{"a": 1, "b": 2, "c": 3, "d": 4}, dict.fromkeys("abcde", 1)]},
+        {"code": "bad_columns", "row": 2, "message": "row 2 has a column 'e', unlike row 1"},
+    ),
+    "null in a record": (
+        {"dataframe_records": [{"a": 1, "b": None, "c": 3, "d": 4}]},
+        {"code": "bad_value", "row": 1, "column": 2, "value": "null"},
+    ),
+    "a record that is a row": ({"dataframe_records": FEATURES[:1]}, {"code": "bad_row", "row": 1}),
+    "columns of two lengths": (
+        {"inputs": {"a": [1], "b": [1, 2], "c": [1], "d": [1]}},
+        {"code": "bad_columns"},
+    ),
+    "a column that is a number": ({"inputs": {"a": 1, "b": 1, "c": 1, "d": 1}}, {"code": "bad_columns"}),
+    "parameters": ({"inputs": FEATURES[:1], "params": {"top_k": 1}}, {"code": "bad_json"}),
+    "two at once": ({"inputs": FEATURES[:1], "instances": FEATURES[:1]}, {"code": "bad_json"}),
+}
+
+
+@tables
+@pytest.mark.parametrize(("body", "expected"), FRAMES.values(), ids=FRAMES)
+def test_what_is_wrong_with_a_frame_is_named(server, body, expected):
+    reply = server.predict(json.dumps(body), "application/json")
+    assert reply.status == 400
+    assert expected.items() <= reply.error.items(), reply.error
+
+
+@tables
+@pytest.mark.parametrize(
+    ("accept", "expected"), [({}, "application/json"), ({"Accept": "text/csv"}, "text/csv")]
+)
+def test_json_is_answered_by_json_unless_the_client_wishes_else(server, accept, expected):
+    reply = server.predict(
+        json.dumps({"dataframe_split": {"columns": list("abcd"), "data": FEATURES[:1]}}),
+        "application/json",
+        **accept,
+    )
+    assert (reply.status, reply.headers["content-type"].split(";")[0]) == (200, expected)
+    assert reply.species == ["setosa"]
 
 
 UNSUPPORTED = ["", "text/plain", "text/csvx", "application/x-www-form-urlencoded", "application/octet-stream"]

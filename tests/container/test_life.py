@@ -862,6 +862,13 @@ LARGE_JSON = {
     "lines of objects": (("{}", "", "", "\n"), {"code": "bad_row", "row": 1}),
     "nested": (("[", '{"instances": [', "", ""), {"code": "bad_row", "row": 1}),
     "no object": (("[1]", "[", "]"), {"code": "bad_json"}),
+    "records": (('{"a": 1, "b": 2, "c": 3, "d": 4}', '{"dataframe_records": ['), None),
+    "a record of numbers": (("1", '{"dataframe_records": ['), {"code": "bad_row", "row": 1}),
+    # What is not made of rows is read as a whole, and refused where that is large.
+    "a split frame": (
+        ("[1]", '{"dataframe_split": {"columns": ["a"], "data": [', "]}}"),
+        {"code": "bad_json"},
+    ),
     "a list in a row": (
         ("[1,2,3,4]", '{"instances": [[[1],[2]],', "]}"),
         {"code": "bad_value", "row": 1, "column": 1, "value": "[1]"},

@@ -41,6 +41,10 @@ app.config["MAX_CONTENT_LENGTH"] = SETTINGS.max_body + 1
 
 def invoke(body: bytes, content_type: str, accept: str) -> tuple[bytes, list[tuple[str, str]]]:
     """The way of every invocation: request body to (reply body, reply headers). Raises InputError."""
+    # JSON for JSON, where the client has no wish: mlflow's says none, and reads nothing else.
+    is_json = content_type.partition(";")[0].strip().lower() == formats.JSON
+    if is_json and accept in ("", "*/*") and formats.JSON in (PREDICTOR.replies or ()):
+        accept = f"{formats.JSON}, */*;q=0.1"
     media = negotiate(accept)
     try:
         reply, media, rows = side_by_side(body, content_type, media) or answer(body, content_type, media)

@@ -21,11 +21,17 @@ BORDER = re.compile(rb"[0-9.]\r?\n(?=[-+.0-9])")
 TYPES = (CSV, JSON, JSON_LINES, NPY)
 # Characters of JSON that are parsed at a time, and that a row may have: Python's objects take up to thirty times as much.
 PIECE = 1 << 20
+# And of what can only be read as a whole.
+WHOLE = 8 << 20
+SPLIT, RECORDS = "dataframe_split", "dataframe_records"
+# What TensorFlow Serving calls the rows, and what else mlflow's scoring protocol does.
+KEYS = ("instances", "inputs", SPLIT, RECORDS)
 EXPECTED = 'expected one JSON object, {"instances": [[5.1, 3.5], …]}'
+OTHERS = f"{EXPECTED}, or in its place {', '.join(KEYS[1:])}"
 # What stands before the first row; a piece, as long as can be, that ends where a row does; what stands between two.
 OPENING, ROWS, COMMA = (
-    re.compile(pattern.replace("_", r"[ \t\r\n]*"), re.DOTALL)
-    for pattern in (r'_\{_"instances"_:_\[', r".*[\]}]_,(?=_[\[{])", "_,_")
+    re.compile(pattern.replace(" ", r"[ \t\r\n]*"), re.DOTALL)
+    for pattern in (rf' \{{ "(instances|inputs|{RECORDS})" : \[', r".*[\]}] ,(?= [\[{])", " , ")
 )
 LINES = re.compile(r".*\n", re.DOTALL)
 
@@ -104,41 +110,92 @@ def _from_csv(body: bytes, header: bool) -> np.ndarray:
 
 
 def _from_json(text: str) -> Iterator[list]:
-    """The rows of {"instances": rows}, in pieces where they are large."""
-    if len(text) <= PIECE:
-        yield _instances(text, 0, len(text))
-        return
-    opening = OPENING.match(text)
+    """The rows of one of KEYS, as in {"instances": rows}, in pieces where they are large."""
+    opening = OPENING.match(text) if len(text) > PIECE else None
     if not opening:
-        raise InputError(EXPECTED, "bad_json")
-    start, row = opening.end(), 1
+        if len(text) > WHOLE:
+            message = f"{OTHERS}; of more than {WHOLE >> 20} MB no {SPLIT}, and no inputs by column: send CSV"
+            raise InputError(message, "bad_json")
+        yield _rows(*_said(_json(text, "the body")), [])
+        return
+    start, row, names = opening.end(), 1, []
     while start < len(text):
         try:
             end = _end(text, start, ROWS, row)
-            instances = _instances(text, start, end)
+            rows = _rows(opening[1], _piece(text, start, end, opening[1]), names, row)
         except InputError as error:
             # Only a row that is wrong can have been cut apart: who checks these rows finds it.
             readable = _readable("," + text[start : start + 2 * PIECE])
-            yield readable
+            yield _rows(opening[1], readable, names, row)
             if error.code == "bad_json" and end < len(text):
                 error.args = (f"{error} (or row {row + len(readable)} is longer than {PIECE >> 20} MB)",)
             raise
-        start, row = end, row + len(instances)
-        yield instances
-        del instances  # before there are the next ones
+        start, row = end, row + len(rows)
+        yield rows
+        del rows  # before there are the next ones
 
 
-def _instances(text: str, start: int, end: int) -> list:
-    """The rows of a body, or of a piece of it, which is made a body of its own."""
-    before, piece = '{"instances": [' if start else "", text[start:end]
+def _piece(text: str, start: int, end: int, key: str) -> list:
+    """The rows of a piece of a body, which is made a body of its own."""
+    before, piece = f'{{"{key}": [', text[start:end]
     if end < len(text):
         piece = piece.removesuffix(",") + "]}"
-    document = _json(before + piece, "the body", text, start - len(before))
-    if not isinstance(document, dict) or list(document) != ["instances"]:
-        raise InputError(EXPECTED, "bad_json")
-    if not isinstance(document["instances"], list):
-        raise InputError('"instances" must be a list of rows', "bad_json")
-    return document["instances"]
+    return _said(_json(before + piece, "the body", text, start - len(before)))[1]
+
+
+def _said(document) -> tuple[str, object]:
+    """Which of KEYS a body has, and what that holds."""
+    if not isinstance(document, dict):
+        raise InputError(OTHERS, "bad_json")
+    if document.pop("params", None) not in (None, {}):
+        raise InputError('"params" are for models that take some, and this one takes none', "bad_json")
+    if len(document) != 1 or (key := next(iter(document))) not in KEYS:
+        raise InputError(OTHERS, "bad_json")
+    return key, document[key]
+
+
+def _rows(key: str, said, names: list[str], first: int = 1) -> list:
+    """Rows, each a list or {"features": list}, of what one of KEYS holds; `first` is the number of the first.
+
+    Columns are in the order in which they are said: a model has no names for them. `names` are those of the records
+    before, and are filled by the first one.
+    """
+    if key == SPLIT:
+        if not isinstance(said, dict) or not {"columns", "data"} <= said.keys() <= {
+            "columns",
+            "data",
+            "index",
+        }:
+            raise InputError(f'"{SPLIT}" must be {{"columns": names, "data": rows}}', "bad_json")
+        columns, said = said["columns"], said["data"]
+        if isinstance(columns, list) and isinstance(said, list):
+            for i, row in enumerate(said, 1):
+                if isinstance(row, list) and len(row) != len(columns):
+                    text = f"row {i} has {len(row)} columns where {len(columns)} are named"
+                    raise InputError(text, "bad_columns", row=i)
+    if key == "inputs" and isinstance(said, dict):
+        counts = {name: len(column) if isinstance(column, list) else None for name, column in said.items()}
+        if len(set(counts.values())) != 1 or None in counts.values():
+            lengths = shown(json.dumps(counts, ensure_ascii=False))
+            raise InputError(
+                f'"inputs" must have a list of one length for each column; got {lengths}', "bad_columns"
+            )
+        return [list(row) for row in zip(*said.values(), strict=True)]
+    if not isinstance(said, list):
+        raise InputError(f'"{key}" must be a list of rows', "bad_json")
+    if key != RECORDS:
+        return said
+    rows = []
+    for i, record in enumerate(said, first):
+        if not isinstance(record, dict):
+            raise InputError(f'row {i} is not {{"name": number, …}}', "bad_row", row=i)
+        names[:] = names or record
+        if odd := record.keys() ^ set(names):
+            name = min(odd)
+            text = f"row {i} has {'a' if name in record else 'no'} column {shown(name)!r}, unlike row 1"
+            raise InputError(text, "bad_columns", row=i)
+        rows.append([record[name] for name in names])
+    return rows
 
 
 def _readable(text: str) -> list:

@@ -70,3 +70,9 @@ def test_sdk_v2(client_python, client):
     assert "TUNED 2 True {'_tuning_objective_metric': 'accuracy', 'max_leaf_nodes': '" in said
     assert "TUNER True" in said
     assert "TUNED PREDICTED [['setosa']]" in said
+
+
+def test_mlflows_client_of_an_endpoint(client_python, client):
+    said = client(client_python("mlflow", "boto3"), "mlflow_client.py")
+    for sent in ("FRAME", "ROWS", "ARRAY"):
+        assert f"{sent} ['setosa', 'virginica']" in said, said
