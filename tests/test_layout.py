@@ -25,6 +25,7 @@ CONTAINER = {Path(name).stem for name in TRACKED if name.startswith("container/"
 # From the top. A module is on the floor of the longest of these names that its own begins with.
 FLOORS = [
     "localaws.__main__",
+    "localaws.pytest_plugin",
     "localaws.fidelity",
     "localaws",  # what others import: start, stop, status
     "localaws.door",

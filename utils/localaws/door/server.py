@@ -321,7 +321,7 @@ def _bring_back(front: Front, home: Path) -> None:
 
     front.backend.recover(progress)
     takeover.take_over(home, front.database, front.backend)
-    caller.make_role(front.connect("iam", locate.REGION))
+    caller.make_role(front.connect(calls.PAGE, "iam", locate.REGION))
     front.registry.check(front.database.tell)
     (home / locate.PROGRESS).unlink(missing_ok=True)
 
