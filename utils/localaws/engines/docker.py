@@ -32,10 +32,9 @@ from localaws.images.registry import repository
 from localaws.state import locate, processes
 from localaws.state.processes import write_json
 
-from .process import Container, ProcessEngine, Spec, StartError, Unpacked
+from .process import Container, ProcessEngine, Spec, StartError, Unpacked, built_here
 
 LABEL = "localaws.home"
-BUILDER = "localaws build"  # in the history of what images/builder.py builds
 PORT = 8080  # SageMaker's, inside a container
 ENGINES = ("docker", "process")
 PATIENCE = 30  # seconds for what the engine answers at once; a pull may take minutes
@@ -162,7 +161,7 @@ class DockerEngine(ProcessEngine):
 
     def _fetch(self, registry, image: str, digest: str, config: dict) -> Unpacked | str:
         """Pull an image by digest, unless it is made to be unpacked."""
-        if (config.get("history") or [{}])[0].get("created_by", "").startswith(BUILDER):
+        if built_here(config):
             return super()._fetch(registry, image, digest, config)
         # Not the host of `image`: an endpoint may have been made when localaws listened on another port.
         reference = f"{self._host}/{repository(image)}@{digest}"

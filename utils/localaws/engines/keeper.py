@@ -5,7 +5,7 @@ title, its environment and its files, but not who adopts it. So the end of the p
 container, is the end of everything below; so is the end of standard input, a socket whose other end localaws holds: it
 closes it to end the program, and the kernel closes it when localaws is killed. SIGTERM is passed on to the program.
 
-It writes 0 to that socket once the program runs, or the errno of why it cannot. Its exit code is the program's, 128 + N
+It writes 0 to that socket once the program runs, or the errno of why it cannot and what that is about. Its exit code is the program's, 128 + N
 for signal N, as a shell and Docker tell it.
 """
 
@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -23,6 +24,21 @@ BETWEEN_ROUNDS = 0.01  # seconds; each round ends what the one before has made t
 
 def main() -> None:
     """Run the program that the command line names."""
+
+    def start() -> int:
+        return os.posix_spawn(
+            sys.argv[1],
+            sys.argv[1:],
+            os.environ,
+            setpgroup=0,  # a signal to its own group does not reach the keeper
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+        )
+
+    keep(start)
+
+
+def keep(start: Callable[[], int]) -> None:
+    """End with the program that `start` starts, whose pid it returns, and with the end of standard input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     link, wake = os.dup(0), os.pipe()
@@ -34,15 +50,9 @@ def main() -> None:
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     try:
-        program = os.posix_spawn(
-            sys.argv[1],
-            sys.argv[1:],
-            os.environ,
-            setpgroup=0,  # a signal to its own group does not reach the keeper
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
-        )
+        program = start()
     except OSError as error:
-        os.write(link, str(error.errno).encode())
+        os.write(link, f"{error.errno} {error.filename or ''}".encode())
         return
     os.dup2(nothing, 1)  # the program's output ends with those who print it
     os.dup2(nothing, 2)

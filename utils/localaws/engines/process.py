@@ -1,12 +1,18 @@
 """Running an image's `train` and `serve`.
 
-The `process` engine runs them from the unpacked layer of the image as ordinary processes of this machine. It isolates
-nothing and says so in the first line of each log; what was pushed, by digest, is still what runs.
+The `process` engine runs the images that are made for it (by `python -m localaws build`, or with lock files of this
+project's form) from their unpacked layer, as ordinary processes of this machine, and every other one whole, in name
+spaces of its own (namespaces.py). What that isolates it says in the first line of each log; what was pushed, by digest,
+is what runs.
 """
 
+import dataclasses
 import errno
 import functools
+import json
 import os
+import platform
+import re
 import shutil
 import signal
 import socket
@@ -15,18 +21,44 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from localaws.images import environments
+from localaws.images import archive, environments
 from localaws.state import processes
 
-from . import keeper
+from . import keeper, namespaces
 
 ISOLATION_NOTICE = (
     "[localaws] engine: process. The program runs as an ordinary process of this machine, with your rights: nothing is "
     "isolated."
 )
+IN_NAMESPACES = (
+    "[localaws] engine: process. The program runs in Linux name spaces of its own, with your rights on what it sees: "
+    "{root}. What it writes outside of /opt/ml is kept in memory until it ends; CPU and memory are not limited. {network}"
+)
+ITS_ROOT = "the image, its folders and this machine's kernel"
+NO_ROOT = (
+    "the image and, read-only, all folders of this machine, as the image brings no operating system; its Python is this "
+    "machine's"
+)
+NETWORKS = {
+    "host": "Its network is this machine's.",
+    "served": "Its network is loopback alone, whose port 8080 localaws reaches: unlike on AWS it can call nobody.",
+    "none": "It has no network but loopback.",
+}
+NEEDS_LINUX = (
+    "This image was not made by `python -m localaws build`: the process engine runs it in Linux name spaces"
+)
+INSTALL_DOCKER = "install Docker and start localaws again"
+# What makes the kernel refuse name spaces to a user (file below /proc/sys, its value then) and what mends it.
+REFUSALS = {
+    "kernel/apparmor_restrict_unprivileged_userns": "1",
+    "kernel/unprivileged_userns_clone": "0",
+    "user/max_user_namespaces": "0",
+    "user/max_mnt_namespaces": "0",
+}
 # What programs of any kind need of the server's own environment; nothing else of it reaches a container.
 INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER")
 # Docker's, for an image that sets none.
@@ -40,6 +72,13 @@ MENDS = {
     errno.ENOEXEC: "It is neither a script whose first line names an interpreter nor a program for linux/amd64: "
     "build with --platform linux/amd64.",
 }
+BUILDER = "localaws build"  # in the history of what images/builder.py builds
+SYSTEM = ("bin", "usr", "lib", "lib64")  # an image with one of them has an operating system
+# Lines in which a program says what its image lacks.
+LACKING = re.compile(
+    r"ModuleNotFoundError: |ImportError: |error while loading shared libraries: |: not found$|: command not found$"
+    r"|No such file or directory"
+)
 ENVIRONMENT_SECONDS = 1800  # to make an environment; an index that is slow may take minutes
 
 
@@ -62,10 +101,32 @@ class ExecError(StartError):
 
 @dataclass(frozen=True)
 class Unpacked:
-    """An image on this machine: `root` holds its /opt/program, `config` is what it says of how it is run."""
+    """An image on this machine: `root` holds its /opt/program, `config` is what it says of how it is run.
+
+    `whole`: it was not made to be run from there, so `root` holds all of it, to be run in name spaces.
+    """
 
     root: Path
     config: dict
+    whole: bool = False
+
+    @property
+    def has_system(self) -> bool:
+        """Whether there is an operating system in it, or what stands for one."""
+        return any((self.root / name).is_dir() for name in SYSTEM)
+
+    def user(self) -> tuple[int, int]:
+        """Who runs its programs, user and group by number. Raises StartError for a name that /etc/passwd has not."""
+        name, _, group = (self.config.get("User") or "0").partition(":")
+        found = {}
+        with suppress(OSError, archive.UnsafeArchive):
+            text = archive.inside(self.root, PurePosixPath("etc/passwd")).read_text()
+            found = {line.split(":")[0]: line.split(":") for line in text.splitlines() if line.count(":") > 5}
+        if not name.isdigit() and name not in found:
+            raise StartError(f"The image's USER is {name}, which its /etc/passwd does not name")
+        own = next((entry for key, entry in found.items() if name in (key, entry[2])), None)
+        number = int(name) if name.isdigit() else int(own[2])
+        return number, int(group) if group.isdigit() else int(own[3]) if own else 0
 
     def here(self, value: str) -> str:
         """A variable's value for a process of this machine: of paths, those that the image has, as they are here."""
@@ -77,16 +138,16 @@ class Unpacked:
 
     def environment(self) -> dict[str, str]:
         """The image's own variables, without paths that are not there."""
-        here = {name: self.here(value) for name, value in self._variables.items()}
-        return {name: value for name, value in here.items() if value or not self._variables[name]}
+        here = {name: self.here(value) for name, value in self.variables.items()}
+        return {name: value for name, value in here.items() if value or not self.variables[name]}
 
     @property
-    def _variables(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         return dict(variable.partition("=")[::2] for variable in self.config.get("Env") or ())
 
     def find(self, command: str) -> tuple[Path, str]:
         """A program, found along the image's PATH as Docker finds it, and that path here. Raises StartError."""
-        path = self._variables.get("PATH", DEFAULT_PATH)
+        path = self.variables.get("PATH", DEFAULT_PATH)
         here = self.here(path)
         if program := shutil.which(command, path=here):
             return Path(program), here
@@ -97,6 +158,11 @@ class Unpacked:
                 f"{missing}. There is one in /{place} of the image, which is not executable: chmod +x, build, push"
             )
         raise StartError(f"{missing}. None is in /opt/program of the image, whose PATH is {path}")
+
+
+def built_here(config: dict) -> bool:
+    """Whether `python -m localaws build` made the image with this configuration, for processes."""
+    return (config.get("history") or [{}])[0].get("created_by", "").startswith(BUILDER)
 
 
 @dataclass(frozen=True)
@@ -124,6 +190,7 @@ class Container:
     """
 
     out_of_memory = False
+    lacks = ""  # the last line that names what the image lacks
     # To end after SIGKILL, for which a process may need the disk or network that it waits for.
     kill_seconds = 10
 
@@ -181,7 +248,9 @@ class Container:
     def _read(self):
         with self._process.stdout as stream:
             while (line := stream.readline(MAX_LINE)) and self.running:
-                self._on_line(line.decode("utf-8", "replace").rstrip("\r\n"))
+                text = line.decode("utf-8", "replace").rstrip("\r\n")
+                self.lacks = text.strip() if LACKING.search(text) else self.lacks
+                self._on_line(text)
 
     def _reap(self):
         # Without a bound: a program runs as long as it may, and who wants its end calls `kill`, which has one.
@@ -223,10 +292,18 @@ class ProcessEngine:
             raise StartError(error.args[0]) from error
 
     def _fetch(self, registry, image: str, digest: str, config: dict) -> Unpacked | str:
-        return Unpacked(registry.unpack(digest), config.get("config") or {})
+        how = config.get("config") or {}
+        if built_here(config):
+            return Unpacked(registry.unpack(digest), how)
+        root = registry.unpack(digest, whole=True)
+        if environments.locks(root / "opt/program"):  # Docker built it of this project's Dockerfile
+            return Unpacked(registry.unpack(digest), how)
+        return Unpacked(root, how, whole=True)
 
     def start(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None = None) -> Container:
         """Start a program. Raises StartError, naming the program and what is wrong with it."""
+        if spec.image.whole:
+            return self._start_whole(spec, on_line, on_exit)
         program, folders = spec.image.find(spec.command)
         inherited = {
             name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("SSL_")
@@ -258,7 +335,7 @@ class ProcessEngine:
                     start_new_session=True,
                 )
             link.settimeout(START_SECONDS)
-            if problem := int(link.recv(16) or errno.ECHILD):
+            if problem := _answer(link)[0]:
                 raise OSError(problem, os.strerror(problem))
         except OSError as error:
             link.close()  # which ends the keeper, if there is one
@@ -267,6 +344,83 @@ class ProcessEngine:
                 f"exec /{program.relative_to(spec.image.root)}: {cause}",
                 MENDS.get(error.errno, MENDS[errno.ENOENT]),
             ) from error
+        processes.record(self._home, process.pid, spec.what, spec.base_dir)
+        ended = functools.partial(self._ended, on_exit=on_exit)
+        return self._keep(Container(process, self._home, on_line, ended, link))
+
+    def _start_whole(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None) -> Container:
+        """Start a program of an image that was not made for this engine, in name spaces. Raises StartError."""
+        if sys.platform != "linux":
+            raise StartError(f"{NEEDS_LINUX}, and this is {platform.system()}: {INSTALL_DOCKER}")
+        image, here = spec.image, []
+        if image.has_system and platform.machine() != "x86_64":
+            raise StartError(
+                f"The image is for linux/amd64, this machine is {platform.machine()}: {INSTALL_DOCKER}"
+            )
+        if self.closed:
+            raise StartError("localaws is being stopped")
+        user, group = image.user()
+        environment = image.variables | self._environment | spec.environment
+        port, network, hosts = 0, "host", []
+        bound, read_only = {"/opt/ml": str(spec.base_dir)}, []
+        if spec.command == "serve":
+            port, network = int(environment.pop("SAGEMAKER_BIND_TO_PORT")), "served"
+            bound = {"/opt/ml/model": str(spec.base_dir / "model")}
+            read_only = list(bound)
+        else:
+            hosts = _hosts(spec.base_dir)
+            if spec.isolated:
+                port, network = -1, "none"
+        path = image.variables.get("PATH", DEFAULT_PATH)
+        if image.has_system:
+            environment = {"HOME": "/root" if user == 0 else "/"} | environment | {"PATH": path}
+        else:
+            own = [part for part in path.split(":") if (image.root / part.lstrip("/")).is_dir()]
+            here = [os.path.realpath(folder) for folder in (sys.prefix, sys.base_prefix)]
+            path = [*own, str(Path(sys.prefix, "bin")), DEFAULT_PATH]
+            environment = {"HOME": "/tmp"} | environment | {"PATH": ":".join(path)}
+        place = spec.base_dir.parent / "root"
+        place.mkdir(exist_ok=True)
+        plan = namespaces.Plan(
+            image=str(image.root),
+            whole=image.has_system,
+            place=str(place),
+            ml=bound,
+            read_only=read_only,
+            here=here,
+            command=[*(image.config.get("Entrypoint") or ()), spec.command],
+            environment=environment,
+            folder=image.config.get("WorkingDir") or "/",
+            user=user,
+            group=group,
+            hosts=hosts,
+            port=port,
+        )
+        on_line(
+            IN_NAMESPACES.format(root=ITS_ROOT if image.has_system else NO_ROOT, network=NETWORKS[network])
+        )
+        link, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-m", namespaces.__name__],
+                umask=0o022,
+                stdin=theirs,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={"SAGEMAKER_BASE_DIR": str(spec.base_dir)},  # by which processes.py knows it
+                start_new_session=True,
+            )
+        try:
+            link.settimeout(START_SECONDS)
+            link.sendall(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
+            problem, step = _answer(link)
+        except OSError as error:
+            problem, step = error.errno or errno.EIO, "start"
+        if problem:
+            link.close()
+            with process.stdout:
+                process.wait()
+            raise _refusal(problem, step, spec.image)
         processes.record(self._home, process.pid, spec.what, spec.base_dir)
         ended = functools.partial(self._ended, on_exit=on_exit)
         return self._keep(Container(process, self._home, on_line, ended, link))
@@ -319,3 +473,38 @@ class ProcessEngine:
         deadline = time.monotonic() + grace
         for container in running:
             container.stop(max(0, deadline - time.monotonic()))
+
+
+def _answer(link: socket.socket) -> tuple[int, str]:
+    """What a keeper says of the start: an errno, 0 if the program runs, and what that is about."""
+    problem, _, about = link.recv(4096).decode().partition(" ")
+    return int(problem or errno.ECHILD), about
+
+
+def _refusal(problem: int, step: str, image: Unpacked) -> StartError:
+    """Why a program does not run in name spaces, in words: the image's fault, or this machine's."""
+    cause = os.strerror(problem).lower()
+    if step.startswith("exec /"):
+        return ExecError(f"{step}: {cause}", MENDS.get(problem, MENDS[errno.ENOENT]))
+    if step.startswith("exec "):
+        path = image.variables.get("PATH", DEFAULT_PATH)
+        return StartError(
+            f'exec: "{step.removeprefix("exec ")}": executable file not found in $PATH. The image\'s PATH is {path}'
+        )
+    mends = []
+    for name, refusing in REFUSALS.items():
+        with suppress(OSError):
+            if Path("/proc/sys", name).read_text().strip() == refusing:
+                allowing = {"1": "0", "0": "1"}[refusing] if name.startswith("kernel") else "10000"
+                mends.append(f"sudo sysctl -w {name.replace('/', '.')}={allowing}, or")
+    return StartError(
+        f"{NEEDS_LINUX}, and the kernel refuses them here ({step}: {cause}): {' '.join([*mends, INSTALL_DOCKER])}"
+    )
+
+
+def _hosts(base_dir: Path) -> list[str]:
+    """A training job's hosts, this one first."""
+    with suppress(FileNotFoundError):
+        config = json.loads((base_dir / "input/config/resourceconfig.json").read_text())
+        return sorted(config["hosts"], key=lambda host: host != config["current_host"])
+    return []

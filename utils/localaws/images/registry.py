@@ -141,13 +141,13 @@ class Registry:
             )
         return digest
 
-    def unpack(self, digest: str) -> Path:
-        """Return a folder that holds the image's ``opt/program``, verified against every digest on the way.
+    def unpack(self, digest: str, whole: bool = False) -> Path:
+        """Return a folder that holds the image's ``opt/program``, or the `whole` image, verified against every digest.
 
         Cached under ``HOME/unpacked``. Raises ValueError when the image cannot be run: an index, another
         platform, no /opt/program, what archive.py refuses, or bytes that do not have their digest.
         """
-        target = self.home / "unpacked" / _hex(digest)
+        target = self.home / "unpacked" / (_hex(digest) + ("-whole" if whole else ""))
         if target.is_dir():
             return target
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -155,8 +155,8 @@ class Registry:
         try:
             manifest, config = self._described(digest)
             for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True):
-                self._extract(layer["digest"], diff_id, temporary)
-            if not (temporary / "opt/program").is_dir():
+                self._extract(layer["digest"], diff_id, temporary, whole)
+            if not whole and not (temporary / "opt/program").is_dir():
                 raise ValueError(
                     f"The image {digest} has no folder /opt/program: build it with this project's recipe"
                 )
@@ -518,15 +518,18 @@ class Registry:
             raise ValueError(f"The blob {digest} is missing or damaged in {self.blobs}: push the image again")
         return file
 
-    def _extract(self, layer: str, diff_id: str, target: Path) -> None:
-        """Extract what lies under /opt/program, the only part that the process engine runs."""
+    def _extract(self, layer: str, diff_id: str, target: Path, whole: bool) -> None:
+        """Extract what lies under /opt/program, all that the process engine runs of an image made for it, or all."""
         with _uncompressed(self._verified(layer)) as content:
             if "sha256:" + hashlib.file_digest(content, "sha256").hexdigest() != diff_id:
                 raise ValueError(
                     f"The content of layer {layer} is not the {diff_id} that the image's config names"
                 )
             content.seek(0)
-            archive.extract(content, target, "r:", below="opt/program", layer=True)
+            if whole:
+                archive.extract_whole(content, target)
+            else:
+                archive.extract(content, target, "r:", below="opt/program", layer=True)
 
 
 def _parts(manifest: dict) -> list[dict]:

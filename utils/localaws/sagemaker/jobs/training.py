@@ -261,7 +261,8 @@ class _Job(Job):
         if failed and any(container.out_of_memory for container in self._containers):
             raise JobError(OUT_OF_MEMORY)
         if failed:
-            raise JobError(_failure_reason(exit_codes, bases))
+            lacks = {host: one.lacks for host, one in zip(self._hosts, self._containers, strict=True)}
+            raise JobError(_failure_reason(exit_codes, bases, lacks))
         self._publish_metrics()
         return outcome
 
@@ -465,8 +466,11 @@ class _Job(Job):
             self.context.cloudwatch.put_metric_data(Namespace=LOG_GROUP, MetricData=data)
 
 
-def _failure_reason(exit_codes: dict[str, int], bases: dict[str, Path]) -> str:
-    """AWS's form, `AlgorithmError: CAUSE, exit code: N`, with the start of output/failure as the cause."""
+def _failure_reason(exit_codes: dict[str, int], bases: dict[str, Path], lacks: dict[str, str]) -> str:
+    """AWS's form, `AlgorithmError: CAUSE, exit code: N`, with the start of output/failure as the cause.
+
+    Where a program wrote none, what its image `lacks`, if it said so, is the cause.
+    """
     host = next(host for host, code in exit_codes.items() if code)
     cause = ""
     with (
@@ -474,6 +478,7 @@ def _failure_reason(exit_codes: dict[str, int], bases: dict[str, Path]) -> str:
         storage.opened(bases[host], "output/failure") as descriptor,
     ):
         cause = os.read(descriptor, 4 * FAILURE_CHARACTERS).decode("utf-8", "replace").strip()
+    cause = cause or lacks[host]
     ending = f", exit code: {exit_codes[host]}"
     return "AlgorithmError: " + cause[: FAILURE_CHARACTERS - len("AlgorithmError: ") - len(ending)] + ending
 

@@ -1,0 +1,354 @@
+"""Images that nobody wrote for localaws: AWS's sample container, a system of its own, a server in C; in name spaces."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import uuid
+from pathlib import Path
+
+import pytest
+import tiny
+
+from localaws.images import builder
+from localaws.images.archive import UnsafeArchive, extract_whole
+
+SAMPLE = Path(__file__).parent / "sample/decision_trees"
+SERVER = r"""
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int main(int count, char **arguments) {
+    if (!strcmp(arguments[count - 1], "train")) {
+        FILE *model = fopen("/opt/ml/model/model.txt", "w");
+        char folder[4096];
+        fprintf(model, "%s %d %d %s %s", getcwd(folder, sizeof folder), getuid(), getpid(), getenv("COLOUR"), arguments[1]);
+        return fclose(model);
+    }
+    char word[4096] = {0}, request[65536], answer[8192];
+    FILE *model = fopen("/opt/ml/model/model.txt", "r");
+    fread(word, 1, sizeof word - 1, model);
+    int one = 1, listening = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(8080)};
+    setsockopt(listening, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(listening, (void *)&address, sizeof address)) { perror("bind"); return 1; }
+    listen(listening, 8);
+    for (;;) {
+        int client = accept(listening, 0, 0);
+        read(client, request, sizeof request);
+        sprintf(answer, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s", strlen(word), word);
+        write(client, answer, strlen(answer));
+        close(client);
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def account(localaws, tmp_path_factory):
+    return tiny.account(localaws, tmp_path_factory.mktemp("images"))
+
+
+def member(name: str, content: bytes | str | None = None, mode: int = 0o755, **fields) -> tuple:
+    info = tarfile.TarInfo(name)
+    info.mode = mode
+    if content is None and not fields:
+        info.type = tarfile.DIRTYPE
+    for field, value in fields.items():
+        setattr(info, field, value)
+    content = content.encode() if isinstance(content, str) else content or b""
+    info.size = len(content)
+    return info, content
+
+
+def link(name: str, target: str, hard: bool = False) -> tuple:
+    return member(name, type=tarfile.LNKTYPE if hard else tarfile.SYMTYPE, linkname=target)
+
+
+def tar(*members) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for info, content in members:
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def push(account, *layers: bytes, **config) -> str:
+    """Push an image of these layers, as another client does; its URI."""
+    uri = account.aws.client("ecr").create_repository(repositoryName=f"whole-{uuid.uuid4().hex[:8]}")
+    uri = uri["repository"]["repositoryUri"]
+    host, _, name = uri.partition("/")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCALAWS_HOME", str(account.aws.home))
+        client = builder._Client(host, name)
+
+    def blob(content: bytes, kind: str) -> dict:
+        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        file = account.folder / digest
+        file.write_bytes(content)
+        part = {"digest": digest, "size": len(content), "mediaType": kind}
+        client.push_blob(part, file)
+        return part
+
+    digests = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+    about = {"architecture": "amd64", "os": "linux", "config": config}
+    about["rootfs"] = {"type": "layers", "diff_ids": digests}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": builder.MANIFEST,
+        "config": blob(json.dumps(about).encode(), builder.CONFIG),
+        "layers": [blob(gzip.compress(layer), builder.LAYER) for layer in layers],
+    }
+    body, headers = json.dumps(manifest).encode(), {"Content-Type": builder.MANIFEST}
+    client.send("PUT", "manifests/latest", {201}, data=body, headers=headers)
+    client.session.close()
+    return f"{uri}:latest"
+
+
+def train(account, image: str, **hyperparameters) -> dict:
+    request = account.training_request(**hyperparameters)
+    request["AlgorithmSpecification"]["TrainingImage"] = image
+    return account.train(request)
+
+
+def model(account, trained: dict, image: str) -> str:
+    name = f"model-{uuid.uuid4().hex[:12]}"
+    data = trained["ModelArtifacts"]["S3ModelArtifacts"]
+    container = {"Image": image, "ModelDataUrl": data}
+    account.sagemaker.create_model(ModelName=name, ExecutionRoleArn=account.role, PrimaryContainer=container)
+    return name
+
+
+def folder(path: Path) -> bytes:
+    """A layer with the files of a folder as /opt/program."""
+    files = sorted(path.iterdir())
+    return tar(
+        *(
+            member(f"opt/program/{file.name}", file.read_bytes(), file.stat().st_mode & 0o777)
+            for file in files
+        )
+    )
+
+
+def first_lines(account, trained: dict) -> list[str]:
+    return account.lines("/aws/sagemaker/TrainingJobs", trained["TrainingJobName"])
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="no nginx here: apt-get install nginx")
+def test_awss_sample_container_trains_serves_and_transforms(account):
+    image = push(
+        account,
+        folder(SAMPLE),
+        Env=[
+            "PATH=/usr/local/bin:/usr/bin:/bin:/opt/program",
+            "PYTHONUNBUFFERED=TRUE",
+            "PYTHONDONTWRITEBYTECODE=TRUE",
+        ],
+        WorkingDir="/opt/program",
+    )
+    rows = "".join(f"{'big' if number > 5 else 'small'},{number},1\n" for number in range(10))
+    request = account.training_request(uri=account.put("sample/rows.csv", rows), max_leaf_nodes="5")
+    request["AlgorithmSpecification"]["TrainingImage"] = image
+    trained = account.train(request)
+    lines = first_lines(account, trained)
+    assert trained["TrainingJobStatus"] == "Completed", (trained["FailureReason"], lines)
+    assert "name spaces" in lines[0] and "brings no operating system" in lines[0]
+    assert lines[-1] == "Training complete."
+    name = model(account, trained, image)
+    endpoints = [account.endpoint(account.config(name)) for _ in range(2)]  # both on 8080
+    for endpoint in endpoints:
+        assert account.invoke(endpoint, b"3,1\n8,1\n", ContentType="text/csv")["Body"] == b"small\nbig\n"
+    job, output = f"transform-{uuid.uuid4().hex[:8]}", f"s3://{account.bucket}/transformed"
+    source = {"S3DataType": "S3Prefix", "S3Uri": account.put("in/rows.csv", "1,1\n9,1\n")}
+    account.sagemaker.create_transform_job(
+        TransformJobName=job,
+        ModelName=name,
+        TransformInput={
+            "DataSource": {"S3DataSource": source},
+            "ContentType": "text/csv",
+            "SplitType": "Line",
+        },
+        TransformOutput={"S3OutputPath": output},
+        TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
+    )
+    account.sagemaker.get_waiter("transform_job_completed_or_stopped").config.delay = 1
+    account.sagemaker.get_waiter("transform_job_completed_or_stopped").wait(
+        TransformJobName=job, WaiterConfig={"Delay": 1}
+    )
+    assert account.get(f"{output}/rows.csv.out") == b"small\nbig\n"
+    for endpoint in endpoints:
+        account.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
+@pytest.fixture(scope="module")
+def static(tmp_path_factory) -> bytes:
+    """A server in one file that needs nothing else."""
+    if not shutil.which("gcc"):
+        pytest.skip("no C compiler here: apt-get install gcc libc6-dev")
+    place = tmp_path_factory.mktemp("server")
+    (place / "server.c").write_text(SERVER)
+    done = subprocess.run(
+        ["gcc", "-static", "-w", "-o", "server", "server.c"], cwd=place, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return (place / "server").read_bytes()
+
+
+@pytest.mark.parametrize("system", [[member("etc"), member("usr/bin")], []], ids=["own root", "no system"])
+def test_a_server_in_c_is_run_as_its_entrypoint_says(account, static, system):
+    how = {"Entrypoint": ["model-server", "--quiet"], "WorkingDir": "/made/for/it", "Cmd": ["never"]}
+    image = push(
+        account,
+        tar(*system, member("srv/model/server", static), link("srv/model/model-server", "server")),
+        Env=["PATH=/srv/model", "COLOUR=blue"],
+        User="1234",
+        **how,
+    )
+    trained = train(account, image)
+    assert trained["TrainingJobStatus"] == "Completed", (
+        trained["FailureReason"],
+        first_lines(account, trained),
+    )
+    name = model(account, trained, image)
+    endpoint = account.endpoint(account.config(name, count=2))
+    assert account.invoke(endpoint, b"x")["Body"] == b"/made/for/it 1234 1 blue --quiet"
+    account.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
+def shell_image(*programs: str) -> bytes:
+    """A layer with this machine's programs and the libraries that they need, its /lib a link as in a merged system."""
+    files, found = {}, []
+    for program in programs:
+        path = shutil.which(program)
+        files[f"usr/bin/{program}"] = Path(path).read_bytes()
+        told = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+        found += [word for word in told.split() if word.startswith("/")]
+    for library in found:
+        files[f"usr/lib64/{Path(library).name}"] = Path(library).read_bytes()
+    links = [link(name, f"usr/{name}") for name in ("bin", "lib", "lib64")]
+    return tar(member("usr/bin"), member("usr/lib"), member("usr/lib64"), *links, *(member(*file) for file in files.items()),
+               *(link(f"lib/{Path(library).name}", f"../lib64/{Path(library).name}") for library in sorted(set(found))))  # fmt: skip
+
+
+def test_an_image_with_a_system_of_its_own_is_run_whole(account):
+    script = """#!/bin/sh
+set -e
+[ ! -e /home ] && [ ! -e /root ] && [ ! -e /gone ]
+cat /etc/hosts > /opt/ml/model/hosts
+echo $HOME $COLOUR $(ls /proc | cat) > /opt/ml/model/seen
+echo x > /usr/written; echo x > /tmp/written; echo x > /dev/null; cat /dev/zero | true
+chown 33:33 /tmp/written
+echo done
+"""
+    upper = tar(member("opt/tool/train", script), member(".wh.gone", ""), member("bin/.wh.true", ""))
+    lower = shell_image("sh", "cat", "ls", "chown", "true")
+    image = push(
+        account,
+        lower,
+        tar(member("gone", "x"), link("usr/bin/true2", "bin/true", hard=True)),
+        upper,
+        tar(link("usr/bin/true", "true2")),
+        Env=["PATH=/opt/tool:/bin", "COLOUR=blue"],
+    )
+    for _ in range(2):  # what the first has written is not there for the second
+        trained = train(account, image)
+        lines = first_lines(account, trained)
+        assert trained["TrainingJobStatus"] == "Completed", (trained["FailureReason"], lines)
+        assert lines[-1] == "done"
+        assert "no operating system" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("#!/usr/bin/env python\nimport no_such_module\n", "AlgorithmError: ModuleNotFoundError: No module named 'no_such_module', exit code: 1"),
+        ("#!/bin/sh\nno-such-command\n", "no-such-command: not found, exit code: 127"),
+        ("#!/no/such/interpreter\n", "AlgorithmError: , exit code: 1"),
+        (None, 'ClientError: Unable to start the training container: exec: "train": executable file not found in $PATH'),
+    ],
+    ids=["module", "command", "interpreter", "program"],
+)  # fmt: skip
+def test_what_an_image_lacks_is_named(account, lines, reason):
+    files = [member("opt/program/train", lines)] if lines else [member("opt/program/other", "x")]
+    trained = train(account, push(account, tar(*files), Env=["PATH=/usr/bin:/bin:/opt/program"]))
+    assert trained["TrainingJobStatus"] == "Failed"
+    assert reason in trained["FailureReason"]
+
+
+def test_nothing_is_left_of_a_server_that_was_killed(account):
+    script = "#!/bin/sh\nexec /usr/bin/env python3 -c 'import os,time; os.fork() or os.setsid(); time.sleep(600)'\n"
+    image = push(account, tar(member("opt/program/train", script)), Env=["PATH=/opt/program"])
+    request = account.training_request()
+    request["AlgorithmSpecification"]["TrainingImage"] = image
+    account.sagemaker.create_training_job(**request)
+    from waiting import wait_until
+
+    def theirs():
+        text = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        return [line for line in text.splitlines() if "os.fork() or os.setsid()" in line]
+
+    wait_until(lambda: len(theirs()) == 2)
+    account.sagemaker.stop_training_job(TrainingJobName=request["TrainingJobName"])
+    account.finish(request["TrainingJobName"])
+    assert not theirs()
+    assert request["TrainingJobName"] not in Path("/proc/self/mountinfo").read_text()
+
+
+# Hostile layers
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (tar(member("../escape", "x")), "would land outside"),
+        (tar(member("/escape", "x")), "would land outside"),
+        (tar(link("stolen", "../victim", hard=True)), "would land outside"),
+        (tar(link("out", ".."), link("stolen", "out/victim", hard=True)), "which is no file"),
+        (tar(link("a", "b"), link("b", "a"), member("a/x", "x")), "circle of links"),
+        (tar(member("a/.wh...", "")), "hides no name"),
+    ],
+)
+def test_a_layer_that_leads_out_is_refused(tmp_path, layer, reason):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "victim").write_text("mine")
+    with pytest.raises(UnsafeArchive, match=reason):
+        extract_whole(io.BytesIO(layer), tmp_path / "root")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "escape").exists()
+
+
+@pytest.mark.parametrize("away", ["../..", "/", "{outside}"])
+def test_a_link_that_leads_out_is_followed_within_the_image(tmp_path, away):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (outside / "victim").write_text("mine")
+    away = away.format(outside=outside)
+    layer = tar(
+        link("out", away), member("out/victim", "theirs"), member("out/.wh.other", ""), member("real", "x")
+    )
+    extract_whole(io.BytesIO(layer), root)
+    extract_whole(io.BytesIO(tar(member("out/.wh.victim", ""))), root)
+    extract_whole(io.BytesIO(tar(member("out/.wh..wh..opq", ""), member("out", "file now"))), root)
+    assert (outside / "victim").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["outside", "root"]
+    assert (root / "out").read_text() == "file now" and not (root / "out").is_symlink()
+
+
+def test_modes_times_and_devices(tmp_path):
+    layer = tar(
+        member("su", "x", 0o4755, mtime=1000),
+        member("closed", mode=0o000),
+        member("device", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+    )
+    extract_whole(io.BytesIO(layer), tmp_path)
+    assert (tmp_path / "su").stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "su").stat().st_mtime == 1000
+    assert (tmp_path / "closed").stat().st_mode & 0o700 == 0o700
+    assert not (tmp_path / "device").exists()
