@@ -24,7 +24,6 @@ import socket
 import struct
 import sys
 import tempfile
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +107,7 @@ def start(plan: Plan) -> int:
         listener = socket.create_server(("127.0.0.1", plan.port), backlog=512)
     user, group = os.getuid(), os.getgid()
     network = NEWNET if plan.port else 0
-    _call("unshare", NEWUSER | NEWPID | NEWIPC | NEWUTS | network)
+    _call("unshare", NEWUSER | NEWIPC | NEWUTS | network)
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{plan.user} {user} 1"),
@@ -118,6 +117,11 @@ def start(plan: Plan) -> int:
     if network:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    if listener:
+        if not os.fork():
+            _relay(listener)
+        listener.close()
+    _call("unshare", NEWPID)  # which is for children alone
     source, sink = os.pipe()
     pid = os.fork()
     if not pid:
@@ -133,8 +137,6 @@ def start(plan: Plan) -> int:
             os.waitpid(pid, 0)
             number, _, step = problem.partition(" ")
             raise OSError(int(number), os.strerror(int(number)), step or None)
-    if listener:
-        threading.Thread(target=lambda: asyncio.run(_relay(listener)), daemon=True).start()
     return pid
 
 
@@ -276,8 +278,12 @@ def _own_everything() -> None:
     libc.prctl(PR_SET_SECCOMP, 2, ctypes.create_string_buffer(filter_, len(filter_)), 0, 0)
 
 
-async def _relay(listener: socket.socket) -> None:
-    """Connect whoever comes to `listener`, outside, to the program's port in here."""
+def _relay(listener: socket.socket) -> None:
+    """Connect whoever comes to `listener`, outside, to the program's port in here, until the keeper ends."""
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
 
     async def pump(reader, writer):
         with suppress(OSError):
@@ -296,8 +302,11 @@ async def _relay(listener: socket.socket) -> None:
         outer.close()
         writer.close()
 
-    async with await asyncio.start_server(connect, sock=listener) as server:
-        await server.serve_forever()
+    async def serve():
+        async with await asyncio.start_server(connect, sock=listener) as server:
+            await server.serve_forever()
+
+    asyncio.run(serve())
 
 
 def _overlay(lower: list[str], target: str, memory: str) -> None:
