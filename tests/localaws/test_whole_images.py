@@ -6,13 +6,18 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import tarfile
 import uuid
+from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
+from waiting import wait_until
 
 from localaws.images import builder
 from localaws.images.archive import UnsafeArchive, extract_whole
@@ -177,7 +182,6 @@ def test_awss_sample_container_trains_serves_and_transforms(account):
         TransformOutput={"S3OutputPath": output},
         TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
     )
-    account.sagemaker.get_waiter("transform_job_completed_or_stopped").config.delay = 1
     account.sagemaker.get_waiter("transform_job_completed_or_stopped").wait(
         TransformJobName=job, WaiterConfig={"Delay": 1}
     )
@@ -281,23 +285,140 @@ def test_what_an_image_lacks_is_named(account, lines, reason):
     assert reason in trained["FailureReason"]
 
 
-def test_nothing_is_left_of_a_server_that_was_killed(account):
-    script = "#!/bin/sh\nexec /usr/bin/env python3 -c 'import os,time; os.fork() or os.setsid(); time.sleep(600)'\n"
-    image = push(account, tar(member("opt/program/train", script)), Env=["PATH=/opt/program"])
+DAEMON = """#!/usr/bin/env python3
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+if not os.fork():
+    os.setsid()
+    os.environ.clear()
+print("daemon of {mark}", flush=True)
+time.sleep(600)
+"""
+
+
+def running(mark: str) -> list[psutil.Process]:
+    """The processes that run /opt/program/train-MARK."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(mark in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def start_daemon(account) -> tuple[str, str]:
+    """A training job that runs, and a mark that its processes bear."""
+    mark = f"daemon-{uuid.uuid4().hex}"
+    image = push(
+        account,
+        tar(member(f"opt/program/{mark}", DAEMON.replace("{mark}", mark))),
+        Env=["PATH=/opt/program:/usr/bin"],
+        Entrypoint=[mark],
+    )
     request = account.training_request()
     request["AlgorithmSpecification"]["TrainingImage"] = image
     account.sagemaker.create_training_job(**request)
-    from waiting import wait_until
+    wait_until(lambda: len(running(mark)) == 2)
+    return request["TrainingJobName"], mark
 
-    def theirs():
-        text = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-        return [line for line in text.splitlines() if "os.fork() or os.setsid()" in line]
 
-    wait_until(lambda: len(theirs()) == 2)
-    account.sagemaker.stop_training_job(TrainingJobName=request["TrainingJobName"])
-    account.finish(request["TrainingJobName"])
-    assert not theirs()
-    assert request["TrainingJobName"] not in Path("/proc/self/mountinfo").read_text()
+def test_a_job_is_stopped_with_all_that_its_program_left_behind(account):
+    name, mark = start_daemon(account)
+    account.sagemaker.stop_training_job(TrainingJobName=name)
+    assert account.finish(name)["TrainingJobStatus"] == "Stopped"
+    wait_until(lambda: not running(mark))
+
+
+@pytest.mark.parametrize("victim", ["server", "keeper"])
+def test_nothing_is_left_of_what_was_killed(fresh, victim):
+    fresh.up()
+    account = tiny.account(fresh, fresh.home.parent)
+    name, mark = start_daemon(account)
+    if victim == "server":
+        psutil.Process(json.loads((fresh.home / "server.json").read_text())["pid"]).kill()
+    else:
+        one = next(process for process in running(mark) if len(process.parents()) and process.children())
+        one.parent().kill()
+        assert account.finish(name)["TrainingJobStatus"] == "Failed"
+    wait_until(lambda: not running(mark))
+    assert str(fresh.home) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_program_without_network_reaches_nobody(account):
+    script = (
+        "#!/bin/sh\nls /sys/class/net > /dev/null; grep -v lo: /proc/net/dev | grep : && exit 3\nexit 0\n"
+    )
+    image = push(account, tar(member("opt/program/train", script)), Env=["PATH=/opt/program"])
+    for isolated, status in ((True, "Completed"), (False, "Failed")):
+        request = account.training_request() | {"EnableNetworkIsolation": isolated}
+        request["AlgorithmSpecification"]["TrainingImage"] = image
+        trained = account.train(request)
+        if isolated or len(psutil.net_if_addrs()) > 1:
+            assert trained["TrainingJobStatus"] == status, first_lines(account, trained)
+
+
+RUN = """
+import json, shutil, sys, time, urllib.request
+from pathlib import Path
+from localaws.engines.process import ProcessEngine, Spec, StartError, Unpacked
+folder, port = Path(sys.argv[1]), sys.argv[2]
+config = {"Env": ["PATH=/opt/program"], "WorkingDir": "/opt/program"}
+engine = ProcessEngine(folder / "home", {})
+image = Unpacked(folder / "image", config, whole=True)
+try:
+    container = engine.start(Spec("test", image, "train", folder / "one/ml", {}), print)
+    assert container.wait(60)
+    print("exit code", container.exit_code)
+    (folder / "two").mkdir()
+    shutil.copytree(folder / "one/ml/model", folder / "two/ml/model")
+    variables = {"SAGEMAKER_BIND_TO_PORT": port}
+    container = engine.start(Spec("test", image, "serve", folder / "two/ml", variables), print)
+    deadline = time.monotonic() + 30
+    while container.running and time.monotonic() < deadline:
+        try:
+            headers = {"Content-Type": "text/csv"}
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", b"3,1\\n8,1\\n", headers)
+            print("answer", urllib.request.urlopen(request, timeout=5).read())
+            break
+        except OSError:
+            time.sleep(0.1)
+except StartError as error:
+    print("refused:", error)
+engine.close()
+"""
+
+
+def run_as(tmp_path, *before: str) -> str:
+    """Have a program of its own train and serve the sample; what it says. `before`: the command that changes its rights."""
+    ml = tmp_path / "one/ml"
+    for path in ("model", "output", "input/config", "input/data/training"):
+        (ml / path).mkdir(parents=True)
+    (ml / "input/config/hyperparameters.json").write_text("{}")
+    (ml / "input/data/training/a.csv").write_text("small,1,1\nbig,9,1\n")
+    shutil.copytree(SAMPLE, tmp_path / "image/opt/program")
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = str(probe.getsockname()[1])
+    command = [*before, sys.executable, "-c", RUN, str(tmp_path), port]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="no nginx here: apt-get install nginx")
+def test_an_ordinary_user_can_run_the_sample(tmp_path):
+    # To the kernel whoever has no capability is one.
+    said = run_as(tmp_path, "unshare", "--user", "--map-user=1000", "--map-group=1000")
+    assert "exit code 0" in said
+    assert "answer b'small\\nbig\\n'" in said
+
+
+@pytest.mark.parametrize("limit", ["max_user_namespaces", "max_mnt_namespaces"])
+def test_where_the_kernel_refuses_name_spaces_it_is_said_why_and_what_mends_it(tmp_path, limit):
+    shell = f'echo 0 > /proc/sys/user/{limit}; exec "$@"'
+    said = run_as(tmp_path, "unshare", "--user", "--map-root-user", "sh", "-c", shell, "sh")
+    [line] = [line for line in said.splitlines() if line.startswith("refused:")]
+    assert "the kernel refuses them here (unshare: no space left on device)" in line
+    assert f"sudo sysctl -w user.{limit}=10000, or install Docker" in line
 
 
 # Hostile layers

@@ -159,6 +159,10 @@ class DockerEngine(ProcessEngine):
         self._give_back = self._direct and os.getuid() != 0
         remove_orphans(home)
 
+    def isolates(self, registry, image: str) -> bool:
+        """Any; of one made for processes `start` says that it does not."""
+        return True
+
     def _fetch(self, registry, image: str, digest: str, config: dict) -> Unpacked | str:
         """Pull an image by digest, unless it is made to be unpacked."""
         if built_here(config):

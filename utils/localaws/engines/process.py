@@ -291,6 +291,13 @@ class ProcessEngine:
         except (KeyError, ValueError) as error:
             raise StartError(error.args[0]) from error
 
+    def isolates(self, registry, image: str) -> bool:
+        """Whether an image that the registry has can be run without a network."""
+        try:
+            return not built_here(registry.config(registry.resolve(image)))
+        except ValueError:
+            return True  # it cannot be run at all, which a job that tries says
+
     def _fetch(self, registry, image: str, digest: str, config: dict) -> Unpacked | str:
         how = config.get("config") or {}
         if built_here(config):

@@ -155,10 +155,10 @@ class Context:
                 f'The S3 bucket of "{uri}" cannot be written to: bucket "{bucket}" does not exist. Create it first.'
             ) from error
 
-    def check_isolation(self, request: dict) -> None:
-        """A program without network needs a container."""
-        if request.get("EnableNetworkIsolation") and self.engine.name == "process":
-            what = "EnableNetworkIsolation with its process engine, which isolates nothing"
+    def check_isolation(self, request: dict, image: str) -> None:
+        """A program without network needs a container, or name spaces."""
+        if request.get("EnableNetworkIsolation") and not self.engine.isolates(self.registry, image):
+            what = "EnableNetworkIsolation with its process engine, which isolates nothing of an image made for it"
             raise NotServed(what, "start a Docker engine, then localaws again")
 
     def require_access(self, role: str, action: str, uri: str) -> None:

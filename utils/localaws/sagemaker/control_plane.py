@@ -198,10 +198,10 @@ class ControlPlane:
             raise Invalid("The container of a model needs Image: an image's URI.")
         if "ExecutionRoleArn" not in request:
             raise Invalid("ExecutionRoleArn is required: the ARN of a role.")
-        context.check_isolation(request)
         context.check_role(request["ExecutionRoleArn"])
         context.pin(definition["Image"], f"Requested image {definition['Image']} not found")
         context.check_manifest(definition["Image"])
+        context.check_isolation(request, definition["Image"])
         source = definition.get("ModelDataSource", {}).get("S3DataSource", {})
         if uri := definition.get("ModelDataUrl") or source.get("S3Uri"):
             context.check_model_data(uri, request["ExecutionRoleArn"], prefix=bool(source))

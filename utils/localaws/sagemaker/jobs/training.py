@@ -87,10 +87,10 @@ class Training(Jobs):
         names = [channel["ChannelName"] for channel in channels]
         if len(set(names)) < len(names):
             raise Invalid(f"Channel names must be unique, got {', '.join(names)}.")
-        context.check_isolation(request)
         context.check_role(request["RoleArn"])
         image = specification["TrainingImage"]
         image = context.pin(image, f"Cannot find the requested image: {image}")
+        context.check_isolation(request, image)
         for channel in channels:
             context.check_data(channel["DataSource"]["S3DataSource"]["S3Uri"], request["RoleArn"])
         context.check_pull(image, request["RoleArn"])
