@@ -19,6 +19,7 @@ import pytest
 import tiny
 from waiting import wait_until
 
+from localaws.engines.process import ProcessEngine, Spec, StartError, Unpacked
 from localaws.images import builder
 from localaws.images.archive import UnsafeArchive, extract_whole
 
@@ -410,6 +411,28 @@ def test_an_ordinary_user_can_run_the_sample(tmp_path):
     said = run_as(tmp_path, "unshare", "--user", "--map-user=1000", "--map-group=1000")
     assert "exit code 0" in said
     assert "answer b'small\\nbig\\n'" in said
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "reason"),
+    [
+        ("darwin", "arm64", "in Linux name spaces, and this is .*: install Docker and start localaws again"),
+        ("linux", "aarch64", "The image is for linux/amd64, this machine is aarch64: install Docker"),
+    ],
+)
+def test_a_machine_that_cannot_run_an_image_says_so(tmp_path, monkeypatch, platform, machine, reason):
+    (tmp_path / "usr").mkdir()
+    engine = ProcessEngine(tmp_path, {})
+    spec = Spec("a test", Unpacked(tmp_path, {}, whole=True), "train", tmp_path, {})
+    with monkeypatch.context() as patch, pytest.raises(StartError, match=reason):
+        patch.setattr(sys, "platform", platform)
+        patch.setattr("platform.machine", lambda: machine)
+        engine.start(spec, print)
+
+
+def test_an_image_whose_own_files_stand_in_the_way_is_named(account):
+    image = push(account, tar(member("usr/bin"), member("opt/ml", "a file")))
+    assert "The image cannot be run: /opt/ml in it: " in train(account, image)["FailureReason"]
 
 
 @pytest.mark.parametrize("limit", ["max_user_namespaces", "max_mnt_namespaces"])

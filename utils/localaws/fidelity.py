@@ -10,6 +10,7 @@ from pathlib import Path
 from botocore import xform_name
 
 from localaws.door import proxy, server
+from localaws.engines import process
 from localaws.moto import gaps
 from localaws.moto.backend import answered, service_model
 from localaws.sagemaker.control_plane import SERVED
@@ -45,6 +46,7 @@ OTHERS = {
 def table() -> str:
     """Return the whole of FIDELITY.md."""
     parts = [_head(), *_sagemaker(), *_runtime()]
+    parts += _engines()
     parts.append(
         "## The other services\n\nmoto answers them; where it lacks or errs, localaws does, "
         "and the image registry (`docker push`, `docker pull`) is localaws' own.\n"
@@ -113,6 +115,23 @@ def _runtime() -> Iterator[str]:
     refused = [name for name in verbs if name not in served]
     yield f"## SageMaker Runtime: {len(served)} of {len(verbs)} operations\n"
     yield f"Served: {_names(served)}\nRefused: {_names(refused) if refused else 'none'}"
+
+
+def _engines() -> Iterator[str]:
+    yield "## How an image is run without Docker: what the first line of its log says\n"
+    yield f"- Built by `python -m {process.BUILDER}`, or with its lock files: {_said(process.ISOLATION_NOTICE)}"
+    for what, root, network in (
+        ("with an operating system, training", process.ITS_ROOT, "host"),
+        ("without one, serving", process.NO_ROOT, "served"),
+        ("any, training with EnableNetworkIsolation", process.ITS_ROOT, "none"),
+    ):
+        notice = process.IN_NAMESPACES.format(root=root, network=process.NETWORKS[network])
+        yield f"- Any other image, {what}: {_said(notice)}"
+    yield "\nENTRYPOINT, ENV, WORKDIR and USER are the image's, and `train` or `serve` is its argument, as with Docker.\n"
+
+
+def _said(notice: str) -> str:
+    return f"“{notice.partition('process. ')[2]}”"
 
 
 def _other(service: str, title: str) -> str:

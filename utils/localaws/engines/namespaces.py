@@ -24,6 +24,7 @@ import socket
 import struct
 import sys
 import tempfile
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,8 @@ def start(plan: Plan) -> int:
             _become(plan)
         except OSError as error:
             os.write(sink, f"{error.errno or errno.EIO} {error.filename or ''}".encode())
+        except Exception:
+            traceback.print_exc()  # to the program's log: nobody is above
         finally:
             os._exit(127)
     os.close(sink)

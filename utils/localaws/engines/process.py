@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ REFUSALS = {
     "user/max_user_namespaces": "0",
     "user/max_mnt_namespaces": "0",
 }
+CONTAINERS = ("/.dockerenv", "/run/.containerenv")  # Docker's and podman's mark
 # What programs of any kind need of the server's own environment; nothing else of it reaches a container.
 INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER")
 # Docker's, for an image that sets none.
@@ -74,6 +76,7 @@ MENDS = {
 }
 BUILDER = "localaws build"  # in the history of what images/builder.py builds
 SYSTEM = ("bin", "usr", "lib", "lib64")  # an image with one of them has an operating system
+LAST_LINES = 10
 # Lines in which a program says what its image lacks.
 LACKING = re.compile(
     r"ModuleNotFoundError: |ImportError: |error while loading shared libraries: |: not found$|: command not found$"
@@ -190,7 +193,6 @@ class Container:
     """
 
     out_of_memory = False
-    lacks = ""  # the last line that names what the image lacks
     # To end after SIGKILL, for which a process may need the disk or network that it waits for.
     kill_seconds = 10
 
@@ -200,6 +202,7 @@ class Container:
         self.exit_code: int | None = None
         self._process, self._home, self._link = process, home, link
         self._on_line, self._on_exit = on_line, on_exit
+        self._said: deque[str] = deque(maxlen=LAST_LINES)
         self._finishing, self._ended = threading.Lock(), threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -208,6 +211,11 @@ class Container:
     @property
     def running(self) -> bool:
         return not self._ended.is_set()
+
+    @property
+    def lacks(self) -> str:
+        """What its image lacks, if it said so in its last lines: the line."""
+        return next((line.strip() for line in reversed(self._said) if LACKING.search(line)), "")
 
     def wait(self, timeout: float) -> bool:
         """Wait for the end, at most `timeout` seconds; whether it has ended."""
@@ -249,7 +257,7 @@ class Container:
         with self._process.stdout as stream:
             while (line := stream.readline(MAX_LINE)) and self.running:
                 text = line.decode("utf-8", "replace").rstrip("\r\n")
-                self.lacks = text.strip() if LACKING.search(text) else self.lacks
+                self._said.append(text)
                 self._on_line(text)
 
     def _reap(self):
@@ -498,12 +506,16 @@ def _refusal(problem: int, step: str, image: Unpacked) -> StartError:
         return StartError(
             f'exec: "{step.removeprefix("exec ")}": executable file not found in $PATH. The image\'s PATH is {path}'
         )
+    if step.startswith("/") and not step.startswith("/proc/self/"):
+        return StartError(f"The image cannot be run: {step} in it: {cause}")
     mends = []
     for name, refusing in REFUSALS.items():
         with suppress(OSError):
             if Path("/proc/sys", name).read_text().strip() == refusing:
                 allowing = {"1": "0", "0": "1"}[refusing] if name.startswith("kernel") else "10000"
                 mends.append(f"sudo sysctl -w {name.replace('/', '.')}={allowing}, or")
+    if problem == errno.EPERM and not mends and any(map(os.path.exists, CONTAINERS)):
+        mends.append("start the container that localaws runs in with --security-opt seccomp=unconfined, or")
     return StartError(
         f"{NEEDS_LINUX}, and the kernel refuses them here ({step}: {cause}): {' '.join([*mends, INSTALL_DOCKER])}"
     )
