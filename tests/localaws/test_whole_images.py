@@ -35,6 +35,7 @@ int main(int count, char **arguments) {
         FILE *model = fopen("/opt/ml/model/model.txt", "w");
         char folder[4096];
         fprintf(model, "%s %d %d %s %s", getcwd(folder, sizeof folder), getuid(), getpid(), getenv("COLOUR"), arguments[1]);
+        fprintf(model, " %s", getenv("HOME"));
         return fclose(model);
     }
     char word[4096] = {0}, request[65536], answer[8192];
@@ -205,14 +206,21 @@ def static(tmp_path_factory) -> bytes:
     return (place / "server").read_bytes()
 
 
-@pytest.mark.parametrize("system", [[member("etc"), member("usr/bin")], []], ids=["own root", "no system"])
-def test_a_server_in_c_is_run_as_its_entrypoint_says(account, static, system):
+PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1234::/home/app:/bin/sh\n"
+
+
+@pytest.mark.parametrize(
+    ("system", "user", "home"),
+    [([member("etc/passwd", PASSWD), member("usr/bin")], "app", "/home/app"), ([], "1234", "/tmp")],
+    ids=["own root", "no system"],
+)
+def test_a_server_in_c_is_run_as_its_entrypoint_says(account, static, system, user, home):
     how = {"Entrypoint": ["model-server", "--quiet"], "WorkingDir": "/made/for/it", "Cmd": ["never"]}
     image = push(
         account,
         tar(*system, member("srv/model/server", static), link("srv/model/model-server", "server")),
         Env=["PATH=/srv/model", "COLOUR=blue"],
-        User="1234",
+        User=user,
         **how,
     )
     trained = train(account, image)
@@ -222,7 +230,7 @@ def test_a_server_in_c_is_run_as_its_entrypoint_says(account, static, system):
     )
     name = model(account, trained, image)
     endpoint = account.endpoint(account.config(name, count=2))
-    assert account.invoke(endpoint, b"x")["Body"] == b"/made/for/it 1234 1 blue --quiet"
+    assert account.invoke(endpoint, b"x")["Body"] == f"/made/for/it 1234 1 blue --quiet {home}".encode()
     account.sagemaker.delete_endpoint(EndpointName=endpoint)
 
 
@@ -274,7 +282,7 @@ echo done
     [
         ("#!/usr/bin/env python\nimport no_such_module\n", "AlgorithmError: ModuleNotFoundError: No module named 'no_such_module', exit code: 1"),
         ("#!/bin/sh\nno-such-command\n", "no-such-command: not found, exit code: 127"),
-        ("#!/no/such/interpreter\n", "AlgorithmError: , exit code: 1"),
+        ("#!/no/such/interpreter\n", "AlgorithmError: exec /opt/program/train: no such file or directory, exit code: 1"),
         (None, 'ClientError: Unable to start the training container: exec: "train": executable file not found in $PATH'),
     ],
     ids=["module", "command", "interpreter", "program"],

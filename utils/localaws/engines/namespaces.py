@@ -156,6 +156,9 @@ def _become(plan: Plan) -> None:
         _overlay([plan.image], "root", plan.place)
     else:
         _mount("root", "root", flags=MS_BIND)
+    nameservers = ""
+    with suppress(OSError):
+        nameservers = Path("/etc/resolv.conf").read_text()
     os.mkdir(f"root/{OLD}")
     os.chdir("root")
     _call("pivot_root", b".", OLD.encode())
@@ -163,7 +166,7 @@ def _become(plan: Plan) -> None:
     os.chdir("/")
     if not plan.whole:
         _machine(plan)
-    _system(plan)
+    _system(plan, nameservers)
     for target, origin in plan.ml.items():
         _bind(f"/{OLD}{origin}", target, target in plan.read_only)
     _call("umount2", f"/{OLD}".encode(), MNT_DETACH)
@@ -223,7 +226,7 @@ def _machine(plan: Plan) -> None:
                 _bind(lower[0], f"/{name}", read_only=True)
 
 
-def _system(plan: Plan) -> None:
+def _system(plan: Plan, nameservers: str) -> None:
     """What is in a container beside the image: /proc, /sys, /dev, /tmp, the host's name and the names of others."""
     os.makedirs("/proc", exist_ok=True)
     try:
@@ -246,15 +249,6 @@ def _system(plan: Plan) -> None:
     if plan.whole:
         names = " ".join(["localhost", *plan.hosts])
         os.makedirs("/etc", exist_ok=True)
-        resolver = Path(f"/{OLD}", os.path.realpath(f"/{OLD}/etc/resolv.conf").lstrip("/"))
-        nameservers = ""
-        for file in (
-            Path(f"/{OLD}/run/systemd/resolve/stub-resolv.conf"),
-            resolver,
-            Path(f"/{OLD}/etc/resolv.conf"),
-        ):
-            with suppress(OSError):
-                nameservers = file.read_text()
         for file, text in (
             ("hosts", f"127.0.0.1 {names}\n"),
             ("hostname", f"{name}\n"),

@@ -92,14 +92,15 @@ class StartError(Exception):
 class ExecError(StartError):
     """The kernel does not execute the program that was found. To AWS that is a container that ran and ended.
 
-    `line` is what the container's log has of it, `mend` what else there is to say.
+    `line` is what the container's log has of it, `mend` what else there is to say, `cause` what a job's failure has of
+    it: nothing, as on AWS, unless nobody looked at the image when it was built.
     """
 
     exit_code = 1
 
-    def __init__(self, line: str, mend: str):
+    def __init__(self, line: str, mend: str, cause: str = ""):
         super().__init__(f"{line}. {mend}")
-        self.line, self.mend = line, mend
+        self.line, self.mend, self.cause = line, mend, cause
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class Unpacked:
         """Whether there is an operating system in it, or what stands for one."""
         return any((self.root / name).is_dir() for name in SYSTEM)
 
-    def user(self) -> tuple[int, int]:
-        """Who runs its programs, user and group by number. Raises StartError for a name that /etc/passwd has not."""
+    def user(self) -> tuple[int, int, str]:
+        """Who runs its programs: user and group by number, home. Raises StartError for a name that /etc/passwd has not."""
         name, _, group = (self.config.get("User") or "0").partition(":")
         found = {}
         with suppress(OSError, archive.UnsafeArchive):
@@ -129,7 +130,8 @@ class Unpacked:
             raise StartError(f"The image's USER is {name}, which its /etc/passwd does not name")
         own = next((entry for key, entry in found.items() if name in (key, entry[2])), None)
         number = int(name) if name.isdigit() else int(own[2])
-        return number, int(group) if group.isdigit() else int(own[3]) if own else 0
+        home = own[5] if own else "/root" if number == 0 else "/"
+        return number, int(group) if group.isdigit() else int(own[3]) if own else 0, home
 
     def here(self, value: str) -> str:
         """A variable's value for a process of this machine: of paths, those that the image has, as they are here."""
@@ -193,6 +195,7 @@ class Container:
     """
 
     out_of_memory = False
+    lacks = ""  # what its image lacks, where that is looked for
     # To end after SIGKILL, for which a process may need the disk or network that it waits for.
     kill_seconds = 10
 
@@ -202,7 +205,6 @@ class Container:
         self.exit_code: int | None = None
         self._process, self._home, self._link = process, home, link
         self._on_line, self._on_exit = on_line, on_exit
-        self._said: deque[str] = deque(maxlen=LAST_LINES)
         self._finishing, self._ended = threading.Lock(), threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -211,11 +213,6 @@ class Container:
     @property
     def running(self) -> bool:
         return not self._ended.is_set()
-
-    @property
-    def lacks(self) -> str:
-        """What its image lacks, if it said so in its last lines: the line."""
-        return next((line.strip() for line in reversed(self._said) if LACKING.search(line)), "")
 
     def wait(self, timeout: float) -> bool:
         """Wait for the end, at most `timeout` seconds; whether it has ended."""
@@ -256,9 +253,7 @@ class Container:
     def _read(self):
         with self._process.stdout as stream:
             while (line := stream.readline(MAX_LINE)) and self.running:
-                text = line.decode("utf-8", "replace").rstrip("\r\n")
-                self._said.append(text)
-                self._on_line(text)
+                self._on_line(line.decode("utf-8", "replace").rstrip("\r\n"))
 
     def _reap(self):
         # Without a bound: a program runs as long as it may, and who wants its end calls `kill`, which has one.
@@ -277,6 +272,24 @@ class Container:
             self.exit_code = status if status >= 0 else 128 - status
             self._ended.set()
         self._on_exit(self)
+
+
+class WholeContainer(Container):
+    """A program of an image that was made elsewhere."""
+
+    def __init__(self, process, home, on_line: Callable, on_exit, link):
+        self._said: deque[str] = deque(maxlen=LAST_LINES)
+
+        def heard(line: str):
+            self._said.append(line)
+            on_line(line)
+
+        super().__init__(process, home, heard, on_exit, link)
+
+    @property
+    def lacks(self) -> str:
+        """The last of its last lines that names what the image lacks."""
+        return next((line.strip() for line in reversed(self._said) if LACKING.search(line)), "")
 
 
 class ProcessEngine:
@@ -374,7 +387,7 @@ class ProcessEngine:
             )
         if self.closed:
             raise StartError("localaws is being stopped")
-        user, group = image.user()
+        user, group, home = image.user()
         environment = image.variables | self._environment | spec.environment
         port, network, hosts = 0, "host", []
         bound, read_only = {"/opt/ml": str(spec.base_dir)}, []
@@ -388,7 +401,7 @@ class ProcessEngine:
                 port, network = -1, "none"
         path = image.variables.get("PATH", DEFAULT_PATH)
         if image.has_system:
-            environment = {"HOME": "/root" if user == 0 else "/"} | environment | {"PATH": path}
+            environment = {"HOME": home} | environment | {"PATH": path}
         else:
             own = [part for part in path.split(":") if (image.root / part.lstrip("/")).is_dir()]
             here = [os.path.realpath(folder) for folder in (sys.prefix, sys.base_prefix)]
@@ -438,7 +451,7 @@ class ProcessEngine:
             raise _refusal(problem, step, spec.image)
         processes.record(self._home, process.pid, spec.what, spec.base_dir)
         ended = functools.partial(self._ended, on_exit=on_exit)
-        return self._keep(Container(process, self._home, on_line, ended, link))
+        return self._keep(WholeContainer(process, self._home, on_line, ended, link))
 
     def _python(self, spec: Spec, on_line: Callable[[str], None]) -> Path:
         """The Python of an image's programs: of its own environment, where it has lock files, else this machine's."""
@@ -500,7 +513,8 @@ def _refusal(problem: int, step: str, image: Unpacked) -> StartError:
     """Why a program does not run in name spaces, in words: the image's fault, or this machine's."""
     cause = os.strerror(problem).lower()
     if step.startswith("exec /"):
-        return ExecError(f"{step}: {cause}", MENDS.get(problem, MENDS[errno.ENOENT]))
+        line = f"{step}: {cause}"
+        return ExecError(line, MENDS.get(problem, MENDS[errno.ENOENT]), cause=line)
     if step.startswith("exec "):
         path = image.variables.get("PATH", DEFAULT_PATH)
         return StartError(

@@ -365,7 +365,7 @@ class _Job(Job):
         except ExecError as error:
             for line in (error.line, f"[localaws] {error.mend}"):
                 streams[host].write(line)
-            raise JobError(f"AlgorithmError: , exit code: {error.exit_code}") from error
+            raise JobError(f"AlgorithmError: {error.cause}, exit code: {error.exit_code}") from error
         except StartError as error:
             raise JobError(f"ClientError: Unable to start the training container: {error}") from error
         finally:
