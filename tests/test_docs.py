@@ -145,13 +145,13 @@ def test_the_guide_ends_in_a_prediction(tmp_path):
     (commands,) = re.findall(r"```\n(eval .*?aws sagemaker-runtime.*?)```", README, re.DOTALL)
     for path in ROOT.glob("README.*.md"):
         assert commands in path.read_text(encoding="utf-8"), path.name
-    environment = isolated_environment(tmp_path)
+    environment = isolated_environment(tmp_path, ROOT)
     del environment["WORKSHOP_LEARNER"]
     walk = "from workshop import catch_up, connect; connect(); catch_up('06_invoke')"
     for place, here in {"/tmp": tmp_path, ".venv/bin": Path(sys.executable).parent}.items():
         commands = commands.replace(f"{place}/", f"{shlex.quote(str(here))}/")
     script = f"set -e\n{shlex.quote(sys.executable)} -c {shlex.quote(walk)} >&2\n{commands}"
-    run = run_offline(["sh", "-c", script], environment)
+    run = run_offline(["sh", "-c", script], environment, ROOT)
     assert run.returncode == 0, run.stderr[-3000:]
     answered = run.stdout.partition("}")[2].split()  # behind what the aws command says itself
     assert Counter(answered) == {"setosa": 4, "versicolor": 3, "virginica": 3}, run.stdout
