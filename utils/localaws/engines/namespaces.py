@@ -105,7 +105,10 @@ def start(plan: Plan) -> int:
     """Start the program; its pid. Raises OSError, whose `filename` is the step that the kernel refused, if it is one."""
     listener = None
     if plan.port > 0:
-        listener = socket.create_server(("127.0.0.1", plan.port), backlog=512)
+        try:
+            listener = socket.create_server(("127.0.0.1", plan.port), backlog=512)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"port {plan.port}") from error
     user, group = os.getuid(), os.getgid()
     network = NEWNET if plan.port else 0
     _call("unshare", NEWUSER | NEWIPC | NEWUTS | network)
@@ -120,7 +123,10 @@ def start(plan: Plan) -> int:
             fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
     if listener:
         if not os.fork():
-            _relay(listener)
+            try:
+                _relay(listener)
+            finally:
+                os._exit(1)
         listener.close()
     _call("unshare", NEWPID)  # which is for children alone
     source, sink = os.pipe()
@@ -197,13 +203,14 @@ def _machine(plan: Plan) -> None:
                 os.symlink(os.readlink(entry), f"/{entry.name}")
             elif entry.is_dir() and entry.name not in ("proc", "dev", "sys", "tmp", "opt", "run"):
                 _bind(entry.path, f"/{entry.name}", read_only=True)
+    own = [
+        f"/{OLD}/opt/{name}" for name in ("ml", "program")
+    ]  # in case that this machine is a container of the kind
     for folder in ("/opt", "/run"):  # with places for more in them
         os.makedirs(folder, exist_ok=True)
         with suppress(OSError), os.scandir(f"/{OLD}{folder}") as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False) and not os.path.exists(
-                    f"{plan.image}{folder}/{entry.name}"
-                ):
+                if entry.is_dir(follow_symlinks=False) and entry.path not in own:
                     _bind(entry.path, f"{folder}/{entry.name}", read_only=True)
     for folder in WRITABLE:
         if os.path.isdir(folder):
