@@ -265,6 +265,7 @@ def test_an_image_with_a_system_of_its_own_is_run_whole(account):
     script = """#!/bin/sh
 set -e
 [ ! -e /home ] && [ ! -e /root ] && [ ! -e /gone ]
+[ -r $AWS_CONFIG_FILE ] && [ -r $AWS_SHARED_CREDENTIALS_FILE ] && [ -r $AWS_CA_BUNDLE ]
 cat /etc/hosts > /opt/ml/model/hosts
 echo $HOME $COLOUR $(ls /proc | cat) > /opt/ml/model/seen
 echo x > /usr/written; echo x > /tmp/written; echo x > /dev/null; cat /dev/zero | true

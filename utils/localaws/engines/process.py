@@ -399,6 +399,9 @@ class ProcessEngine:
             hosts = _hosts(spec.base_dir)
             if spec.isolated:
                 port, network = -1, "none"
+        if file := environment.get("AWS_CONFIG_FILE"):  # what the variables for AWS's clients name
+            bound[str(Path(file).parent)] = str(Path(file).parent)
+            read_only.append(str(Path(file).parent))
         path = image.variables.get("PATH", DEFAULT_PATH)
         if image.has_system:
             environment = {"HOME": home} | environment | {"PATH": path}
