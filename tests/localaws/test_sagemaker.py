@@ -103,8 +103,8 @@ def test_what_is_not_served_is_refused_by_name():
         return refusal("CreateTrainingJob", JOB | change, refuse_unserved)
 
     assert (
-        "AlgorithmSpecification.ContainerEntrypoint"
-        in check({"AlgorithmSpecification": {"ContainerEntrypoint": ["a"]}}).message
+        "AlgorithmSpecification.AlgorithmName"
+        in check({"AlgorithmSpecification": {"AlgorithmName": "a"}}).message
     )
     source = {"S3DataSource": {"S3DataType": "AugmentedManifestFile", "S3Uri": "s3://b/k"}}
     message = check({"InputDataConfig": [{"ChannelName": "c", "DataSource": source}]}).message

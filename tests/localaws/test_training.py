@@ -116,6 +116,24 @@ def test_a_description_has_what_the_request_left_to_the_service(account):
     assert job["TrainingJobName"] in [summary["TrainingJobName"] for summary in listed]
 
 
+def test_a_job_names_its_own_entrypoint_and_arguments(account):
+    request = account.training_request()
+    program = "import os, sys; print('said', sys.argv[1:], os.listdir('/opt/ml/input/data'))"
+    request["AlgorithmSpecification"] |= {
+        "ContainerEntrypoint": ["python3", "-c", program],
+        "ContainerArguments": ["--depth", "5"],
+    }
+    job = account.train(request)
+    assert job["TrainingJobStatus"] == "Completed", job
+    assert job["AlgorithmSpecification"]["ContainerArguments"] == ["--depth", "5"]
+    assert "said ['--depth', '5'] ['training']" in account.lines(GROUP, job["TrainingJobName"])
+
+    request = account.training_request()
+    request["AlgorithmSpecification"]["ContainerEntrypoint"] = ["no-such-program"]
+    reason = account.train(request)["FailureReason"]
+    assert 'exec: "no-such-program": executable file not found in $PATH' in reason
+
+
 def test_nothing_is_left_of_a_job_that_has_ended(account):
     account.train(account.training_request())
     assert not list((account.aws.home / "jobs" / "TrainingJob").glob("*"))

@@ -225,18 +225,28 @@ class DockerEngine(ProcessEngine):
             command += ["--network=none"]
         for variable, value in environment.items():
             command += ["--env", f"{variable}={value}"]
+        # Nothing of an image's own ENTRYPOINT and CMD is known here: docker puts them in where the job names none.
+        line = spec.line({})
+        if spec.entrypoint:
+            command += [f"--entrypoint={line.pop(0)}"]
 
         def cleanup():
-            if self._give_back and spec.command == "train":
+            if self._give_back and not serves:
                 owner = f"{os.getuid()}:{os.getgid()}"
-                helper = ["run", "--rm", "--network=none", _mount(spec.base_dir, "/opt/ml")]
-                _docker(*helper, spec.image, "chown", "-R", owner, "/opt/ml", check=False)
+                helper = [
+                    "run",
+                    "--rm",
+                    "--network=none",
+                    "--entrypoint=chown",
+                    _mount(spec.base_dir, "/opt/ml"),
+                ]
+                _docker(*helper, spec.image, "-R", owner, "/opt/ml", check=False)
             _docker("rm", "--force", "--volumes", name, check=False)
             if network:
                 self._leave(network)
 
         process = subprocess.Popen(
-            [*command, spec.image, spec.command],
+            [*command, spec.image, *line],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -269,11 +279,16 @@ def _mount(source: Path, target: str) -> str:
 
 def _hosts(base_dir: Path) -> tuple[str, list[str]]:
     """This host's name and all hosts' of a training job; corrects the interface's name, which differs by engine."""
-    file = base_dir / "input" / "config" / "resourceconfig.json"
-    with suppress(FileNotFoundError):
-        config = json.loads(file.read_text())
-        write_json(file, config | {"network_interface_name": "eth0"})
-        return config["current_host"], config["hosts"]
+    # A training job's, or a processing job's.
+    for file in (
+        base_dir / "input" / "config" / "resourceconfig.json",
+        base_dir / "config" / "resourceconfig.json",
+    ):
+        with suppress(FileNotFoundError):
+            config = json.loads(file.read_text())
+            if "network_interface_name" in config:
+                write_json(file, config | {"network_interface_name": "eth0"})
+            return config["current_host"], config["hosts"]
     return "", []
 
 

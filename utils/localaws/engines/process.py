@@ -50,7 +50,8 @@ NETWORKS = {
     "none": "It has no network but loopback.",
 }
 NEEDS_LINUX = (
-    "This image was not made by `python -m localaws build`: the process engine runs it in Linux name spaces"
+    "This image was not made by `python -m localaws build`, or its job names a program of its own: the process engine runs "
+    "that in Linux name spaces"
 )
 INSTALL_DOCKER = "install Docker and start localaws again"
 # What makes the kernel refuse name spaces to a user (file below /proc/sys, its value then) and what mends it.
@@ -172,8 +173,9 @@ def built_here(config: dict) -> bool:
 
 @dataclass(frozen=True)
 class Spec:
-    """What to run: `command` (train or serve) of the image that `fetch` gave, with `base_dir` as its /opt/ml.
+    """What to run: `command` (train, serve or process) of the image that `fetch` gave, with `base_dir` as its /opt/ml.
 
+    `entrypoint` and `arguments` are a job's ContainerEntrypoint and ContainerArguments, as `line` reads them.
     `instance_type`, `isolated` (no network) and `serverless_mb` (memory of a serverless endpoint, which may write to /tmp
     alone) are kept by the engines that can.
     """
@@ -186,6 +188,20 @@ class Spec:
     instance_type: str = ""
     isolated: bool = False
     serverless_mb: int = 0
+    entrypoint: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the job, or the image's ENTRYPOINT, names the program, and not the contract of training and serving."""
+        return bool(self.entrypoint or self.arguments or self.command == "process")
+
+    def line(self, image: dict) -> list[str]:
+        """The program and its arguments, for an image with this configuration, as `docker run` puts them together:
+        ENTRYPOINT and `train`, `serve`, or, of a processing job, CMD; what the job names is in their place."""
+        default = [] if self.entrypoint else image.get("Cmd") if self.command == "process" else [self.command]
+        entrypoint = list(self.entrypoint) or image.get("Entrypoint") or []
+        return entrypoint + (list(self.arguments) or default or [])
 
 
 class Container:
@@ -330,7 +346,8 @@ class ProcessEngine:
 
     def start(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None = None) -> Container:
         """Start a program. Raises StartError, naming the program and what is wrong with it."""
-        if spec.image.whole:
+        # A program that a job names itself was not made for this engine, whatever its image was.
+        if spec.image.whole or spec.is_own:
             return self._start_whole(spec, on_line, on_exit)
         program, folders = spec.image.find(spec.command)
         inherited = {
@@ -387,6 +404,9 @@ class ProcessEngine:
             )
         if self.closed:
             raise StartError("localaws is being stopped")
+        line = spec.line(image.config)
+        if not line:
+            raise StartError("The image has neither ENTRYPOINT nor CMD: give the job a ContainerEntrypoint")
         user, group, home = image.user()
         environment = image.variables | self._environment | spec.environment
         port, network, hosts = 0, "host", []
@@ -407,8 +427,9 @@ class ProcessEngine:
             environment = {"HOME": home} | environment | {"PATH": path}
         else:
             own = [part for part in path.split(":") if (image.root / part.lstrip("/")).is_dir()]
-            here = [os.path.realpath(folder) for folder in (sys.prefix, sys.base_prefix)]
-            path = [*own, str(Path(sys.prefix, "bin")), DEFAULT_PATH]
+            python = self._python(spec, on_line)
+            here = [os.path.realpath(place.parents[1]) for place in (python, python.resolve())]
+            path = [*own, str(Path(here[0], "bin")), DEFAULT_PATH]
             environment = {"HOME": "/tmp"} | environment | {"PATH": ":".join(path)}
         place = spec.base_dir.parent / "root"
         place.mkdir(exist_ok=True)
@@ -419,7 +440,7 @@ class ProcessEngine:
             ml=bound,
             read_only=read_only,
             here=here,
-            command=[*(image.config.get("Entrypoint") or ()), spec.command],
+            command=line,
             environment=environment,
             folder=image.config.get("WorkingDir") or "/",
             user=user,
@@ -539,8 +560,9 @@ def _refusal(problem: int, step: str, image: Unpacked) -> StartError:
 
 
 def _hosts(base_dir: Path) -> list[str]:
-    """A training job's hosts, this one first."""
-    with suppress(FileNotFoundError):
-        config = json.loads((base_dir / "input/config/resourceconfig.json").read_text())
-        return sorted(config["hosts"], key=lambda host: host != config["current_host"])
+    """The hosts of a training or processing job, this one first."""
+    for folder in ("input/config", "config"):
+        with suppress(FileNotFoundError):
+            config = json.loads((base_dir / folder / "resourceconfig.json").read_text())
+            return sorted(config["hosts"], key=lambda host: host != config["current_host"])
     return []

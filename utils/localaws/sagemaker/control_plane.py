@@ -48,6 +48,7 @@ SERVED = {
     for operation, paths in {
         "CreateTrainingJob": _TRAINING.format("")
         + """TrainingJobName HyperParameters Tags AlgorithmSpecification.EnableSageMakerMetricsTimeSeries
+            AlgorithmSpecification.ContainerEntrypoint AlgorithmSpecification.ContainerArguments
             CheckpointConfig.S3Uri CheckpointConfig.LocalPath RetryStrategy """
         + " ".join(RECORDED),
         "DescribeTrainingJob": "TrainingJobName",

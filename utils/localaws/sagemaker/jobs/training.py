@@ -344,10 +344,14 @@ class _Job(Job):
             if "CheckpointConfig" in record:
                 checkpoints += [self._checkpoints(bases[host], streams[host]) for host in self._hosts]
             instance_type = record["ResourceConfig"]["InstanceType"]
-            isolated = record["EnableNetworkIsolation"]
+            isolated, algorithm = record["EnableNetworkIsolation"], record["AlgorithmSpecification"]
+            line = {
+                "entrypoint": tuple(algorithm.get("ContainerEntrypoint", ())),
+                "arguments": tuple(algorithm.get("ContainerArguments", ())),
+            }
             for host, stream in streams.items():
                 what = f"training job {self.name} {host}"
-                spec = Spec(what, image, "train", bases[host], environment, instance_type, isolated)
+                spec = Spec(what, image, "train", bases[host], environment, instance_type, isolated, **line)
                 on_line = partial(self._line, stream)
                 self._containers.append(self.context.engine.start(spec, on_line))
             spot = first and record["EnableManagedSpotTraining"]
