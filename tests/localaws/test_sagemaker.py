@@ -147,15 +147,10 @@ def test_answers_hold_nothing_of_our_own():
 
 def test_operations_that_are_not_served(account):
     with pytest.raises(
-        ClientError, match="localaws does not serve CreateProcessingJob: run it against AWS"
+        ClientError, match="localaws does not serve CreateNotebookInstance: run it against AWS"
     ) as refused:
-        account.sagemaker.create_processing_job(
-            ProcessingJobName="x",
-            RoleArn=account.role,
-            AppSpecification={"ImageUri": "x"},
-            ProcessingResources={
-                "ClusterConfig": {"InstanceCount": 1, "InstanceType": "ml.m5.large", "VolumeSizeInGB": 1}
-            },
+        account.sagemaker.create_notebook_instance(
+            NotebookInstanceName="x", RoleArn=account.role, InstanceType="ml.t3.medium"
         )
     assert refused.value.response["Error"]["Code"] == "NotServedByLocalaws"
 

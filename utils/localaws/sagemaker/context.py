@@ -32,6 +32,7 @@ ARN_PARTS = {
     "EndpointConfig": "endpoint-config",
     "Endpoint": "endpoint",
     "TransformJob": "transform-job",
+    "ProcessingJob": "processing-job",
     "HyperParameterTuningJob": "hyper-parameter-tuning-job",
 }
 

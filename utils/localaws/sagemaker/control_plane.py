@@ -13,6 +13,7 @@ from localaws.errors import AwsError, Invalid, NotServed
 from localaws.sagemaker.hosting.endpoints import Hosting
 from localaws.sagemaker.hosting.instances import container_definition
 from localaws.sagemaker.jobs.jobs import RECORDED
+from localaws.sagemaker.jobs.processing import Processing
 from localaws.sagemaker.jobs.training import Training
 from localaws.sagemaker.jobs.transform import Transform
 from localaws.sagemaker.jobs.tuning import Tuning
@@ -96,6 +97,17 @@ SERVED = {
         "DescribeTransformJob": "TransformJobName",
         "ListTransformJobs": _LIST_STATUS,
         "StopTransformJob": "TransformJobName",
+        "CreateProcessingJob": """ProcessingJobName RoleArn AppSpecification Environment StoppingCondition Tags
+            ProcessingInputs.InputName ProcessingInputs.S3Input.S3Uri ProcessingInputs.S3Input.LocalPath
+            ProcessingInputs.S3Input.S3DataType ProcessingInputs.S3Input.S3InputMode=File
+            ProcessingInputs.S3Input.S3DataDistributionType ProcessingInputs.S3Input.S3CompressionType=None
+            ProcessingOutputConfig.Outputs.OutputName ProcessingOutputConfig.Outputs.S3Output
+            ProcessingResources.ClusterConfig.InstanceType ProcessingResources.ClusterConfig.InstanceCount
+            ProcessingResources.ClusterConfig.VolumeSizeInGB NetworkConfig.EnableNetworkIsolation ExperimentConfig""",
+        "DescribeProcessingJob": "ProcessingJobName",
+        "ListProcessingJobs": _LIST_STATUS,
+        "StopProcessingJob": "ProcessingJobName",
+        "DeleteProcessingJob": "ProcessingJobName",
         "CreateHyperParameterTuningJob": _TRAINING.format("TrainingJobDefinition.")
         + _TUNING_RESOURCES.format("TrainingJobDefinition.HyperParameterTuningResourceConfig.")
         + """TrainingJobDefinition.StaticHyperParameters HyperParameterTuningJobName Tags
@@ -119,6 +131,8 @@ SERVED = {
     }.items()
 }
 
+# What a List operation begins with the oldest of, where a request does not say.
+ASCENDING = ("TrainingJob", "HyperParameterTuningJob", "ProcessingJob")
 PAGE = 10  # MaxResults, where a request does not say
 
 
@@ -130,7 +144,7 @@ class ControlPlane:
         training = Training(context)
         self._tuning = Tuning(context, training)
         # In the order in which they are taken up again; they are closed in the other.
-        self._jobs = (training, self._tuning, Transform(context))
+        self._jobs = (training, self._tuning, Transform(context), Processing(context))
         self._hosting = Hosting(context)
         self._operations: dict[str, Callable[[dict], dict]] = {
             "CreateModel": self._create_model,
@@ -264,7 +278,7 @@ class ControlPlane:
     def _list(self, kind: str, request: dict) -> dict:
         output = service_model().operation_model(f"List{kind}s").output_shape.members
         key = next(name for name in output if name != "NextToken")
-        order = "Ascending" if kind in ("TrainingJob", "HyperParameterTuningJob") else "Descending"
+        order = "Ascending" if kind in ASCENDING else "Descending"
         if kind == "HyperParameterTuningJob":
             request.setdefault("SortBy", "Name")
         # A page of training jobs is cut first and then filtered by status: it may have fewer jobs, or none.

@@ -1,4 +1,5 @@
-"""Checkpoints of a training job: a folder and a place in S3, kept the same while the job runs."""
+"""Checkpoints of a training job, and outputs of a processing job that are uploaded while it runs: a folder and a place in
+S3, kept the same."""
 
 import os
 import sys
@@ -15,17 +16,18 @@ SYNC_SECONDS = 1
 
 
 class Checkpoints:
-    """Fetches what is at `uri` into the folder `place` below `base`, then copies each file that changes there to S3.
+    """Fetches what is at `uri` into the folder `place` below `base` (if `fetch`), then copies each file that changes there to S3.
 
     Like AWS it only ever copies: what is deleted in the folder stays in S3. `say` is told, once, of what cannot be
     copied. Raises DataError if nothing can be read.
     """
 
-    def __init__(self, s3, uri: str, base: Path, place: str, say: Callable[[str], None]):
+    def __init__(self, s3, uri: str, base: Path, place: str, say: Callable[[str], None], fetch: bool = True):
         self._s3, self._uri, self._where, self._say = s3, uri.rstrip("/") + "/", (base, place), say
         self._said: set[str] = set()
         self.copied = 0  # files that have come to S3, a changed one each time
-        storage.download(s3, storage.list_objects(s3, "S3Prefix", self._uri), base / place)
+        if fetch:
+            storage.download(s3, storage.list_objects(s3, "S3Prefix", self._uri), base / place)
         self._known = {name: self._state(file) for name, file in self._left()}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -10,32 +10,24 @@ import stat
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import regex
 from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.engines.logs import LogStream
-from localaws.engines.process import Container, ExecError, Spec, StartError, Unpacked
+from localaws.engines.process import Spec, Unpacked
 from localaws.errors import Invalid, NotServed
 from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context
 from localaws.state.processes import write_json
 
 from .checkpoints import Checkpoints
-from .jobs import FAILURE_CHARACTERS, Job, JobError, Jobs, recorded
+from .hosts import DEFAULT_RUNTIME, HostsJob, own_line
+from .jobs import JobError, Jobs
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
-OUT_OF_MEMORY = (
-    "ClientError: Please use an instance type with more memory, or reduce the size of training data processed on an "
-    "instance."
-)
-STOP_SECONDS = 120  # between SIGTERM and SIGKILL
-DEFAULT_RUNTIME = 86_400
 REGEX_SECONDS = 0.5  # that a metric's regex may take for a line; a good one takes microseconds
 REPEATS = 1_000_000
 SERIES = 10_000  # values of a metric that are kept in order; early stopping compares no more
@@ -208,20 +200,18 @@ def _check_spot(request: dict) -> None:
         raise NotServed(f'CheckpointConfig.LocalPath "{path}"', mend)
 
 
-class _Job(Job):
+class _Job(HostsJob):
     """One training job from Starting to its end."""
 
+    log_group = LOG_GROUP
+
     def __init__(self, context: Context, record: dict):
-        super().__init__(context, "TrainingJob", record)
+        super().__init__(context, "TrainingJob", record, record["ResourceConfig"]["InstanceCount"])
         self.final: dict[str, dict] = {}  # metric -> its last value and when it came, as they are told
         self.series: dict[str, list[float]] = {}  # metric -> all its values
-        self._containers: list[Container] = []
-        count = record["ResourceConfig"]["InstanceCount"]
-        self._hosts = sorted(f"algo-{number}" for number in range(1, count + 1))
         definitions = record["AlgorithmSpecification"].get("MetricDefinitions", ())
         self._metrics = {definition["Name"]: _compile(definition) for definition in definitions}
         self._pipes: list[_Pipe] = []
-        self._streams: dict[str, str] = {}  # host -> its log stream
 
     def _enter(self, status: str, **fields) -> None:
         store = self.context.store
@@ -229,10 +219,7 @@ class _Job(Job):
 
     def execute(self) -> str:
         self._enter("Downloading", TrainingStartTime=time.time())
-        try:
-            image = self.context.engine.fetch(self.context.registry, self.record["ResolvedImage"])
-        except StartError as error:
-            raise JobError(f"ClientError: {error}") from error
+        image = self._image()
         for attempt in itertools.count():
             bases = {host: self._prepare(host) for host in self._hosts}
             if self.stop_requested.is_set():
@@ -258,11 +245,8 @@ class _Job(Job):
             self._enter("Uploading")
             self._upload_model(bases)
         self._upload_output(bases)
-        if failed and any(container.out_of_memory for container in self._containers):
-            raise JobError(OUT_OF_MEMORY)
         if failed:
-            lacks = {host: one.lacks for host, one in zip(self._hosts, self._containers, strict=True)}
-            raise JobError(_failure_reason(exit_codes, bases, lacks))
+            raise self._failure(exit_codes, bases, "output/failure")
         self._publish_metrics()
         return outcome
 
@@ -300,21 +284,13 @@ class _Job(Job):
         return base
 
     def _fill(self, channel: dict, mode: str, data: Path, index: int) -> None:
-        source, s3 = channel["DataSource"]["S3DataSource"], self.context.s3
-        objects = storage.list_objects(s3, source["S3DataType"], source["S3Uri"])
-        if source.get("S3DataDistributionType") == "ShardedByS3Key":
-            objects = objects[index :: len(self._hosts)]
+        objects = self._objects(channel["DataSource"]["S3DataSource"], index)
         if mode == "Pipe":
             unzip = channel.get("CompressionType") == "Gzip"
-            self._pipes.append(_Pipe(s3, objects, data / channel["ChannelName"], unzip))
+            self._pipes.append(_Pipe(self.context.s3, objects, data / channel["ChannelName"], unzip))
             return
         folder = data / channel["ChannelName"]
-        try:
-            for bucket, key, _ in objects[:1]:
-                self.context.require_access(self.record["RoleArn"], "s3:GetObject", f"s3://{bucket}/{key}")
-            storage.download(s3, objects, folder)
-        except storage.DataError as error:
-            raise JobError(f"ClientError: Data download failed:{error}") from error
+        self._download(objects, folder)
         if mode == "FastFile":
             for path in filter(Path.is_file, folder.rglob("*")):
                 path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
@@ -324,61 +300,35 @@ class _Job(Job):
     ) -> tuple[dict[str, int], str]:
         """Run `train` on every host; the exit codes, and how it ended: Completed, Stopped, MaxRuntimeExceeded or
         Interrupted."""
-        record, epoch = self.record, int(time.time() * 1000)
-        environment = (
-            self.context.variables
-            | record.get("Environment", {})
-            | {
-                "TRAINING_JOB_NAME": self.name,
-                "TRAINING_JOB_ARN": self.context.arn("TrainingJob", self.name),
-            }
-        )
-        streams, checkpoints = {}, []
-        self._containers.clear()
+        record = self.record
+        job = {
+            "TRAINING_JOB_NAME": self.name,
+            "TRAINING_JOB_ARN": self.context.arn("TrainingJob", self.name),
+        }
+        environment = self.context.variables | record.get("Environment", {}) | job
+        instance_type, isolated = record["ResourceConfig"]["InstanceType"], record["EnableNetworkIsolation"]
+        line = own_line(record["AlgorithmSpecification"])
+        spot = first and record["EnableManagedSpotTraining"]
+        seconds, count = (float(environment.get(name, 0)) for name in (AFTER_SECONDS, AFTER_CHECKPOINTS))
+
+        def spec(host: str) -> Spec:
+            what = f"training job {self.name} {host}"
+            return Spec(what, image, "train", bases[host], environment, instance_type, isolated, **line)
+
+        def beside(streams: dict[str, LogStream]) -> list[Checkpoints]:
+            if "CheckpointConfig" not in record:
+                return []
+            return [self._checkpoints(bases[host], stream) for host, stream in streams.items()]
+
+        def lost(elapsed: float, checkpoints: list[Checkpoints]) -> bool:
+            copied = sum(part.copied for part in checkpoints)
+            return spot and (0 < seconds <= elapsed or 0 < count <= copied)
+
         try:
-            for host in self._hosts:
-                self._streams[host] = f"{self.name}/{host}-{epoch}"
-                streams[host] = LogStream(self.context.logs, LOG_GROUP, self._streams[host])
-            for line in recorded(record) if first else ():
-                streams[self._hosts[0]].write(line)
-            if "CheckpointConfig" in record:
-                checkpoints += [self._checkpoints(bases[host], streams[host]) for host in self._hosts]
-            instance_type = record["ResourceConfig"]["InstanceType"]
-            isolated, algorithm = record["EnableNetworkIsolation"], record["AlgorithmSpecification"]
-            line = {
-                "entrypoint": tuple(algorithm.get("ContainerEntrypoint", ())),
-                "arguments": tuple(algorithm.get("ContainerArguments", ())),
-            }
-            for host, stream in streams.items():
-                what = f"training job {self.name} {host}"
-                spec = Spec(what, image, "train", bases[host], environment, instance_type, isolated, **line)
-                on_line = partial(self._line, stream)
-                self._containers.append(self.context.engine.start(spec, on_line))
-            spot = first and record["EnableManagedSpotTraining"]
-            seconds, count = (float(environment.get(name, 0)) for name in (AFTER_SECONDS, AFTER_CHECKPOINTS))
-
-            def lost(elapsed: float) -> bool:
-                copied = sum(part.copied for part in checkpoints)
-                return spot and (0 < seconds <= elapsed or 0 < count <= copied)
-
-            outcome = self._await(record["StoppingCondition"]["MaxRuntimeInSeconds"], lost)
-            for container in self._containers:
-                container.kill()
-            codes = (container.exit_code for container in self._containers)
-            return dict(zip(self._hosts, codes, strict=True)), outcome
-        except ExecError as error:
-            for line in (error.line, f"[localaws] {error.mend}"):
-                streams[host].write(line)
-            raise JobError(f"AlgorithmError: {error.cause}, exit code: {error.exit_code}") from error
-        except StartError as error:
-            raise JobError(f"ClientError: Unable to start the training container: {error}") from error
+            return self._run(spec, record["StoppingCondition"]["MaxRuntimeInSeconds"], first, beside, lost)
         finally:
-            for container in self._containers:
-                container.kill()
             for pipe in self._pipes:
                 pipe.close()
-            for part in [*checkpoints, *streams.values()]:
-                part.close()
 
     def _checkpoints(self, base: Path, stream: LogStream) -> Checkpoints:
         config = self.record["CheckpointConfig"]
@@ -390,7 +340,7 @@ class _Job(Job):
         return Checkpoints(self.context.s3, config["S3Uri"], base, place, say)
 
     def _line(self, stream: LogStream, line: str) -> None:
-        stream.write(line)
+        super()._line(stream, line)
         for name, pattern in list(self._metrics.items()):
             try:
                 if match := pattern.search(line, timeout=REGEX_SECONDS, concurrent=True):
@@ -409,30 +359,6 @@ class _Job(Job):
                         "without them."
                     )
 
-    def _await(self, seconds: float, lost: Callable[[float], bool]) -> str:
-        """Wait for all hosts, at most `seconds`; `lost` says after how many the instances are taken away."""
-        start = time.monotonic()
-        while any(container.running for container in self._containers):
-            outcome, elapsed = None, time.monotonic() - start
-            if self.stop_requested.is_set():
-                outcome = "Stopped"
-            elif elapsed > seconds:
-                outcome = "MaxRuntimeExceeded"
-            elif lost(elapsed):
-                outcome = "Interrupted"
-            if outcome:
-                for container in self._containers:
-                    container.terminate()
-                end = time.monotonic() + STOP_SECONDS
-                for container in self._containers:
-                    container.wait(max(0, end - time.monotonic()))
-                return outcome
-            if any(container.exit_code for container in self._containers):
-                break  # one host has failed: the job has, and the others would wait for it for ever
-            running = [container for container in self._containers if container.running]
-            (running or self._containers)[0].wait(0.05)
-        return "Completed"
-
     def _upload_model(self, bases: dict[str, Path]) -> None:
         uri = self.record["ModelArtifacts"]["S3ModelArtifacts"]
         plain = self.record["OutputDataConfig"].get("CompressionType") == "NONE"
@@ -449,42 +375,10 @@ class _Job(Job):
             uri, packed = f"{output}/{self.name}/output/output.tar.gz", self.folder / "output.tar.gz"
             storage.upload_archive(self.context.s3, itertools.chain([first], files), uri, packed)
 
-    def _left(self, bases: dict[str, Path], place: str, keys: bool = False) -> Iterator[tuple[str, BinaryIO]]:
-        """What the hosts have left in a folder; of files with one name the first host's. The log names what is left out."""
-        names = set()
-        for host, base in bases.items():
-            left_out = []
-            for name, file in storage.left(base, place, left_out.append, keys):
-                if name not in names:
-                    names.add(name)
-                    yield name, file
-            if left_out:
-                stream = LogStream(self.context.logs, LOG_GROUP, self._streams[host])
-                for what in left_out:
-                    stream.write(f"[localaws] /opt/ml/{place}: {what}")
-                stream.close()
-
     def _publish_metrics(self) -> None:
         job = {"Dimensions": [{"Name": "TrainingJobName", "Value": self.name}]}
         if data := [metric | job for metric in self.final.values()]:
             self.context.cloudwatch.put_metric_data(Namespace=LOG_GROUP, MetricData=data)
-
-
-def _failure_reason(exit_codes: dict[str, int], bases: dict[str, Path], lacks: dict[str, str]) -> str:
-    """AWS's form, `AlgorithmError: CAUSE, exit code: N`, with the start of output/failure as the cause.
-
-    Where a program wrote none, what its image `lacks`, if it said so, is the cause.
-    """
-    host = next(host for host, code in exit_codes.items() if code)
-    cause = ""
-    with (
-        suppress(OSError),  # it wrote none, or left something else there
-        storage.opened(bases[host], "output/failure") as descriptor,
-    ):
-        cause = os.read(descriptor, 4 * FAILURE_CHARACTERS).decode("utf-8", "replace").strip()
-    cause = cause or lacks[host]
-    ending = f", exit code: {exit_codes[host]}"
-    return "AlgorithmError: " + cause[: FAILURE_CHARACTERS - len("AlgorithmError: ") - len(ending)] + ending
 
 
 class _Pipe:
