@@ -17,7 +17,12 @@ SHOWN = {"jobs": 50, "endpoints": 50, "models": 50, "images": 50, "buckets": 50,
 PROGRESS_BYTES = 1 << 16
 # What took longer to find is told again for so many times as long before it is looked for anew.
 SLOW_SECONDS, REST = 0.05, 20
-JOBS = {"training": "TrainingJob", "tuning": "HyperParameterTuningJob", "transform": "TransformJob"}
+JOBS = {
+    "training": "TrainingJob",
+    "tuning": "HyperParameterTuningJob",
+    "transform": "TransformJob",
+    "processing": "ProcessingJob",
+}
 WORDS = {kind: word for word, kind in JOBS.items()}
 
 
@@ -41,7 +46,9 @@ class Console:
         trials, loose = defaultdict(list), []
         for card in jobs["training"]:
             (trials[card["parent"]] if card["parent"] in arns else loose).append(card)
-        tops = sorted([*loose, *jobs["tuning"], *jobs["transform"]], key=newest, reverse=True)
+        tops = sorted(
+            [*loose, *jobs["tuning"], *jobs["transform"], *jobs["processing"]], key=newest, reverse=True
+        )
         every = {
             "jobs": tops,
             "endpoints": sorted(self._endpoints(), key=newest, reverse=True),
@@ -49,7 +56,7 @@ class Console:
             "images": sorted(self.rest("images", self._images), key=newest, reverse=True),
             "buckets": self.rest("buckets", self.backend.buckets),
         }
-        paid = [*jobs["training"], *jobs["transform"], *every["endpoints"]]
+        paid = [*jobs["training"], *jobs["transform"], *jobs["processing"], *every["endpoints"]]
         busy = [card for cards in jobs.values() for card in cards if card["status"] not in ENDED]
         totals = {
             "jobs": sum(map(len, jobs.values())),
@@ -108,7 +115,8 @@ class Console:
 
     def job_card(self, kind: str, record: dict) -> dict:
         verb = kind.removesuffix("Job").removeprefix("HyperParameter")
-        fleet = record.get("ResourceConfig") or record.get("TransformResources") or {}
+        cluster = record.get("ProcessingResources", {}).get("ClusterConfig", {})
+        fleet = record.get("ResourceConfig") or record.get("TransformResources") or cluster
         return {
             **_common(kind, WORDS[kind], record),
             "what": f"{verb} job",

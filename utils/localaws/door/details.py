@@ -15,7 +15,7 @@ import regex
 from localaws.errors import AwsError
 from localaws.sagemaker.hosting import endpoints
 from localaws.sagemaker.hosting.instances import container_definition
-from localaws.sagemaker.jobs import training, transform
+from localaws.sagemaker.jobs import processing, training, transform
 from localaws.sagemaker.storage import DataError, parse_uri
 from localaws.state import locate
 
@@ -36,6 +36,7 @@ PICTURE_BYTES = 2 << 20
 LOGS = {
     "training": (training.LOG_GROUP, "{}/"),
     "transform": (transform.LOG_GROUP, "{}/"),
+    "processing": (processing.LOG_GROUP, "{}/"),
     "endpoint": (endpoints.LOG_GROUP, ""),
 }
 
@@ -50,6 +51,7 @@ class Details:
             "training": self._training,
             "tuning": self._tuning,
             "transform": self._transform,
+            "processing": self._processing,
             "endpoint": self._endpoint,
             "model": self._model,
         }
@@ -176,6 +178,19 @@ class Details:
             ("Input", [_object(job["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"])]),
             ("Output", [_object(job["TransformOutput"]["S3OutputPath"].rstrip("/") + "/")]),
             *_times(job.get("TransformStartTime"), job.get("TransformEndTime")),
+        ]
+        return {"facts": _facts(facts)}
+
+    def _processing(self, name: str, *_) -> dict:
+        job = self._describe("ProcessingJob", name)
+        inputs = [one["S3Input"]["S3Uri"] for one in job.get("ProcessingInputs", ())]
+        outputs = job.get("ProcessingOutputConfig", {}).get("Outputs", ())
+        facts = [
+            ("Image", [job["AppSpecification"]["ImageUri"]]),
+            ("Input", [_object(uri) for uri in inputs]),
+            ("Output", [_object(one["S3Output"]["S3Uri"].rstrip("/") + "/") for one in outputs]),
+            ("Exit message", [job["ExitMessage"]] if "ExitMessage" in job else []),
+            *_times(job.get("ProcessingStartTime"), job.get("ProcessingEndTime")),
         ]
         return {"facts": _facts(facts)}
 

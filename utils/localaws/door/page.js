@@ -5,9 +5,9 @@ const NONE = {
   models: "No model.", images: "No image. Lab 03 pushes one.", buckets: "No bucket. Lab 00 makes one.",
 };
 const GOOD = new Set(["Completed", "InService"]), BAD = new Set(["Failed"]), STILL = new Set(["Stopped"]);
-const LOGGED = new Set(["training", "transform", "endpoint"]), DETAILED = new Set(["training", "tuning", "transform", "endpoint", "model"]);
+const LOGGED = new Set(["training", "transform", "processing", "endpoint"]), DETAILED = new Set(["training", "tuning", "transform", "processing", "endpoint", "model"]);
 // Where a thing of a kind is on the page; `job` in an address is any of the first three.
-const SECTIONS = { training: "jobs", tuning: "jobs", transform: "jobs", job: "jobs", endpoint: "endpoints", model: "models", image: "images", bucket: "buckets" };
+const SECTIONS = { training: "jobs", tuning: "jobs", transform: "jobs", processing: "jobs", job: "jobs", endpoint: "endpoints", model: "models", image: "images", bucket: "buckets" };
 const rows = new Map();  // "kind/name" -> its row, trials included
 const shown = { jobs: 50, endpoints: 50, models: 50, images: 50, buckets: 50, calls: 10 };
 let wanted = null;  // { kind, name, rest } of the address, until it is opened
