@@ -197,5 +197,21 @@ def classes(role, bucket, image):
     print("TUNED", counters.completed, sorted(best.hyper_parameters), best.hyper_parameters["criterion"])
 
 
+@step
+def far(role, bucket, image):
+    """A function that @remote runs as a training job, in an image whose Python has the SDK."""
+    from sagemaker.core.helper.session_helper import Session
+    from sagemaker.core.remote_function import remote
+
+    session = Session(boto_session=boto3.Session(), default_bucket=bucket)
+
+    @remote(instance_type="ml.m5.large", image_uri=image, role=role, sagemaker_session=session)
+    def divide(x, y):
+        print("dividing", x)
+        return x / y
+
+    print("DIVIDED", divide(10, 4))
+
+
 if __name__ == "__main__":
     STEPS[sys.argv[1]](*sys.argv[2:])

@@ -28,7 +28,7 @@ def steps(account):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for step in ("walk", "classes")
+        for step in ("walk", "classes", "far")
     }
     yield running
     for process in running.values():
@@ -85,3 +85,7 @@ def test_modelbuilder_transformer_and_tuner(steps):
     assert "TRANSFORMED b'3,2\\n3,2\\n'" in out
     tuned = "['_tuning_objective_metric', 'criterion', 'depth', 'share']"
     assert any(f"TUNED 3 {tuned} {word}" in out for word in ("gini", "entropy"))
+
+
+def test_a_function_that_runs_far_away(steps):
+    assert "DIVIDED 2.5" in said(steps["far"])

@@ -1,4 +1,4 @@
-"""SDK v3's jobs that run a program of one's own in an image: SourceCode of a trainer, ScriptProcessor, @remote."""
+"""SDK v3's jobs that run a program of one's own in an image: SourceCode of a trainer, ScriptProcessor."""
 
 import os
 import subprocess
@@ -8,7 +8,6 @@ from pathlib import Path
 import boto3
 from sagemaker.core.helper.session_helper import Session, get_execution_role
 from sagemaker.core.processing import ScriptProcessor
-from sagemaker.core.remote_function import remote
 from sagemaker.core.shapes import ProcessingOutput, ProcessingS3Output
 from sagemaker.train import ModelTrainer
 from sagemaker.train.configs import Compute, InputData, SourceCode
@@ -65,11 +64,3 @@ processor.run(
     logs=False,
 )
 print("PROCESSED", session.read_s3_file(bucket, "said/said.txt"))
-
-
-@remote(instance_type="ml.m5.large", image_uri=image, role=role)
-def divide(x, y):
-    return x / y
-
-
-print("REMOTE", divide(10, 4))

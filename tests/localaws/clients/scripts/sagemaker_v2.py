@@ -1,9 +1,5 @@
-"""SDK v2 with a container of one's own, as its documentation writes it: train, deploy, predict, transform, tune.
+"""SDK v2 with a container of one's own, as its documentation writes it: train, deploy, predict, transform, tune."""
 
-Bucket and role are given, where the SDK would ask AWS for them.
-"""
-
-import json
 import logging
 import os
 import subprocess
@@ -30,26 +26,14 @@ def localaws(*arguments):
     )
 
 
-# What stands on the account before a notebook begins.
-trust = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    ],
-}
-iam = boto3.client("iam")
-role = iam.create_role(RoleName="execution", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
-iam.attach_role_policy(RoleName="execution", PolicyArn="arn:aws:iam::aws:policy/AmazonSageMakerFullAccess")
 image_uri = boto3.client("ecr").create_repository(repositoryName="sagemaker-decision-trees")["repository"][
     "repositoryUri"
 ]
 localaws("build", "decision_trees", "--tag", "sagemaker-decision-trees")
 localaws("push", "sagemaker-decision-trees", image_uri)
 
-session = sagemaker.Session(boto3.Session(), default_bucket="sagemaker-clients")
-boto3.client("s3").create_bucket(
-    Bucket="sagemaker-clients", CreateBucketConfiguration={"LocationConstraint": session.boto_region_name}
-)
+session = sagemaker.Session()
+role, bucket = sagemaker.get_execution_role(), session.default_bucket()
 rows = (Path(os.environ["CONTAINER"]).parent / "data" / "iris.csv").read_text().splitlines()
 with tempfile.TemporaryDirectory() as folder:
     for name, share in (("training", rows), ("validation", rows[::5])):
@@ -64,7 +48,7 @@ tree = Estimator(
     role=role,
     instance_count=1,
     instance_type="ml.m5.large",
-    output_path="s3://sagemaker-clients/output",
+    output_path=f"s3://{bucket}/output",
     sagemaker_session=session,
     hyperparameters={"max_leaf_nodes": 5},
     metric_definitions=[{"Name": "accuracy", "Regex": "validation_accuracy=([0-9.]+)"}],
@@ -97,9 +81,7 @@ transformer = tree.transformer(
 transformer.transform(batch, content_type="text/csv", split_type="Line", join_source="Input", wait=True)
 print(
     "TRANSFORMED",
-    session.read_s3_file(
-        "sagemaker-clients", f"{transformer.output_path.split('/', 3)[3]}/batch.csv.out"
-    ).split(),
+    session.read_s3_file(bucket, f"{transformer.output_path.split('/', 3)[3]}/batch.csv.out").split(),
 )
 print("TRANSFORMER", Transformer.attach(transformer.latest_transform_job.name, session).instance_type)
 transformer.delete_model()
@@ -109,11 +91,11 @@ tuned = Estimator(
     role=role,
     instance_count=1,
     instance_type="ml.m5.large",
-    output_path="s3://sagemaker-clients/output",
+    output_path=f"s3://{bucket}/output",
     sagemaker_session=session,
-    debugger_hook_config=DebuggerHookConfig(s3_output_path="s3://sagemaker-clients/debug"),
+    debugger_hook_config=DebuggerHookConfig(s3_output_path=f"s3://{bucket}/debug"),
     profiler_config=ProfilerConfig(
-        s3_output_path="s3://sagemaker-clients/profile", system_monitor_interval_millis=500
+        s3_output_path=f"s3://{bucket}/profile", system_monitor_interval_millis=500
     ),
 )
 tuner = HyperparameterTuner(
