@@ -40,6 +40,7 @@ FLOORS = [
     "localaws.loopback",
     "localaws.prices",
     "localaws.protocol",
+    "localaws.services",
     "localaws.errors",
 ]
 

@@ -54,16 +54,18 @@ def test_a_subresource_that_moto_would_overlook_is_refused(localaws):
     """moto reads PutBucketRequestPayment as CreateBucket, and GetObjectTorrent as GetObject."""
     s3 = localaws.client("s3", config=ONCE)
     payment = {"RequestPaymentConfiguration": {"Payer": "Requester"}}
-    assert "?requestPayment" in refused(lambda: s3.put_bucket_request_payment(Bucket="not-made", **payment))
+    assert "PutBucketRequestPayment of s3" in refused(
+        lambda: s3.put_bucket_request_payment(Bucket="not-made", **payment)
+    )
     assert "not-made" not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
-    assert "?torrent" in refused(lambda: s3.get_object_torrent(Bucket="not-made", Key="k"))
+    assert "GetObjectTorrent of s3" in refused(lambda: s3.get_object_torrent(Bucket="not-made", Key="k"))
     for operation in ("PutBucketRequestPayment", "GetObjectTorrent"):
         assert f"`{operation}`" in section("S3").split("Refused:")[1]
 
 
 def test_the_runtime_verb_that_is_refused_is_refused(localaws):
     runtime = localaws.client("sagemaker-runtime", config=ONCE)
-    with pytest.raises(ClientError, match="invocations-response-stream"):
+    with pytest.raises(ClientError, match="InvokeEndpointWithResponseStream of sagemaker-runtime"):
         runtime.invoke_endpoint_with_response_stream(EndpointName="e", Body=b"")
     assert "Refused: `InvokeEndpointWithResponseStream`" in FILE.read_text().replace(
         "`InvokeEndpointAsync`, ", ""

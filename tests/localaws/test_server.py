@@ -57,7 +57,7 @@ def ask(aws, method, path, body=None, headers=None, service=None):
 def test_a_web_page_of_somebody_else_is_refused(localaws, headers, path):
     status, answer_headers, body = ask(localaws, "GET", path, headers=headers)
     assert status == 403
-    assert json.loads(body)["__type"] == "AccessDeniedException"
+    assert b"<Code>AccessDeniedException</Code>" in body
     assert not [name for name in answer_headers if name.startswith("access-control-")]
 
 
@@ -138,7 +138,7 @@ def test_other_verbs_of_an_endpoint_are_refused_by_name(localaws):
     path = "/endpoints/e/invocations-response-stream"
     status, _, body = ask(localaws, "POST", path, b"{}", service="sagemaker")
     assert status == 501
-    assert "invocations-response-stream" in json.loads(body)["message"]
+    assert "InvokeEndpointWithResponseStream" in json.loads(body)["message"]
 
 
 def test_a_bound_on_calls_and_objects():

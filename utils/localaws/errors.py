@@ -4,13 +4,11 @@
 class AwsError(Exception):
     """An error that a client sees: AWS's code, message and HTTP status, and the fields of its error shape.
 
-    The front turns it into the JSON 1.1 form, ``{"__type": code, "message": message, **fields}``, or where it has a
-    `root` into XML: S3's with the root `Error`, the other services' with `ErrorResponse`.
+    The front turns it into the form of the caller's protocol (protocol.py); `fields` go into JSON alone.
     """
 
-    def __init__(self, code: str, message: str, status: int = 400, root: str = "", **fields):
+    def __init__(self, code: str, message: str, status: int = 400, **fields):
         super().__init__(message)
-        self.root = root
         self.code = code
         self.message = message
         self.status = status

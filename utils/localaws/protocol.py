@@ -1,12 +1,22 @@
-"""AWS's JSON 1.1 protocol: requests in, answers and errors out; and errors for the services that speak XML."""
+"""AWS's protocols: JSON requests in, answers out; and errors in whichever form the caller reads."""
 
 import json
+import struct
 import uuid
 from xml.sax.saxutils import escape
 
 from werkzeug import Request, Response
 
+from localaws import services
 from localaws.errors import AwsError
+
+# Error's envelopes. S3 has none, EC2 one of its own.
+XML = {
+    "s3": "<Error>{error}<RequestId>{id}</RequestId></Error>",
+    "ec2": "<Response><Errors><Error>{error}</Error></Errors><RequestID>{id}</RequestID></Response>",
+    "query": "<ErrorResponse><Error><Type>Sender</Type>{error}</Error><RequestId>{id}</RequestId></ErrorResponse>",
+}
+XML["rest-xml"] = XML["query"]
 
 
 def parse(request: Request) -> dict:
@@ -27,15 +37,26 @@ def answer(value, status: int = 200, headers: dict | None = None) -> Response:
     return response
 
 
-def failure(error: AwsError) -> Response:
-    """Answer with an error in AWS's form."""
-    if not error.root:
-        body = {"__type": error.code, "message": error.message, **error.fields}
-        return answer(body, error.status, {"x-amzn-errortype": error.code})
-    inner = f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
-    if error.root != "Error":
-        inner = f"<Error><Type>Sender</Type>{inner}</Error>"
-    return Response(f"<{error.root}>{inner}</{error.root}>", error.status, content_type="application/xml")
+def failure(error: AwsError, request: Request) -> Response:
+    """Answer a request with an error in the form that its protocol has for it."""
+    form = services.protocol(request)
+    if form in XML:
+        inner = f"<Code>{escape(error.code)}</Code><Message>{escape(error.message)}</Message>"
+        body = XML[form].format(error=inner, id=uuid.uuid4())
+        return Response(body, error.status, content_type="application/xml")
+    if form == "cbor":
+        body = b"\xa2" + b"".join(map(_text, ("__type", error.code, "message", error.message)))
+        return Response(
+            body, error.status, {"smithy-protocol": "rpc-v2-cbor"}, content_type="application/cbor"
+        )
+    body = {"__type": error.code, "message": error.message, **error.fields}
+    return answer(body, error.status, {"x-amzn-errortype": error.code})
+
+
+def _text(text: str) -> bytes:
+    """A text string in CBOR, its length in four bytes (RFC 8949, section 3.1); 0xa2 begins a map of two pairs."""
+    content = text.encode()
+    return struct.pack(">BI", 0x7A, len(content)) + content
 
 
 def bound(request: Request, limit: int) -> None:

@@ -36,7 +36,7 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from werkzeug import Request, Response
 
-from localaws import loopback, protocol
+from localaws import loopback, protocol, services
 from localaws.engines import docker
 from localaws.errors import AwsError, Invalid, NotServed
 from localaws.images.registry import Registry
@@ -156,13 +156,12 @@ class Front:
             self._check_origin(request)
             response = self._answer(request)
         except AwsError as error:
-            response, code = protocol.failure(error), error.code
+            response, code = protocol.failure(error, request), error.code
         except Exception:
             log.exception("%s %s", request.method, request.path)
             code = "InternalFailure"
-            response = protocol.failure(
-                AwsError(code, "localaws failed: `python -m localaws logs` says why", 500)
-            )
+            failed = AwsError(code, "localaws failed: `python -m localaws logs` says why", 500)
+            response = protocol.failure(failed, request)
         if to_aws or (not request.path.startswith(PATH) and not is_wanted(request)):
             self.calls.note(request, response, code)
             if self.rights:
@@ -207,12 +206,18 @@ class Front:
             return protocol.answer({"ready": self.ready}, 200 if self.ready else 503)
         if request.path.startswith(PATH) or is_wanted(request):
             return self.page(request)
-        if request.path.startswith("/v2/") or request.path == "/v2":
+        of_registry = request.path.startswith("/v2/") or request.path == "/v2"
+        if of_registry and not services.signing_name(request):  # some of AWS's APIs have such paths, too
             return self.registry(request)
         return self._answer_signed(request)
 
     def _answer_signed(self, request: Request) -> Response:
-        region, service = self.signatures.verify(request)
+        try:
+            region, service = self.signatures.verify(request)
+        except AwsError:
+            if unsigned := services.unsigned(request):
+                raise services.refused(*unsigned) from None
+            raise
         request.environ[calls.SIGNED] = True
         target, _, operation = request.headers.get("X-Amz-Target", "").partition(".")
         if target == "SageMaker":
@@ -220,11 +225,11 @@ class Front:
             return protocol.answer(self.control(region).handle(operation, protocol.parse(request)))
         if service != "s3" and request.method == "POST" and (match := INVOCATION.fullmatch(request.path)):
             return self._invoke(request, region, match[1], match[2])
-        if service == "sagemaker" or service not in SERVICES:
-            raise AwsError("UnknownOperationException", f"localaws does not serve {service}: {request.path}")
+        if service == "sagemaker" or service not in SERVICES or services.is_s3_control(request):
+            raise services.refused(*services.asked(request, service))
         if service == "s3":
             if (request.content_length or 0) > (MAX_OBJECT if request.method == "PUT" else MAX_FORM):
-                raise AwsError("EntityTooLarge", TOO_LARGE, root="Error")
+                raise AwsError("EntityTooLarge", TOO_LARGE)
             return self.backend(request, region, "s3")
         protocol.bound(request, MAX_CALL)
         if target:
@@ -233,7 +238,7 @@ class Front:
 
     def _invoke(self, request: Request, region: str, endpoint: str, verb: str) -> Response:
         if verb not in VERBS:
-            raise NotServed(f"{verb} of an endpoint", "run it against AWS")
+            raise services.refused(*services.asked(request, "sagemaker"))
         protocol.bound(request, MAX_INVOCATION)
         control, headers = self.control(region), dict(request.headers)
         status, headers, body = control.invoke(endpoint, headers, request.get_data(), verb)

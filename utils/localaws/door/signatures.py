@@ -140,7 +140,7 @@ class Signatures:
             if service != "s3":
                 raise _refusal(request, service, "signature")
             words = "The provided 'x-amz-content-sha256' header does not match what was computed."
-            raise AwsError("XAmzContentSHA256Mismatch", words, root="Error")
+            raise AwsError("XAmzContentSHA256Mismatch", words)
         return region, service
 
     def _version_2(self, request: Request) -> tuple[None, str]:
@@ -173,7 +173,7 @@ class Signatures:
             signature, expected = "signature", _V2(key).sign_string(policy)
         _compare(request, "s3", expected, fields.get(signature, ""))
         if wrong := _breach(json.loads(b64decode(policy)), fields, size):
-            raise AwsError("AccessDenied", f"Invalid according to Policy: {wrong}", 403, root="Error")
+            raise AwsError("AccessDenied", f"Invalid according to Policy: {wrong}", 403)
         return region, "s3"
 
     def _key(self, request: Request, service: str, identity: str, token: str | None) -> Key:
@@ -205,7 +205,7 @@ def _check_time(request: Request, service: str, date: str, expires: str | None) 
     skew = S3_SKEW if service == "s3" else SKEW
     if expires is not None and not (NUMBER.fullmatch(expires) and 0 < int(expires) <= WEEK):
         words = f"X-Amz-Expires is {expires!r}: it must be a number of seconds up to a week, {WEEK}."
-        raise AwsError("AuthorizationQueryParametersError", words, root="Error")
+        raise AwsError("AuthorizationQueryParametersError", words)
     if age > int(expires or skew):
         raise _refusal(request, service, "expired" if expires else "time")
     if age < -skew:
@@ -256,5 +256,4 @@ def _refusal(request: Request, service: str | None, what: str) -> AwsError:
     code, words = (OF_S3 if service == "s3" else OF_OTHERS)[what]
     if target or service not in ("s3", "iam", "sts", "monitoring"):
         return AwsError(f"{JSON_NAMES.get(code, code)}Exception", words + MEND, 400 if target else 403)
-    root = "Error" if service == "s3" else "ErrorResponse"
-    return AwsError(code, words + MEND, 400 if code in BAD_REQUESTS else 403, root)
+    return AwsError(code, words + MEND, 400 if code in BAD_REQUESTS else 403)

@@ -20,8 +20,8 @@ import botocore.session
 from botocore import xform_name
 from werkzeug import Request, Response
 
-from localaws import protocol
-from localaws.errors import AwsError, NotServed
+from localaws import services
+from localaws.errors import AwsError
 from localaws.state import locate
 from localaws.state.database import Database
 
@@ -68,9 +68,8 @@ class Backend:
         operation = _operation(request, service)
         try:
             if _is_unanswered(request, service, operation):
-                raise NotServed(
-                    f"{operation} of {service}", gaps.REFUSED.get(operation, "run it against AWS")
-                )
+                name, asked = services.asked(request, service)
+                raise services.refused(name, asked, gaps.REFUSED.get(asked, services.MEND))
             if is_upload:
                 _claim_body(request)
             with self._lock:
@@ -78,14 +77,9 @@ class Backend:
                 if response.status_code < 400 and _changes(request, service, operation):
                     self._keep(request, region, service, operation)
             return response
-        except AwsError as error:
-            failure = error
         except (OSError, sqlite3.Error) as error:
             message = f"localaws cannot write to its folder {self._home} ({error}), and did nothing: free some space there"
-            failure = AwsError("InternalError", message, 500)
-        if service != "monitoring" and not request.headers.get("X-Amz-Target"):
-            failure.root = "Error" if service == "s3" else "ErrorResponse"
-        return protocol.failure(failure)
+            raise AwsError("InternalError", message, 500) from error
 
     def _keep(self, request: Request, region: str | None, service: str, operation: str) -> None:
         """Write what the request has changed; where that is impossible, take it back."""

@@ -172,7 +172,7 @@ class ControlPlane:
         """Answer one API call. Times are epoch seconds. Raises AwsError."""
         if operation not in SERVED:
             if operation in service_model().operation_names:
-                raise NotServed(operation, "run it against AWS")
+                raise NotServed(f"{operation} of sagemaker", "run it against AWS")
             raise AwsError("UnknownOperationException", f"SageMaker has no operation {operation}.")
         validate(operation, request)
         request = {name: value for name, value in request.items() if value is not None}
