@@ -51,15 +51,12 @@ def test_what_moto_lacks_is_refused_by_name(localaws, service, title, operation,
 
 
 def test_a_subresource_that_moto_would_overlook_is_refused(localaws):
-    """moto reads PutBucketRequestPayment as CreateBucket, and GetObjectTorrent as GetObject."""
+    """moto reads PutBucketAbac as CreateBucket, and GetObjectTorrent as GetObject."""
     s3 = localaws.client("s3", config=ONCE)
-    payment = {"RequestPaymentConfiguration": {"Payer": "Requester"}}
-    assert "PutBucketRequestPayment of s3" in refused(
-        lambda: s3.put_bucket_request_payment(Bucket="not-made", **payment)
-    )
+    assert "PutBucketAbac of s3" in refused(lambda: s3.put_bucket_abac(Bucket="not-made", AbacStatus={}))
     assert "not-made" not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
     assert "GetObjectTorrent of s3" in refused(lambda: s3.get_object_torrent(Bucket="not-made", Key="k"))
-    for operation in ("PutBucketRequestPayment", "GetObjectTorrent"):
+    for operation in ("PutBucketAbac", "GetObjectTorrent"):
         assert f"`{operation}`" in section("S3").split("Refused:")[1]
 
 

@@ -38,7 +38,7 @@ from werkzeug import Request, Response
 
 from localaws import loopback, protocol, services
 from localaws.engines import docker
-from localaws.errors import AwsError, Invalid, NotServed
+from localaws.errors import AwsError, Invalid
 from localaws.images.registry import Registry
 from localaws.moto import caller, gaps, takeover
 from localaws.moto.backend import Backend

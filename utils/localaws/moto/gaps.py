@@ -15,6 +15,9 @@ import moto.ecr.exceptions as refusals
 import moto.ecr.models
 import moto.ecr.responses
 import moto.iam.responses
+import moto.s3.exceptions
+import moto.s3.responses
+import xmltodict
 from moto.backends import get_backend
 from moto.core.responses import ActionResult
 from moto.ecr.responses import ECRResponse
@@ -252,9 +255,36 @@ def _listed(value) -> list:
     return value if isinstance(value, list) else [value]
 
 
-OURS = vars(Images) | vars(Simulator) | vars(caller.Identity)  # by the names of moto's methods
+class Payer(moto.s3.responses.S3Response):
+    """moto's reader of S3's requests, and who pays for them: which is kept and told, and nobody pays here."""
+
+    def _bucket_response_get(self, bucket_name: str, querystring: dict):
+        if "requestPayment" in querystring:
+            return self.get_bucket_request_payment()
+        return super()._bucket_response_get(bucket_name, querystring)
+
+    def _bucket_response_put(self, request, bucket_name: str, querystring: dict):
+        if "requestPayment" in querystring:
+            return self.put_bucket_request_payment()
+        return super()._bucket_response_put(request, bucket_name, querystring)
+
+    def get_bucket_request_payment(self):
+        payer = getattr(self.backend.head_bucket(self.bucket_name), "payer", "BucketOwner")
+        self.data["Action"] = "GetBucketRequestPayment"
+        return self.serialized(ActionResult({"Payer": payer}))
+
+    def put_bucket_request_payment(self):
+        payer = xmltodict.parse(self.body)["RequestPaymentConfiguration"]["Payer"]
+        if payer not in ("BucketOwner", "Requester"):
+            raise moto.s3.exceptions.MalformedXML()
+        self.backend.head_bucket(self.bucket_name).payer = payer
+        return ""
+
+
+OURS = vars(Images) | vars(Simulator) | vars(Payer) | vars(caller.Identity)  # by the names of moto's methods
 moto.ecr.responses.ECRResponse = Images
 moto.iam.responses.IamResponse = Simulator
+moto.s3.responses.S3Response = Payer
 # A repository is where the registry is, on whatever port that is now.
 moto.ecr.models.Repository.uri = property(
     lambda self: f"{address}/{placed(self.name, self.region_name)}", lambda self, uri: None

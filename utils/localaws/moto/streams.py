@@ -2,11 +2,14 @@
 
 import hashlib
 import heapq
+import json
 from collections.abc import Iterator
 
 import moto.logs.models
+import moto.logs.responses
 from moto.core.utils import unix_time_millis
 from moto.logs.models import EventMessageFilter, InvalidParameterException, LogEvent
+from moto.logs.responses import LogsResponse
 
 from localaws.state.database import Database
 
@@ -129,5 +132,26 @@ def _filter_log_events(group, _, names, start_time, end_time, limit, next_token,
     return found, more, [{"logStreamName": name, "searchedCompletely": True} for name in chosen]
 
 
+class Reader(LogsResponse):
+    """moto's reader of Logs' requests, which knows no prefix of streams' names and no group by its ARN."""
+
+    def filter_log_events(self) -> str:
+        name = self._get_param("logGroupName")
+        if identifier := self._get_param("logGroupIdentifier"):
+            name = identifier.partition(":log-group:")[2].removesuffix(":*") or identifier
+        names, prefix = self._get_param("logStreamNames"), self._get_param("logStreamNamePrefix")
+        if names and prefix:
+            raise InvalidParameterException("logStreamNames and logStreamNamePrefix exclude each other.")
+        group = self.logs_backend.groups.get(name)
+        if prefix and group:
+            names = [one for one in group.streams if one.startswith(prefix)]
+            if not names:
+                return json.dumps({"events": [], "searchedLogStreams": []})
+        asked = ("startTime", "endTime", "limit", "nextToken", "filterPattern", "interleaved")
+        found = self.logs_backend.filter_log_events(name, names or [], *map(self._get_param, asked))
+        return json.dumps(dict(zip(("events", "nextToken", "searchedLogStreams"), found, strict=True)))
+
+
 moto.logs.models.LogStream = Stream
+moto.logs.responses.LogsResponse = Reader
 moto.logs.models.LogGroup.filter_log_events = _filter_log_events
