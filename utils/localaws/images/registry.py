@@ -58,10 +58,12 @@ ROUTES = [
         (r"blobs/(?P<digest>[^/]+)", "_on_blob", ["GET", "HEAD", "DELETE"]),
         (r"manifests/(?P<reference>[^/]+)", "_on_manifest", ["GET", "HEAD", "PUT", "DELETE"]),
         (r"tags/list", "_on_tags", ["GET"]),
+        (r"referrers/(?P<digest>[^/]+)", "_on_referrers", ["GET"]),
     ]
 ]
+INDEX = "application/vnd.oci.image.index.v1+json"
 INDEXES = {
-    "application/vnd.oci.image.index.v1+json",
+    INDEX,
     "application/vnd.docker.distribution.manifest.list.v2+json",
 }
 MANIFESTS = {
@@ -170,8 +172,7 @@ class Registry:
     def index_type(self, digest: str) -> str | None:
         """Return the media type of a manifest that lists images, None for one that is an image."""
         manifest = json.loads(self.read_manifest(digest))
-        default = "application/vnd.oci.image.index.v1+json"
-        return manifest.get("mediaType", default) if "manifests" in manifest else None
+        return manifest.get("mediaType", INDEX) if "manifests" in manifest else None
 
     def config(self, digest: str) -> dict:
         """Return what an image says of itself; under `config`, of how it is run. Raises ValueError as `unpack` does."""
@@ -254,7 +255,7 @@ class Registry:
     def delete_image(self, name: str, reference: str) -> list[tuple[str, str | None]]:
         """Delete a tag, or by digest an image with all its tags; return (digest, tag) of what went.
 
-        An image goes with its last tag, as in ECR.
+        An image goes with its last tag, as in ECR. Raises RegistryError where an index of the repository lists it.
         """
         digest = self._digest(name, reference)
         if digest is None:
@@ -265,6 +266,10 @@ class Registry:
             if reference != digest and len(tags) > 1:
                 (folder / "_tags" / reference).unlink(missing_ok=True)
                 return [(digest, reference)]
+            if indexes := self._naming(name, digest):
+                raise RegistryError(
+                    "DENIED", f"{digest} is listed by {', '.join(indexes)}: delete that first", 405
+                )
             for tag in tags:
                 tag.unlink()
             (folder / "_manifests" / _hex(digest)).unlink(missing_ok=True)
@@ -366,6 +371,9 @@ class Registry:
             raise RegistryError("BLOB_UNKNOWN", f"The repository {name} has no blob {digest}", 404)
         if request.method == "DELETE":
             with self._lock:
+                if images := self._naming(name, digest):
+                    message = f"{digest} is part of {', '.join(images)}: delete that first"
+                    raise RegistryError("DENIED", message, 405)
                 self._held(name, digest).unlink(missing_ok=True)
                 self._collect()
             return Response(status=202)
@@ -389,12 +397,18 @@ class Registry:
             if (request.content_length or 0) > MAX_MANIFEST:
                 raise RegistryError("MANIFEST_INVALID", f"A manifest has at most {MAX_MANIFEST:,} bytes", 413)
             digest = self.put_manifest(name, reference, request.get_data(), request.mimetype)
-            return _created(f"/v2/{name}/manifests/{digest}", digest)
+            created = _created(f"/v2/{name}/manifests/{digest}", digest)
+            if subject := json.loads(self.read_manifest(digest)).get("subject"):
+                created.headers["OCI-Subject"] = subject["digest"]
+            return created
         digest = self._digest(name, reference)
         if digest is None:
             raise RegistryError("MANIFEST_UNKNOWN", f"Requested image not found: {name}, {reference}", 404)
         if request.method == "DELETE":
-            self.delete_image(name, reference)
+            if reference == digest:
+                self.delete_image(name, digest)
+            else:  # a tag alone, whatever else names the image
+                (self._repository(name) / "_tags" / reference).unlink(missing_ok=True)
             return Response(status=202)
         entry = json.loads((self._repository(name) / "_manifests" / _hex(digest)).read_text())
         response = Response(self.read_manifest(digest), content_type=entry["mediaType"])
@@ -403,16 +417,33 @@ class Registry:
         return response
 
     def _on_tags(self, request: Request, name: str) -> Response:
-        tags = sorted(file.name for file in _files(self._repository(name) / "_tags"))
+        tags = sorted((file.name for file in _files(self._repository(name) / "_tags")), key=_lexical)
         last, count = request.args.get("last", ""), request.args.get("n", "")
         if count and not count.isdecimal():
             raise RegistryError("PAGINATION_NUMBER_INVALID", f"n={count!r} is not a number")
-        rest = [tag for tag in tags if tag > last]
+        rest = [tag for tag in tags if _lexical(tag) > _lexical(last)]
         page = rest[: int(count)] if count else rest
         response = Response(json.dumps({"name": name, "tags": page}), content_type="application/json")
         if page and len(page) < len(rest):
             response.headers["Link"] = f'</v2/{name}/tags/list?n={count}&last={page[-1]}>; rel="next"'
         return response
+
+    def _on_referrers(self, request: Request, name: str, digest: str) -> Response:
+        """An index of the manifests whose subject a digest is; of one kind, where `artifactType` asks for it."""
+        if not re.fullmatch(DIGEST, digest):
+            raise RegistryError("DIGEST_INVALID", f"{digest!r} is not sha256: and 64 hexadecimal digits")
+        wanted, headers = request.args.get("artifactType"), {}
+        with self._lock:
+            referrers = [
+                _descriptor(one, content, manifest)
+                for one, content, manifest in self._manifests(name)
+                if manifest.get("subject", {}).get("digest") == digest
+            ]
+        if wanted:
+            referrers = [one for one in referrers if one.get("artifactType") == wanted]
+            headers["OCI-Filters-Applied"] = "artifactType"
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": referrers}
+        return Response(json.dumps(index), headers=headers, content_type=INDEX)
 
     def _authenticate(self, request: Request) -> None:
         user = request.authorization
@@ -447,6 +478,22 @@ class Registry:
                 return None
             digest = tag.read_text()
         return digest if (folder / "_manifests" / _hex(digest)).is_file() else None
+
+    def _manifests(self, name: str) -> Iterator[tuple[str, bytes, dict]]:
+        """Give the digest, the bytes and what stands in them, of each manifest of a repository."""
+        for entry in _files(self._repository(name) / "_manifests"):
+            digest = f"sha256:{entry.name}"
+            content = self.read_manifest(digest)
+            kind = json.loads(entry.read_text())["mediaType"]
+            yield digest, content, {"mediaType": kind} | json.loads(content)
+
+    def _naming(self, name: str, digest: str) -> list[str]:
+        """The manifests of a repository that a blob or another manifest is a part of."""
+        return [
+            one
+            for one, _, manifest in self._manifests(name)
+            if any(part["digest"] == digest for part in _parts(manifest))
+        ]
 
     def _held(self, name: str, digest: str) -> Path:
         """The file that is there where a repository may serve a blob."""
@@ -543,9 +590,10 @@ def _checked_manifest(body: bytes, media_type: str) -> dict:
     try:
         manifest = json.loads(body)
         parts, inner = _parts(manifest), manifest.get("mediaType", media_type)
-        complete = bool(parts) if media_type in INDEXES else "config" in manifest
+        complete = ("manifests" if media_type in INDEXES else "config") in manifest
+        subject = [manifest["subject"]] if "subject" in manifest else []
         described = all(
-            re.fullmatch(DIGEST, part["digest"]) and isinstance(part["size"], int) for part in parts
+            re.fullmatch(DIGEST, part["digest"]) and isinstance(part["size"], int) for part in parts + subject
         )
         if media_type not in MANIFESTS | INDEXES:
             problem = f"The media type {media_type!r} is not a manifest's: {sorted(MANIFESTS | INDEXES)}"
@@ -558,6 +606,19 @@ def _checked_manifest(body: bytes, media_type: str) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"The manifest is not what its media type says: {error!r}"
     raise RegistryError("MANIFEST_INVALID", problem)
+
+
+def _descriptor(digest: str, content: bytes, manifest: dict) -> dict:
+    """What an index says of a manifest that refers to another: its kind is its own, or its configuration's."""
+    kind = manifest.get("artifactType") or manifest.get("config", {}).get("mediaType")
+    about = {"mediaType": manifest["mediaType"], "digest": digest, "size": len(content), "artifactType": kind}
+    about["annotations"] = manifest.get("annotations")
+    return {name: value for name, value in about.items() if value}
+
+
+def _lexical(tag: str) -> tuple[str, str]:
+    """What tags are in order of: letters of either case alike."""
+    return tag.lower(), tag
 
 
 def _append(request: Request, name: str, file: Path) -> None:

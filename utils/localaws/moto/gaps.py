@@ -143,7 +143,12 @@ class Images(ECRResponse):
         gone, failures = [], []
         for wanted in self._get_param("imageIds", []):
             if image := _find(name, wanted):
-                went = registry.delete_image(name, wanted.get("imageTag") or image["digest"])
+                try:
+                    went = registry.delete_image(name, wanted.get("imageTag") or image["digest"])
+                except RegistryError as error:
+                    code = "ImageReferencedByManifestList"
+                    failures.append({"imageId": wanted, "failureCode": code, "failureReason": str(error)})
+                    continue
                 gone += [{"imageDigest": digest, "imageTag": tag} for digest, tag in went]
             else:
                 failures.append(_not_found(wanted))
