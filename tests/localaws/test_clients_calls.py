@@ -46,3 +46,61 @@ def test_events_are_found_by_the_prefix_of_their_streams(localaws):
         logs.filter_log_events(**group, logStreamNames=["b"], logStreamNamePrefix="a")
     with pytest.raises(ClientError, match="ResourceNotFound"):
         logs.filter_log_events(logGroupName="never-made", logStreamNamePrefix="a")
+
+
+def test_a_queue(localaws):
+    sqs = localaws.client("sqs")
+    url = sqs.create_queue(QueueName="clients")["QueueUrl"]
+    assert url.startswith(localaws.endpoint_url)
+    sqs.send_message(QueueUrl=url, MessageBody="a")
+    [message] = sqs.receive_message(QueueUrl=url)["Messages"]
+    assert message["Body"] == "a"
+
+
+def test_a_table(localaws):
+    table, key = {"TableName": "clients"}, {"k": {"S": "a"}}
+    dynamodb = localaws.client("dynamodb")
+    names = {"AttributeName": "k"}
+    dynamodb.create_table(
+        **table,
+        KeySchema=[names | {"KeyType": "HASH"}],
+        AttributeDefinitions=[names | {"AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    dynamodb.put_item(**table, Item=key | {"v": {"N": "1"}})
+    assert dynamodb.get_item(**table, Key=key)["Item"]["v"] == {"N": "1"}
+
+
+def test_secrets_parameters_and_keys(localaws):
+    secrets, ssm, kms = (localaws.client(one) for one in ("secretsmanager", "ssm", "kms"))
+    secrets.create_secret(Name="clients", SecretString="s")
+    assert secrets.get_secret_value(SecretId="clients")["SecretString"] == "s"
+    ssm.put_parameter(Name="/clients/a", Value="p", Type="String")
+    assert ssm.get_parameter(Name="/clients/a")["Parameter"]["Value"] == "p"
+    key = kms.create_key()["KeyMetadata"]["KeyId"]
+    sealed = kms.encrypt(KeyId=key, Plaintext=b"k")["CiphertextBlob"]
+    assert sealed != b"k"
+    assert kms.decrypt(CiphertextBlob=sealed)["Plaintext"] == b"k"
+
+
+def test_an_endpoint_is_registered_to_be_scaled(localaws):
+    scaling = localaws.client("application-autoscaling")
+    what = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": "endpoint/e/variant/v",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    scaling.register_scalable_target(**what, MinCapacity=1, MaxCapacity=2)
+    [target] = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert target["MaxCapacity"] == 2
+
+
+def test_ec2_is_looked_at_and_not_used(localaws):
+    ec2 = localaws.client("ec2")
+    assert "us-west-2" in [region["RegionName"] for region in ec2.describe_regions()["Regions"]]
+    [network] = ec2.describe_vpcs()["Vpcs"]
+    assert {subnet["VpcId"] for subnet in ec2.describe_subnets()["Subnets"]} == {network["VpcId"]}
+    assert ec2.describe_security_groups()["SecurityGroups"]
+    assert ec2.describe_availability_zones()["AvailabilityZones"]
+    with pytest.raises(ClientError, match="RunInstances of ec2"):
+        ec2.run_instances(ImageId="ami-0", MinCount=1, MaxCount=1)

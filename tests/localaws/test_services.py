@@ -27,6 +27,14 @@ ONCE = {
 # Of the services that are served an operation that is not; else the first that a client can send from here.
 REFUSED = {
     "cloudsearchdomain": "Suggest",  # botocore sends Search in a form
+    "application-autoscaling": "DescribeScalingActivities",
+    "dynamodb": "DescribeContributorInsights",
+    "dynamodbstreams": "GetRecords",
+    "ec2": "RunInstances",
+    "kms": "ConnectCustomKeyStore",
+    "secretsmanager": "ListResourcePolicies",
+    "sqs": "CancelMessageMoveTask",
+    "ssm": "CreateActivation",
     "cloudwatch": "DescribeAnomalyDetectors",
     "ecr": "GetAccountSetting",
     "iam": "GetContextKeysForCustomPolicy",

@@ -12,7 +12,7 @@ from botocore import xform_name
 from localaws.door import proxy, server
 from localaws.engines import process
 from localaws.moto import gaps
-from localaws.moto.backend import answered, service_model
+from localaws.moto.backend import PASSING, answered, service_model
 from localaws.sagemaker.control_plane import SERVED
 from localaws.sagemaker.jobs.jobs import RECORDED
 from localaws.state import locate
@@ -40,6 +40,13 @@ OTHERS = {
     "sts": "STS",
     "logs": "CloudWatch Logs",
     "monitoring": "CloudWatch",
+    "application-autoscaling": "Application Auto Scaling",
+    "dynamodb": "DynamoDB",
+    "ec2": "EC2",
+    "kms": "KMS",
+    "secretsmanager": "Secrets Manager",
+    "sqs": "SQS",
+    "ssm": "Systems Manager",
 }
 
 
@@ -49,7 +56,9 @@ def table() -> str:
     parts += _engines()
     parts.append(
         "## The other services\n\nmoto answers them; where it lacks or errs, localaws does, "
-        "and the image registry (`docker push`, `docker pull`) is localaws' own.\n"
+        "and the image registry (`docker push`, `docker pull`) is localaws' own. What is in "
+        f"{', '.join(OTHERS[service] for service in sorted(PASSING))} is kept in memory alone: it lasts until "
+        "`python -m localaws down`; the rest is there again, whatever ended localaws.\n"
     )
     parts += [_other(service, title) for service, title in OTHERS.items()]
     return "\n".join(parts)
@@ -136,7 +145,7 @@ def _said(notice: str) -> str:
 
 def _other(service: str, title: str) -> str:
     known = set(service_model(service).operation_names)
-    ours = {name for name in known if xform_name(name) in gaps.OURS}
+    ours = {name for name in known if xform_name(name) in gaps.OURS.get(service, ())}
     refused = known - answered(service)
     told = {"by moto": known - refused - ours, "by localaws": ours, "refused": refused}
     counts = ", ".join(f"{len(names)} {who}" for who, names in told.items() if names)

@@ -41,7 +41,7 @@ from localaws.engines import docker
 from localaws.errors import AwsError, Invalid
 from localaws.images.registry import Registry
 from localaws.moto import caller, gaps, takeover
-from localaws.moto.backend import Backend
+from localaws.moto.backend import PASSING, Backend
 from localaws.sagemaker.context import Context
 from localaws.sagemaker.control_plane import ControlPlane
 from localaws.state import locate
@@ -75,7 +75,7 @@ TOO_LARGE = (
     "Your proposed upload exceeds the maximum allowed size. "
     f"localaws takes {MAX_OBJECT:,} bytes in one request, {MAX_FORM:,} in a form: upload in parts"
 )
-SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "sagemaker"}
+SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "sagemaker"} | PASSING
 MOTO_OWN = ("/moto-api", "/latest/")  # moto's own controls, among them one that forgets everything
 VERBS = {"invocations", "async-invocations"}  # of an endpoint, that we serve
 INVOCATION = re.compile(r"/endpoints/([^/]+)/(.+)")

@@ -36,7 +36,11 @@ from . import bodies, gaps, kept
 
 log = logging.getLogger("localaws")
 
-MOTO_NAMES = {"monitoring": "cloudwatch"}  # where moto and botocore do not use the name that signs requests
+#: Where moto and botocore do not use the name that signs requests.
+MOTO_NAMES = {"monitoring": "cloudwatch", "application-autoscaling": "applicationautoscaling"}
+BOTOCORE_NAMES = {"monitoring": "cloudwatch"}
+#: What moto serves well by itself, in memory alone: it lasts until the server ends.
+PASSING = {"application-autoscaling", "dynamodb", "ec2", "kms", "secretsmanager", "sqs", "ssm"}
 # What leaves moto as it is: whatever reads, and what changes the registry alone.
 READS = re.compile(
     r"(Batch)?(Get|List|Describe|Filter|Head|Simulate|Lookup|Query|Search|Test)[A-Z]|GenerateCredential"
@@ -125,7 +129,7 @@ class Backend:
 @functools.cache
 def service_model(service: str):
     """botocore's model of a service that moto answers for, by the name that requests are signed for."""
-    return botocore.session.get_session().get_service_model(MOTO_NAMES.get(service, service))
+    return botocore.session.get_session().get_service_model(BOTOCORE_NAMES.get(service, service))
 
 
 @functools.cache
@@ -139,6 +143,8 @@ def answered(service: str) -> set[str]:
     ]
     places = [get_backend(name).backend, *readers]
     operations = service_model(service).operation_names
+    if service == "ec2":  # what SDKs look up; no machine of EC2's runs here
+        operations = [one for one in operations if one.startswith("Describe")]
     has = {one for one in operations if any(hasattr(place, xform_name(one)) for place in places)}
     return has - gaps.REFUSED.keys()
 
@@ -181,7 +187,9 @@ def _changes(request: Request, service: str, operation: str) -> bool:
     """Tell whether a request may change moto's state."""
     if service == "s3":
         return request.method not in ("GET", "HEAD", "OPTIONS")
-    return service != "sts" and not READS.match(operation)  # sessions end with the server
+    return (
+        service != "sts" and service not in PASSING and not READS.match(operation)
+    )  # sessions end with the server
 
 
 def _is_upload(request: Request) -> bool:
