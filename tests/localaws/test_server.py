@@ -130,8 +130,8 @@ def test_an_unknown_operation_is_refused_by_name(localaws):
 
 
 def test_a_service_that_is_not_there_is_refused_by_name(localaws):
-    with pytest.raises(ClientError, match="dynamodb"):
-        localaws.client("dynamodb").list_tables()
+    with pytest.raises(ClientError, match="GetDatabases of glue"):
+        localaws.client("glue").get_databases()
 
 
 def test_other_verbs_of_an_endpoint_are_refused_by_name(localaws):

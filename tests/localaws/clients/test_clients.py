@@ -1,8 +1,13 @@
 """README says that clients work unchanged: here they do."""
 
+import os
 import shutil
+from pathlib import Path
 
 import pytest
+
+#: Where Terraform's provider lies: a test fetches none.
+PLUGINS = Path(os.environ.get("TF_PLUGIN_CACHE_DIR", "no provider"))
 
 
 def test_boto3(client_python, client):
@@ -89,3 +94,12 @@ def test_programs_of_sdk_v3(client_python, client):
     said = client(client_python("sagemaker>=3", "pandas"), "programs_v3.py", timeout=300)
     assert "TRAINED Completed [150.0]" in said
     assert "PROCESSED all is well" in said
+@pytest.mark.skipif(
+    not (shutil.which("terraform") and PLUGINS.is_dir()),
+    reason="no terraform here, or no provider for it in TF_PLUGIN_CACHE_DIR",
+)
+def test_terraforms_bucket(client):
+    scripts = Path(__file__).parent / "scripts"
+    command = ("sh", scripts / "terraform_bucket.sh", scripts / "bucket.tf", PLUGINS)
+    said = client(*command, timeout=600)
+    assert "4 added" in said and "No changes" in said and "4 destroyed" in said, said
