@@ -11,3 +11,9 @@
 
 An algorithm takes what it wants: `from stack import onnx_model, tables`.
 """
+
+import os
+
+# onnxruntime reads this when it is imported, be it by an algorithm's own file. Without it, it reports its use to its
+# makers over the network, from a thread that does not survive the fork of a server's workers.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"

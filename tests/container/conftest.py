@@ -42,7 +42,6 @@ IRIS = "".join(f"{ALGORITHM.written(label)},{row}\n" for label, row in LINES)
 CSV = {"Content-Type": "text/csv"}
 
 sys.path.insert(0, str(ROOT / "container"))  # as the programs see `stack`, for tests of single functions
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def pytest_addoption(parser):

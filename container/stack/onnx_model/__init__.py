@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnxruntime
 
 from stack.errors import InputError
 from stack.onnx_model import check
 from stack.tables.formats import Categories
-
-# onnxruntime reads this when it is imported. Without it, it reports its use to its makers over the network,
-# from a thread that does not survive the fork of a server's workers.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime
 
 FILE = "model.onnx"
 FORMAT = 2  # of the metadata that `save` writes

@@ -94,6 +94,8 @@ def test_programs_of_sdk_v3(client_python, client):
     said = client(client_python("sagemaker>=3", "pandas"), "programs_v3.py", timeout=300)
     assert "TRAINED Completed [150.0]" in said
     assert "PROCESSED all is well" in said
+
+
 @pytest.mark.skipif(
     not (shutil.which("terraform") and PLUGINS.is_dir()),
     reason="no terraform here, or no provider for it in TF_PLUGIN_CACHE_DIR",

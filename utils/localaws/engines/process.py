@@ -419,9 +419,10 @@ class ProcessEngine:
             hosts = _hosts(spec.base_dir)
             if spec.isolated:
                 port, network = -1, "none"
-        if file := environment.get("AWS_CONFIG_FILE"):  # what the variables for AWS's clients name
-            bound[str(Path(file).parent)] = str(Path(file).parent)
-            read_only.append(str(Path(file).parent))
+        # What the variables for AWS's clients name: profile, certificate. The proxy's key lies beside them.
+        files = [file for file in set(self._environment.values()) if file[:1] == "/" and Path(file).is_file()]
+        bound |= {file: file for file in files}
+        read_only += files
         path = image.variables.get("PATH", DEFAULT_PATH)
         if image.has_system:
             environment = {"HOME": home} | environment | {"PATH": path}
