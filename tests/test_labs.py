@@ -145,8 +145,6 @@ REFUSED = {
         "iam:DeleteRole",
         "iam:DeleteRolePolicy",
     },
-    # Lab 03 pushes to where nothing is.
-    "repository/sagemaker-nobody-made-this": {"ecr:BatchCheckLayerAvailability", "ecr:InitiateLayerUpload"},
 }
 # What of a policy no recorded call needs: statement -> actions, and why they are there all the same.
 KEPT = {
