@@ -107,3 +107,13 @@ def survivor(tmp_path_factory):
     aws.up()
     yield aws
     aws.command("down")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """A localaws that records, into a file of its home."""
+    aws = bare(tmp_path_factory.mktemp("localaws"))
+    aws.env["LOCALAWS_RECORD"] = "rights.jsonl"
+    aws.up()
+    yield aws
+    aws.command("down")

@@ -8,19 +8,8 @@ from urllib.request import Request, urlopen
 import pytest
 import tiny
 from botocore.exceptions import ClientError
-from conftest import bare
 
 WHERE = "us-west-2:000000000000"
-
-
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory):
-    """A localaws that records, into a file of its home."""
-    aws = bare(tmp_path_factory.mktemp("localaws"))
-    aws.env["LOCALAWS_RECORD"] = "rights.jsonl"
-    aws.up()
-    yield aws
-    aws.command("down")
 
 
 @pytest.fixture(scope="module")
