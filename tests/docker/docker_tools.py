@@ -12,7 +12,9 @@ import boto3
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "sagemaker-byoa-check"
-BOTH, TRAIN, SERVE, SAMPLE = (f"{NAME}:{tag}" for tag in ("both", "train", "serve", "sample"))
+BOTH, TRAIN, SERVE, SAMPLE, ELSEWHERE = (
+    f"{NAME}:{tag}" for tag in ("both", "train", "serve", "sample", "elsewhere")
+)
 UNET_TRAIN, UNET_SERVE = (f"{NAME}:unet-{verb}" for verb in ("train", "serve"))
 
 
@@ -37,7 +39,7 @@ def problem() -> str | None:
         return "docker is not installed"
     if docker("version", check=False, timeout=10).returncode:
         return "no Docker engine answers"
-    for image in (BOTH, TRAIN, SERVE, SAMPLE, UNET_TRAIN, UNET_SERVE):
+    for image in (BOTH, TRAIN, SERVE, SAMPLE, ELSEWHERE, UNET_TRAIN, UNET_SERVE):
         if docker("image", "inspect", image, check=False).returncode:
             return f"the engine has no image {image}; .ci/docker builds it"
     return None

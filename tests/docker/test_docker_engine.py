@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError, WaiterError
-from docker_tools import BOTH, ROOT, LocalAws, until
+from docker_tools import BOTH, ELSEWHERE, ROOT, LocalAws, until
 from sklearn.tree import DecisionTreeClassifier
 
 from localaws.engines import docker
@@ -54,14 +54,21 @@ class Account:
         return uri
 
     def train(
-        self, hosts=1, instance="ml.m5.large", image=None, uri=f"s3://{BUCKET}/iris/", **options
+        self,
+        hosts=1,
+        instance="ml.m5.large",
+        image=None,
+        uri=f"s3://{BUCKET}/iris/",
+        specification=None,
+        **options,
     ) -> dict:
         name = f"job-{uuid.uuid4().hex[:12]}"
         source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
         self.sagemaker.create_training_job(
             TrainingJobName=name,
             RoleArn=self.role,
-            AlgorithmSpecification={"TrainingImage": image or self.image, "TrainingInputMode": "File"},
+            AlgorithmSpecification={"TrainingImage": image or self.image, "TrainingInputMode": "File"}
+            | (specification or {}),
             HyperParameters=HYPERPARAMETERS,
             InputDataConfig=[{"ChannelName": "training", "DataSource": {"S3DataSource": source}}],
             OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/output"},
@@ -98,8 +105,8 @@ class Account:
             ModelName=name, ExecutionRoleArn=self.role, PrimaryContainer=container, **options
         )
 
-    def endpoint(self, name: str, data: str | None = None, **options) -> None:
-        self.model(name, data, **options)
+    def endpoint(self, name: str, data: str | None = None, image: str | None = None, **options) -> None:
+        self.model(name, data, image, **options)
         variant = {"VariantName": "all", "ModelName": name, "InstanceType": "ml.t2.medium"}
         self.sagemaker.create_endpoint_config(
             EndpointConfigName=name, ProductionVariants=[variant | {"InitialInstanceCount": 1}]
@@ -194,6 +201,78 @@ def test_endpoint_and_transform_predict_what_scikit_learn_does(account, localaws
     assert answer.split() == scikit_learn
 
     account.delete(name)
+    assert not localaws.containers()
+
+
+def test_awss_sample_container_trains_serves_and_transforms(account, scikit_learn):
+    """Nothing in it knows of localaws; tests/localaws/test_whole_images.py has its files run without Docker."""
+    name, image = f"elsewhere-{uuid.uuid4().hex[:8]}", account.push(ELSEWHERE)
+    job = account.train(image=image)
+    assert job["TrainingJobStatus"] == "Completed", job.get("FailureReason")
+    account.endpoint(name, job["ModelArtifacts"]["S3ModelArtifacts"], image=image)
+    assert sum(map(str.__eq__, account.predict(name), scikit_learn)) > 140
+    described = account.transform(name)
+    assert described["TransformJobStatus"] == "Completed", described.get("FailureReason")
+    answer = account.s3.get_object(Bucket=BUCKET, Key=f"{name}/rows.csv.out")["Body"].read().decode()
+    assert answer.split() == account.predict(name)
+    account.delete(name)
+
+
+def test_a_job_names_its_own_program(account):
+    own = {
+        "ContainerEntrypoint": ["sh", "-c"],
+        "ContainerArguments": ["echo said by $TRAINING_JOB_NAME; ls /opt/ml/input/data/training"],
+    }
+    job = account.train(specification=own)
+    assert job["TrainingJobStatus"] == "Completed", job.get("FailureReason")
+    assert account.log(job["TrainingJobName"])["algo-1"].split("\n") == [
+        f"said by {job['TrainingJobName']}",
+        "iris.csv",
+    ]
+
+
+def test_a_processing_job_reads_and_writes_s3(account, localaws):
+    name = f"processing-{uuid.uuid4().hex[:8]}"
+    root, end = "/opt/ml/processing", {"S3UploadMode": "EndOfJob"}
+    count = f"wc -l < {root}/in/iris.csv > {root}/out/lines.txt; printf counted > /opt/ml/output/message"
+    account.sagemaker.create_processing_job(
+        ProcessingJobName=name,
+        RoleArn=account.role,
+        AppSpecification={
+            "ImageUri": account.image,
+            "ContainerEntrypoint": ["sh", "-c"],
+            "ContainerArguments": [count],
+        },
+        ProcessingInputs=[
+            {
+                "InputName": "in",
+                "S3Input": {
+                    "S3Uri": f"s3://{BUCKET}/iris/",
+                    "LocalPath": f"{root}/in",
+                    "S3DataType": "S3Prefix",
+                    "S3InputMode": "File",
+                },
+            }
+        ],
+        ProcessingOutputConfig={
+            "Outputs": [
+                {
+                    "OutputName": "out",
+                    "S3Output": {"S3Uri": f"s3://{BUCKET}/{name}", "LocalPath": f"{root}/out"} | end,
+                }
+            ]
+        },
+        ProcessingResources={
+            "ClusterConfig": {"InstanceCount": 1, "InstanceType": "ml.m5.large", "VolumeSizeInGB": 1}
+        },
+    )
+    account.sagemaker.get_waiter("processing_job_completed_or_stopped").wait(
+        ProcessingJobName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+    )
+    job = account.sagemaker.describe_processing_job(ProcessingJobName=name)
+    assert (job["ProcessingJobStatus"], job["ExitMessage"]) == ("Completed", "counted")
+    lines = account.s3.get_object(Bucket=BUCKET, Key=f"{name}/lines.txt")["Body"].read()
+    assert int(lines) == len(ROWS)
     assert not localaws.containers()
 
 

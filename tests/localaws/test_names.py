@@ -21,6 +21,10 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from cryptography import x509
+
+from localaws.door.proxy import _Authority
+from localaws.state import locate
 
 ROLE = "arn:aws:iam::000000000000:role/service-role/AmazonSageMaker-ExecutionRole"
 ECR = "000000000000.dkr.ecr.us-west-2.amazonaws.com"
@@ -94,6 +98,14 @@ def test_the_key_of_the_certificate_is_its_owners_alone(localaws):
 
 
 # The proxy: hosts of AWS's
+
+
+@pytest.mark.parametrize("folder", ["a" * 90, "Straße der Bäume " * 6])
+def test_a_home_may_have_any_name_that_a_folder_can_have(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    authority = _Authority(tmp_path / folder)
+    assert authority.context(f"{'b' * 63}.s3.us-west-2.amazonaws.com")
+    assert x509.load_pem_x509_certificate((tmp_path / folder / locate.CERTIFICATE).read_bytes()).subject
 
 
 def test_aws_hosts_are_answered_here(remote, localaws, account):

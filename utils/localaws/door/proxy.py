@@ -14,6 +14,7 @@ import functools
 import hmac
 import http.client
 import logging
+import os
 import re
 import selectors
 import socket
@@ -212,9 +213,9 @@ class _Authority:
             good = False
         if not good:
             self._key = ec.generate_private_key(ec.SECP256R1())
-            self._own = self._signed(
-                f"localaws, {folder.parent}"[:64], DAYS, self._key.public_key(), _OF_AUTHORITY
-            )
+            # 64 bytes are what a name may have.
+            name = os.fsencode(f"localaws, {folder.parent}")[:64].decode(errors="ignore")
+            self._own = self._signed(name, DAYS, self._key.public_key(), _OF_AUTHORITY)
             processes.write_whole(key, _text(self._key))
             processes.write_whole(certificate, self._own.public_bytes(PEM))
         self._folder = folder
