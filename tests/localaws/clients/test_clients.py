@@ -105,3 +105,10 @@ def test_terraforms_bucket(client):
     command = ("sh", scripts / "terraform_bucket.sh", scripts / "bucket.tf", PLUGINS)
     said = client(*command, timeout=600)
     assert "4 added" in said and "No changes" in said and "4 destroyed" in said, said
+
+
+def test_the_aws_command_with_its_waiters(client_python, client):
+    script = Path(__file__).parent / "scripts" / "aws_command.sh"
+    said = client("sh", "-eu", script, client_python("awscli").with_name("aws"))
+    assert "ANSWERED setosa" in said and "TRANSFORMED setosa" in said and "training_accuracy=" in said, said
+    assert said.endswith("WAITED\n")
