@@ -440,8 +440,10 @@ def test_calls_are_told_with_who_made_them_and_nothing_of_what_they_carried(loca
 
 
 def test_what_localaws_asks_of_itself_is_no_call(localaws, account):
+    began = time.time()
     account.train(account.training_request())
-    calls = state(localaws, calls=KEPT)["calls"]
+    # The tests share a localaws, and some of them write logs themselves.
+    calls = [call for call in state(localaws, calls=KEPT)["calls"] if call["at"] >= began]
     assert not {"PutLogEvents", "CreateLogStream", "SimulatePrincipalPolicy"} & {
         call["operation"] for call in calls
     }

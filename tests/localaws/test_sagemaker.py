@@ -147,7 +147,7 @@ def test_answers_hold_nothing_of_our_own():
 
 def test_operations_that_are_not_served(account):
     with pytest.raises(
-        ClientError, match="localaws does not serve CreateNotebookInstance: run it against AWS"
+        ClientError, match="localaws does not serve CreateNotebookInstance of sagemaker: run it against AWS"
     ) as refused:
         account.sagemaker.create_notebook_instance(
             NotebookInstanceName="x", RoleArn=account.role, InstanceType="ml.t3.medium"
