@@ -230,7 +230,7 @@ def test_train_serve_predict_twice_from_another_folder(engine, clone, tmp_path):
             payload = tmp_path / "rows.json"
             payload.write_text('{"instances": [[5.1, 3.5, 1.4, 0.2]]}')
             typed = sh(local_test / "predict.sh", str(payload), "application/json", "--port", port)
-            assert typed.stdout.strip() == "setosa"
+            assert json.loads(typed.stdout) == {"predictions": [{"predicted_label": "setosa"}]}
             payload.write_text("5.1,x\n")
             refused = sh(local_test / "predict.sh", str(payload), "--port", port)
             assert refused.returncode == 1
