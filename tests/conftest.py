@@ -14,7 +14,7 @@ for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
 
 # The files that take minutes. Two processes share the tests, a file at a time: one that came last would leave the other
 # process with nothing to do.
-LONGEST = ("test_jupyterlab.py", "test_labs.py", "test_translation.py")
+LONGEST = ("test_jupyterlab.py", "test_labs.py", "test_algorithms.py", "test_histories.py")
 
 
 def pytest_addoption(parser):

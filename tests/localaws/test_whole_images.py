@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.server
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import uuid
 from contextlib import closing, suppress
 from pathlib import Path
@@ -17,11 +19,13 @@ from pathlib import Path
 import psutil
 import pytest
 import tiny
+import urllib3
 from waiting import wait_until
 
 from localaws.engines.process import ProcessEngine, Spec, StartError, Unpacked
 from localaws.images import builder
 from localaws.images.archive import UnsafeArchive, extract_whole
+from localaws.sagemaker.hosting import instances
 
 SAMPLE = Path(__file__).parent / "sample/decision_trees"
 SERVER = r"""
@@ -305,6 +309,80 @@ def test_what_an_image_lacks_is_named(account, lines, reason):
     trained = train(account, push(account, tar(*files), Env=["PATH=/usr/bin:/bin:/opt/program"]))
     assert trained["TrainingJobStatus"] == "Failed"
     assert reason in trained["FailureReason"]
+
+
+CALLER = """#!/usr/bin/env python3
+import http.server, socket
+import boto3
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer(b"")
+
+    def do_POST(self):
+        bucket, key = self.rfile.read(int(self.headers["Content-Length"])).decode().split()
+        content = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+        account = boto3.client("sts", endpoint_url="https://sts.us-west-2.amazonaws.com").get_caller_identity()
+        try:
+            socket.create_connection(("192.0.2.1", 80), 5)
+        except OSError as error:
+            self.answer(f"{content} {account['Account']} {error.strerror}".encode())
+
+    def answer(self, body):
+        self.send_response(200)
+        self.send_header("Content-Length", len(body))
+        self.end_headers()
+        self.wfile.write(body)
+
+http.server.HTTPServer(("", 8080), Answers).serve_forever()
+"""
+
+
+def test_a_server_reaches_awss_services_here_and_nobody_else(account):
+    image = push(account, tar(member("opt/program/serve", CALLER)), Env=["PATH=/opt/program:/usr/bin"])
+    endpoint = account.endpoint(account.config(account.model(image=image)))
+    account.put("looked/up", "found")
+    said = account.invoke(endpoint, f"{account.bucket} looked/up".encode())["Body"]
+    assert said == b"b'found' 000000000000 Network is unreachable"
+    account.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+
+def test_why_a_server_does_not_come_up_is_named(account):
+    lines = "#!/bin/sh\nno-such-command\n"
+    image = push(account, tar(member("opt/program/serve", lines)), Env=["PATH=/opt/program:/usr/bin:/bin"])
+    name = f"endpoint-{uuid.uuid4().hex[:12]}"
+    config = account.config(account.model(image=image))
+    account.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
+    reason = account.settled(name, "Failed")["FailureReason"]
+    assert "exit code 127. Its last lines: " in reason and "no-such-command: not found" in reason
+    account.sagemaker.delete_endpoint(EndpointName=name)
+
+
+@pytest.mark.parametrize(
+    ("listens", "reason"),
+    [(False, "no program answers on port 8080"), (True, "the answer was 501")],
+    ids=["on another port", "without ping"],
+)
+def test_why_a_health_check_fails_is_named(listens, reason):
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        if listens:
+            threading.Thread(target=server.handle_request, daemon=True).start()  # which knows no GET
+        else:
+            server.socket.close()
+        with closing(urllib3.HTTPConnectionPool("127.0.0.1", server.server_port)) as pool:
+            assert reason in instances._ill(pool)
+
+
+def test_a_library_that_an_image_lacks_is_named(account, tmp_path):
+    if not shutil.which("gcc"):
+        pytest.skip("no C compiler here: apt-get install gcc libc6-dev")
+    (tmp_path / "gone.c").write_text("int gone() { return 0; }")
+    (tmp_path / "main.c").write_text("int gone(); int main() { return gone(); }")
+    for line in ("-shared -fPIC -o libgone.so gone.c", "-o train main.c -L. -lgone"):
+        subprocess.run(["gcc", "-w", *line.split()], cwd=tmp_path, check=True)
+    program = member("opt/program/train", (tmp_path / "train").read_bytes())
+    reason = train(account, push(account, tar(program), Env=["PATH=/opt/program"]))["FailureReason"]
+    assert "error while loading shared libraries: libgone.so: cannot open" in reason
 
 
 DAEMON = """#!/usr/bin/env python3

@@ -3,7 +3,7 @@
 What it is to run comes as a line of JSON through the keeper's link, the fields of `Plan`. The program is process 1 of
 process, mount, IPC and host name spaces of its own, in a user name space that maps one user of the image to who runs
 localaws: no right is needed, and none is won. Where `port` is given it has a network of its own as well, with nothing
-but loopback, and the keeper relays 127.0.0.1:`port` of this machine to port 8080 there.
+but loopback: 127.0.0.1:`port` of this machine is relayed to port 8080 there, and there 127.0.0.1:`door` to localaws here.
 
 An image with an operating system is its own root, under an overlay whose upper layer is memory. For an image without one
 this machine's folders are there, read-only, with the image's laid over them and folders of its own where programs write.
@@ -25,6 +25,7 @@ import struct
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ class Plan:
 
     `image`: the unpacked image; `whole`: it has an operating system. `place`: an empty folder. `ml`: what of this
     machine is bound where, `read_only` which of them. `here`: folders of this machine that must be there. `port`: 0 for
-    this machine's network, -1 for none but loopback.
+    this machine's network, -1 for none but loopback. `door`: localaws' own, 0 for none.
     """
 
     image: str
@@ -90,6 +91,7 @@ class Plan:
     group: int
     hosts: list[str]
     port: int
+    door: int
 
 
 def main() -> None:
@@ -103,12 +105,16 @@ def main() -> None:
 
 def start(plan: Plan) -> int:
     """Start the program; its pid. Raises OSError, whose `filename` is the step that the kernel refused, if it is one."""
-    listener = None
+    listener, outside = None, None
     if plan.port > 0:
         try:
             listener = socket.create_server(("127.0.0.1", plan.port), backlog=512)
         except OSError as error:
             raise OSError(error.errno, error.strerror, f"port {plan.port}") from error
+    if plan.port > 0 and plan.door:
+        outside, theirs = socket.socketpair()
+        _apart(lambda: _relay(socket.socket(fileno=socket.recv_fds(theirs, 1, 1)[1][0]), plan.door))
+        theirs.close()
     user, group = os.getuid(), os.getgid()
     network = NEWNET if plan.port else 0
     _call("unshare", NEWUSER | NEWIPC | NEWUTS | network)
@@ -122,12 +128,12 @@ def start(plan: Plan) -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
     if listener:
-        if not os.fork():
-            try:
-                _relay(listener)
-            finally:
-                os._exit(1)
+        _apart(lambda: _relay(listener, PORT))
         listener.close()
+    if outside:
+        # A socket stays in the network that it was made in, whoever serves it.
+        with outside, socket.create_server(("127.0.0.1", plan.door), backlog=512) as door:
+            socket.send_fds(outside, [b"1"], [door.fileno()])
     _call("unshare", NEWPID)  # which is for children alone
     source, sink = os.pipe()
     pid = os.fork()
@@ -282,12 +288,22 @@ def _own_everything() -> None:
     libc.prctl(PR_SET_SECCOMP, 2, ctypes.create_string_buffer(filter_, len(filter_)), 0, 0)
 
 
-def _relay(listener: socket.socket) -> None:
-    """Connect whoever comes to `listener`, outside, to the program's port in here, until the keeper ends."""
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        os.dup2(nothing, stream)
+def _apart(work: Callable[[], None]) -> None:
+    """Have a process of its own do something, until the keeper ends."""
+    if os.fork():
+        return
+    try:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nothing, stream)
+        work()
+    finally:
+        os._exit(1)
+
+
+def _relay(listener: socket.socket, port: int) -> None:
+    """Connect whoever comes to `listener`, which is of another network, to a port of this process's network."""
 
     async def pump(reader, writer):
         with suppress(OSError):
@@ -298,7 +314,7 @@ def _relay(listener: socket.socket) -> None:
 
     async def connect(reader, writer):
         try:
-            inner, outer = await asyncio.open_connection("127.0.0.1", PORT)
+            inner, outer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:  # it does not listen yet
             writer.transport.abort()
             return

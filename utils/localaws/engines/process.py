@@ -25,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from localaws.images import archive, environments
 from localaws.state import processes
@@ -46,7 +47,7 @@ NO_ROOT = (
 )
 NETWORKS = {
     "host": "Its network is this machine's.",
-    "served": "Its network is loopback alone, whose port 8080 localaws reaches: unlike on AWS it can call nobody.",
+    "served": "Its network is loopback alone: localaws reaches its port 8080, and it reaches localaws, and nobody else.",
     "none": "It has no network but loopback.",
 }
 NEEDS_LINUX = (
@@ -448,6 +449,7 @@ class ProcessEngine:
             group=group,
             hosts=hosts,
             port=port,
+            door=urlsplit(self._environment.get("AWS_ENDPOINT_URL", "")).port or 0,
         )
         on_line(
             IN_NAMESPACES.format(root=ITS_ROOT if image.has_system else NO_ROOT, network=NETWORKS[network])

@@ -63,6 +63,7 @@ class Instance:
         self._wake = threading.Event()
         self._draining = self._stopping = False
         self._failure: str | None = None
+        self._ill = "the container has not started"
         self._container: Container | None = None
         self._pool: urllib3.HTTPConnectionPool | None = None  # there is one while the container is healthy
         self._thread = threading.Thread(target=self._supervise, name=what, daemon=True)
@@ -81,7 +82,7 @@ class Instance:
                     break
                 self._changed.wait(min(left, 0.2))
         if not self.healthy:
-            reason = self._failure or f"/ping was not answered with 200 within {seconds:.0f} s"
+            reason = self._failure or f"/ping was not answered with 200 within {seconds:.0f} s: {self._ill}"
             raise ServeError(f"{reason}. Its last lines: {' | '.join(self._last)}" if self._last else reason)
 
     def enter(self, limit: float) -> bool:
@@ -185,14 +186,16 @@ class Instance:
             return False
         container = self._container = self._context.engine.start(spec, self._line, lambda _: self._wake.set())
         with closing(urllib3.HTTPConnectionPool(*container.address(port), maxsize=POOL)) as pool:
-            while not (answered := _ping(pool)) and container.running and not self._stopping:
+            while (ill := _ill(pool)) and container.running and not self._stopping:
+                self._ill = ill
                 container.wait(0.05)
+            answered = not ill
             if answered:
                 self._set_pool(pool)
             misses = 0
             while answered and container.running and not self._stopping and misses < PING_FAILURES:
                 if not self._wake.wait(PING_INTERVAL):
-                    misses = 0 if _ping(pool) else misses + 1
+                    misses = misses + 1 if _ill(pool) else 0
             self._set_pool(None)
             if misses >= PING_FAILURES:
                 self._say(f"/ping failed {misses} times in a row: the container is replaced")
@@ -234,8 +237,12 @@ def _exchange(pool, method, path, body, headers, timeout):
     return urllib3.HTTPResponse(io.BytesIO(answer), response.headers, response.status, decode_content=False)
 
 
-def _ping(pool) -> bool:
+def _ill(pool) -> str:
+    """Why a container does not pass the health check; "" if it does."""
     try:
-        return _exchange(pool, "GET", "/ping", None, None, PING_SECONDS).status == 200
+        status = _exchange(pool, "GET", "/ping", None, None, PING_SECONDS).status
+    except urllib3.exceptions.ReadTimeoutError:
+        return f"no answer came within {PING_SECONDS} s"
     except urllib3.exceptions.HTTPError:
-        return False
+        return "no program answers on port 8080 (in the process engine: on SAGEMAKER_BIND_TO_PORT)"
+    return "" if status == 200 else f"the answer was {status}"
