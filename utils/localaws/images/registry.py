@@ -2,7 +2,7 @@
 
 Spoken by `docker push` and `pull`, skopeo and `builder.py`. Under ``HOME/registry``::
 
-    blobs/HEX                          every blob and manifest, named by its SHA-256
+    blobs/HEX                          every blob and manifest, named by its SHA-256 or SHA-512: the length tells which
     repositories/NAME/_blobs/HEX       empty: this repository may serve that blob
     repositories/NAME/_manifests/HEX   {"mediaType", "pushed"}: this repository holds that image
     repositories/NAME/_tags/TAG        the digest that the tag points to
@@ -29,7 +29,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlencode
 
 from werkzeug import Request, Response
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
@@ -42,7 +45,8 @@ from . import archive
 
 NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
 TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
-DIGEST = r"sha256:[0-9a-f]{64}"
+DIGEST = r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})"
+ALGORITHMS = {64: "sha256", 128: "sha512"}  # by their digests' hexadecimal digits: those that OCI registers
 URI = re.compile(rf"(?:(?P<host>[^/]+)/)?(?P<name>{NAME})(?::(?P<tag>{TAG})|@(?P<digest>{DIGEST}))?")
 # The registry's own address, and what programs compose, as ECR's is called on AWS.
 OURS = re.compile(
@@ -103,7 +107,7 @@ def repository(uri: str) -> str:
     return placed(match["name"], host["region"] or locate.REGION)
 
 
-class RegistryError(Exception):
+class RegistryError(ValueError):
     """An answer of the form ``{"errors": [{"code", "message"}]}``, with its HTTP status and headers."""
 
     def __init__(self, code: str, message: str, status: int = 400, headers: dict | None = None):
@@ -188,7 +192,7 @@ class Registry:
             tell(f"{what}: {why} (kept as {kept})")
 
         for blob in _files(self.blobs):
-            if not is_whole(blob, blob.name):
+            if not is_whole(blob, blob.name, ALGORITHMS.get(len(blob.name), "sha256")):
                 put_aside(blob, f"image blob {blob.name}", "its bytes are not those that were pushed")
         for entry in self.root.glob("repositories/**/_manifests/*"):
             name = entry.parent.parent.relative_to(self.root / "repositories").as_posix()
@@ -196,9 +200,9 @@ class Registry:
                 kind, _ = (json.loads(entry.read_text())[key] for key in ("mediaType", "pushed"))
                 if kind not in MANIFESTS | INDEXES:
                     raise ValueError(f"{kind} is no manifest's media type")
-                self._check_parts(name, json.loads(self.read_manifest(f"sha256:{entry.name}")), kind)
+                self._check_parts(name, json.loads(self.read_manifest(_named(entry))), kind)
             except (ValueError, KeyError, TypeError, OSError, RegistryError) as error:
-                put_aside(entry, f"image {name}@sha256:{entry.name}", error)
+                put_aside(entry, f"image {name}@{entry.name}", error)
         for tag in self.root.glob("repositories/**/_tags/*"):
             name = tag.parent.parent.relative_to(self.root / "repositories").as_posix()
             with suppress(ValueError):
@@ -216,7 +220,7 @@ class Registry:
             tags = {file.name: file.read_text() for file in _files(folder / "_tags")}
             answer = []
             for file in _files(folder / "_manifests"):
-                digest = f"sha256:{file.name}"
+                digest = _named(file)
                 about = {
                     "digest": digest,
                     "tags": sorted(tag for tag, target in tags.items() if target == digest),
@@ -231,8 +235,9 @@ class Registry:
 
     def put_manifest(self, name: str, reference: str, body: bytes, media_type: str) -> str:
         """Take in a manifest under a tag or its digest and return the digest. Raises RegistryError."""
-        digest = "sha256:" + hashlib.sha256(body).hexdigest()
-        by_digest = reference.startswith("sha256:")
+        by_digest = ":" in reference
+        algorithm = _algorithm(reference) if by_digest else "sha256"
+        digest = f"{algorithm}:{hashlib.new(algorithm, body).hexdigest()}"
         if by_digest and reference != digest:
             raise RegistryError("DIGEST_INVALID", f"The manifest's digest is {digest}, not {reference}")
         if not by_digest and not re.fullmatch(TAG, reference):
@@ -351,11 +356,10 @@ class Registry:
         return _progress(name, file, 202 if request.method == "PATCH" else 204)
 
     def _finish_upload(self, request: Request, name: str, file: Path, digest: str) -> Response:
-        if not re.fullmatch(DIGEST, digest):
-            raise RegistryError("DIGEST_INVALID", f"{digest!r} is not sha256: and 64 hexadecimal digits")
+        algorithm = _algorithm(digest)
         if request.content_length:
             _append(request, name, file)
-        actual = _sha256(file)
+        actual = _computed(file, algorithm)
         if actual != digest:
             file.unlink(missing_ok=True)
             message = f"The bytes that arrived have the digest {actual}, not {digest}"
@@ -417,22 +421,16 @@ class Registry:
         return response
 
     def _on_tags(self, request: Request, name: str) -> Response:
-        tags = sorted((file.name for file in _files(self._repository(name) / "_tags")), key=_lexical)
-        last, count = request.args.get("last", ""), request.args.get("n", "")
-        if count and not count.isdecimal():
-            raise RegistryError("PAGINATION_NUMBER_INVALID", f"n={count!r} is not a number")
-        rest = [tag for tag in tags if _lexical(tag) > _lexical(last)]
-        page = rest[: int(count)] if count else rest
-        response = Response(json.dumps({"name": name, "tags": page}), content_type="application/json")
-        if page and len(page) < len(rest):
-            response.headers["Link"] = f'</v2/{name}/tags/list?n={count}&last={page[-1]}>; rel="next"'
-        return response
+        tags = {file.name: len(file.name) for file in _files(self._repository(name) / "_tags")}
+        page, headers = _page(request, tags)
+        return Response(
+            json.dumps({"name": name, "tags": page}), 200, headers, content_type="application/json"
+        )
 
     def _on_referrers(self, request: Request, name: str, digest: str) -> Response:
         """An index of the manifests whose subject a digest is; of one kind, where `artifactType` asks for it."""
-        if not re.fullmatch(DIGEST, digest):
-            raise RegistryError("DIGEST_INVALID", f"{digest!r} is not sha256: and 64 hexadecimal digits")
-        wanted, headers = request.args.get("artifactType"), {}
+        _algorithm(digest)
+        wanted = request.args.get("artifactType")
         with self._lock:
             referrers = [
                 _descriptor(one, content, manifest)
@@ -441,8 +439,11 @@ class Registry:
             ]
         if wanted:
             referrers = [one for one in referrers if one.get("artifactType") == wanted]
+        page, headers = _page(request, {one["digest"]: len(json.dumps(one)) for one in referrers})
+        if wanted:
             headers["OCI-Filters-Applied"] = "artifactType"
-        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": referrers}
+        found = {one["digest"]: one for one in referrers}
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [found[one] for one in page]}
         return Response(json.dumps(index), headers=headers, content_type=INDEX)
 
     def _authenticate(self, request: Request) -> None:
@@ -482,7 +483,7 @@ class Registry:
     def _manifests(self, name: str) -> Iterator[tuple[str, bytes, dict]]:
         """Give the digest, the bytes and what stands in them, of each manifest of a repository."""
         for entry in _files(self._repository(name) / "_manifests"):
-            digest = f"sha256:{entry.name}"
+            digest = _named(entry)
             content = self.read_manifest(digest)
             kind = json.loads(entry.read_text())["mediaType"]
             yield digest, content, {"mediaType": kind} | json.loads(content)
@@ -506,14 +507,18 @@ class Registry:
         return _created(f"/v2/{name}/blobs/{digest}", digest)
 
     def _check_parts(self, name: str, manifest: dict, media_type: str) -> None:
-        kind = "_manifests" if media_type in INDEXES else "_blobs"
+        kind, what = ("_manifests", "Images") if media_type in INDEXES else ("_blobs", "Layers")
         folder = self._repository(name) / kind
-        for part in _parts(manifest):
-            if part.get("urls"):
-                continue  # a foreign layer: by definition not in the registry
-            if not (folder / _hex(part["digest"])).exists():
-                message = f"The manifest names {part['digest']}, which was not pushed to {name}"
-                raise RegistryError("MANIFEST_BLOB_UNKNOWN", message)
+        # A foreign layer has addresses: by definition it is not in the registry.
+        parts = [part for part in _parts(manifest) if not part.get("urls")]
+        # The specification leaves it to a registry whether an index may come before its images: ECR's refuses it so.
+        if missing := [part["digest"] for part in parts if not (folder / _hex(part["digest"])).exists()]:
+            raise RegistryError(
+                "MANIFEST_BLOB_UNKNOWN",
+                f"{what} with digests '[{', '.join(missing)}]' required for pushing image into repository with name "
+                f"'{place(name)[1]}' in the registry with id '{locate.ACCOUNT}' do not exist",
+            )
+        for part in parts:
             actual = self._blob(part["digest"]).stat().st_size
             if part["size"] != actual:
                 message = f"{part['digest']} has {actual} bytes, not {part['size']}"
@@ -561,14 +566,14 @@ class Registry:
 
     def _verified(self, digest: str) -> Path:
         file = self._blob(digest)
-        if not file.is_file() or _sha256(file) != digest:
+        if not file.is_file() or _computed(file, _algorithm(digest)) != digest:
             raise ValueError(f"The blob {digest} is missing or damaged in {self.blobs}: push the image again")
         return file
 
     def _extract(self, layer: str, diff_id: str, target: Path, whole: bool) -> None:
         """Extract what lies under /opt/program, all that the process engine runs of an image made for it, or all."""
         with _uncompressed(self._verified(layer)) as content:
-            if "sha256:" + hashlib.file_digest(content, "sha256").hexdigest() != diff_id:
+            if _computed(content, _algorithm(diff_id)) != diff_id:
                 raise ValueError(
                     f"The content of layer {layer} is not the {diff_id} that the image's config names"
                 )
@@ -616,9 +621,27 @@ def _descriptor(digest: str, content: bytes, manifest: dict) -> dict:
     return {name: value for name, value in about.items() if value}
 
 
-def _lexical(tag: str) -> tuple[str, str]:
-    """What tags are in order of: letters of either case alike."""
-    return tag.lower(), tag
+def _page(request: Request, sizes: dict[str, int]) -> tuple[list[str], dict]:
+    """Of what a list can name, each with its bytes there: what a request asks for by `n` and `last`, and is no more than a
+    manifest may have, and the header that tells of the rest."""
+    last, count = request.args.get("last", ""), request.args.get("n", "")
+    if count and not count.isdecimal():
+        raise RegistryError("PAGINATION_NUMBER_INVALID", f"n={count!r} is not a number")
+    rest = [name for name in sorted(sizes, key=_lexical) if _lexical(name) > _lexical(last)]
+    fit = (
+        sum(total < MAX_MANIFEST for total in accumulate((sizes[name] + 4 for name in rest), initial=1024))
+        - 1
+    )
+    page = rest[: min(int(count or len(rest)), max(fit, 1))]
+    if not page or len(page) == len(rest):
+        return page, {}
+    query = urlencode({**request.args, "last": page[-1]})
+    return page, {"Link": f'<{request.path}?{query}>; rel="next"'}
+
+
+def _lexical(name: str) -> tuple[str, str]:
+    """What lists are in order of: letters of either case alike."""
+    return name.lower(), name
 
 
 def _append(request: Request, name: str, file: Path) -> None:
@@ -651,20 +674,33 @@ def _created(location: str, digest: str) -> Response:
     return Response(status=201, headers={"Location": location, "Docker-Content-Digest": digest})
 
 
-def _hex(digest: str) -> str:
-    """Return the hexadecimal part of a digest, which is safe as a file's name."""
+def _algorithm(digest: str) -> str:
+    """Return a digest's algorithm. Raises RegistryError where it is none that we have."""
     if not re.fullmatch(DIGEST, digest):
-        raise ValueError(f"{digest!r} is not a digest of the form sha256: and 64 hexadecimal digits")
-    return digest.removeprefix("sha256:")
+        words = "is neither sha256: and 64 hexadecimal digits nor sha512: and 128"
+        raise RegistryError("DIGEST_INVALID", f"{digest!r} {words}")
+    return digest.partition(":")[0]
+
+
+def _hex(digest: str) -> str:
+    """Return the hexadecimal part of a digest, which is safe as a file's name. Raises RegistryError."""
+    return digest.removeprefix(f"{_algorithm(digest)}:")
+
+
+def _named(file: Path) -> str:
+    """Return the digest that a file is called by."""
+    return f"{ALGORITHMS[len(file.name)]}:{file.name}"
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (file for file in sorted(folder.glob("*")) if not file.name.startswith("."))
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+def _computed(content: Path | BinaryIO, algorithm: str) -> str:
+    if isinstance(content, Path):
+        with content.open("rb") as stream:
+            return _computed(stream, algorithm)
+    return f"{algorithm}:{hashlib.file_digest(content, algorithm).hexdigest()}"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from moto.backends import get_backend
 from moto.core.responses import ActionResult
 from moto.ecr.responses import ECRResponse
 
-from localaws.images.registry import Registry, RegistryError, place, placed
+from localaws.images.registry import INDEXES, Registry, RegistryError, place, placed
 from localaws.state import locate
 
 from . import caller
@@ -133,8 +133,14 @@ class Images(ECRResponse):
         try:
             media_type = self._get_param("imageManifestMediaType") or json.loads(body).get("mediaType", "")
             reference = tag or self._get_param("imageDigest", digest)
-            registry.put_manifest(name, reference, body.encode(), media_type)
-        except (RegistryError, ValueError, AttributeError) as error:
+            digest = registry.put_manifest(name, reference, body.encode(), media_type)
+        except RegistryError as error:
+            code = {
+                "MANIFEST_BLOB_UNKNOWN": f"{'ReferencedImages' if media_type in INDEXES else 'Layers'}NotFoundException",
+                "DIGEST_INVALID": "ImageDigestDoesNotMatchException",
+            }.get(error.code, "InvalidParameterException")
+            raise refusals.InvalidParameterException(code, str(error)) from error
+        except (ValueError, AttributeError) as error:
             raise refusals.InvalidParameterException(str(error)) from error
         return ActionResult({"image": _image(name, {"imageDigest": digest, "imageTag": tag}, media_type)})
 

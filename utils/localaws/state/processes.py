@@ -105,14 +105,14 @@ def write_whole(file: Path, content: bytes, synced: bool = False) -> None:
     temporary.replace(file)
 
 
-def is_whole(file: Path, digest: str) -> bool:
-    """Whether a file has the SHA-256 (hexadecimal) that names it. Raises FileNotFoundError.
+def is_whole(file: Path, digest: str, algorithm: str = "sha256") -> bool:
+    """Whether a file has the digest (hexadecimal) that names it. Raises FileNotFoundError.
 
     One that was found whole gets a modification time that no writing leaves, so that it is read but once.
     """
     if file.stat().st_mtime_ns != 0:
         with file.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != digest:
+            if hashlib.file_digest(content, algorithm).hexdigest() != digest:
                 return False
         os.utime(file, (0, 0))
     return True
