@@ -59,6 +59,12 @@ def test_skopeo_by_the_host_that_ecr_has(client, tmp_path):
     assert '"one",' in said and '"two"' in said, said
 
 
+def test_oras(client_python, client):
+    said = client(client_python("oras[ecr]"), "oras_artifacts.py")
+    assert "REFERRERS https ['" in said and "REFERRERS http ['" in said, said
+    assert "TAGS True" in said and "LEFT http https signed-https" in said, said
+
+
 def test_sdk_v2(client_python, client):
     said = client(client_python("sagemaker<3"), "sagemaker_v2.py", timeout=500)
     assert "[localaws] DebugHookConfig: recorded, not acted on" in said

@@ -200,7 +200,10 @@ class Front:
             raise AwsError("UnknownOperationException", f"There is nothing at {request.path}", 404)
         if sent_to := request.environ.get(proxy.HOST):
             if request.path.startswith("/v2") and proxy.REGISTRY.match(sent_to):
-                return self.registry(request)
+                # Whom to log in to, it tells by this name.
+                return self.registry(
+                    Request(request.environ | {"HTTP_HOST": sent_to, "wsgi.url_scheme": "https"})
+                )
             return self._answer_signed(request)
         if request.path == f"{PATH}health":
             return protocol.answer({"ready": self.ready}, 200 if self.ready else 503)
