@@ -106,11 +106,11 @@ def test_programs_of_sdk_v3(client_python, client):
     not (shutil.which("terraform") and PLUGINS.is_dir()),
     reason="no terraform here, or no provider for it in TF_PLUGIN_CACHE_DIR",
 )
-def test_terraforms_bucket(client):
+def test_terraform(client):
     scripts = Path(__file__).parent / "scripts"
-    command = ("sh", scripts / "terraform_bucket.sh", scripts / "bucket.tf", PLUGINS)
-    said = client(*command, timeout=600)
-    assert "4 added" in said and "No changes" in said and "4 destroyed" in said, said
+    said = client("sh", "-eu", scripts / "terraform.sh", scripts / "resources.tf", PLUGINS, timeout=600)
+    assert "ANSWERED terraformed model" in said, said
+    assert "15 added" in said and "No changes" in said and "15 destroyed" in said, said
 
 
 def test_the_aws_command_with_its_waiters(client_python, client):
