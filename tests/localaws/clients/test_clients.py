@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,19 @@ def test_the_aws_command_with_its_waiters(client_python, client):
     said = client("sh", "-eu", script, client_python("awscli").with_name("aws"))
     assert "ANSWERED setosa" in said and "TRANSFORMED setosa" in said and "training_accuracy=" in said, said
     assert said.endswith("WAITED\n")
+
+
+def test_the_aws_command_of_version_2(client):
+    found = ["/usr/bin/aws", "/usr/local/bin/aws"]  # PATH may have another first: a virtual environment's
+    told = {
+        aws: subprocess.run([aws, "--version"], capture_output=True, text=True).stdout
+        for aws in found
+        if Path(aws).exists()
+    }
+    aws = next((aws for aws, version in told.items() if version.startswith("aws-cli/2")), None)
+    if aws is None:
+        pytest.skip(
+            "no `aws` of version 2 here: apt-get install awscli (Debian), or https://aws.amazon.com/cli"
+        )
+    said = client("sh", "-eu", Path(__file__).parent / "scripts" / "aws_command_2.sh", aws)
+    assert "MODEL model" in said and "FOLLOWED " in said and '"tags": ["latest"]' in said, said
