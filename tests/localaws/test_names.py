@@ -265,6 +265,81 @@ def test_other_hosts_are_passed_through_unread(localaws):
         asked(localaws, f"127.0.0.1:{port}")
 
 
+def test_plain_http_to_other_hosts_is_passed_on_as_it_came(localaws):
+    """As one request of its connection, without what it told the proxy; its body and its answer byte for byte."""
+    heard = []
+
+    def answer(connection):
+        heard.append(connection.recv(1 << 16))
+        while not heard[0].endswith(b"end"):
+            heard[0] += connection.recv(1 << 16)
+        connection.sendall(
+            b"HTTP/1.1 201 Made\r\nX: y\r\nConnection: close\r\nContent-Length: 2\r\n\r\n\xff\x00"
+        )
+
+    port, thread = listening(answer)
+    session = requests.Session()
+    session.trust_env, session.proxies = False, {"http": localaws.env["HTTP_PROXY"]}
+    got = session.put(f"http://127.0.0.1:{port}/a/%2Fb?c=d&e", b"\x00" * 99_999 + b"end", headers={"X": "z"})
+    thread.join(20)
+    assert (got.status_code, got.reason, got.headers["X"], got.content) == (201, "Made", "y", b"\xff\x00")
+    head, _, body = heard[0].partition(b"\r\n\r\n")
+    first, *fields = head.decode().split("\r\n")
+    assert first == "PUT /a/%2Fb?c=d&e HTTP/1.1" and body == b"\x00" * 99_999 + b"end"
+    assert {f"Host: 127.0.0.1:{port}", "X: z", "Connection: close"} < set(fields)
+    assert not [field for field in fields if field.lower().startswith("proxy-")]
+    assert session.get(f"http://127.0.0.1:{port}/").status_code == 502  # nobody is there any more
+
+
+def test_plain_http_goes_by_the_proxy_that_the_user_had(localaws):
+    heard = []
+
+    def company(connection):
+        heard.append(connection.recv(9999).decode())
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+    port, thread = listening(company)
+    mine = {**localaws.env, "http_proxy": f"http://ana:p%40ss@127.0.0.1:{port}"}
+    program = "import localaws; print(localaws.environment()['http_proxy'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=mine, capture_output=True, text=True, check=True
+    )
+    got = requests.get("http://mirror.example:81/a?b", proxies={"http": done.stdout.strip()})
+    thread.join(20)
+    assert got.text == "hello"
+    assert heard[0].startswith("GET http://mirror.example:81/a?b HTTP/1.1\r\n")
+    assert f"Proxy-Authorization: Basic {b64encode(b'ana:p@ss').decode()}\r\n" in heard[0]
+
+
+def test_plain_http_to_a_host_of_awss_is_answered_here(localaws, account):
+    """With a signature as by HTTPS, several hosts by one client, what nobody answers for refused by name."""
+    account.put("plain", b"here" * 100_000)
+    options = {"proxies": {"http": localaws.env["HTTP_PROXY"]}, "retries": {"total_max_attempts": 1}}
+    keys = {name: localaws.env[name.upper()] for name in ("aws_access_key_id", "aws_secret_access_key")}
+    s3, sts = (
+        SESSION.client(
+            name, endpoint_url=f"http://{name}.us-west-2.amazonaws.com", config=Config(**options), **keys
+        )
+        for name in ("s3", "sts")
+    )
+    for _ in range(2):
+        assert sts.get_caller_identity()["Account"] == "000000000000"
+        got = s3.get_object(Bucket=account.bucket, Key="plain")["Body"].read()
+        assert got == b"here" * 100_000
+    s3.put_object(Bucket=account.bucket, Key="plain-2", Body=got)
+    assert s3.head_object(Bucket=account.bucket, Key="plain-2")["ContentLength"] == 400_000
+    refused = requests.get(
+        "http://111111111111.dkr.ecr.us-west-2.amazonaws.com/v2/", proxies=options["proxies"]
+    )
+    assert refused.status_code == 502 and "another account" in refused.reason
+    refused = requests.get("http://sts.us-west-2.amazonaws.com:8080/", proxies=options["proxies"])
+    assert refused.status_code == 502 and "on port 80, not 8080" in refused.reason
+    port = urlsplit(localaws.endpoint_url).port
+    assert (
+        requests.get("http://example.com/", proxies={"http": f"http://127.0.0.1:{port}"}).status_code == 407
+    )
+
+
 def test_a_proxy_that_the_user_had_is_asked_for_them(localaws):
     """Also after a second `localaws env` in the same shell; AWS's hosts never go there."""
     heard = []

@@ -19,7 +19,8 @@ from workshop.checks import findings
 from workshop.target import _execution_role
 
 # What `localaws env` has that leads to it.
-LEADING = ("AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "HTTPS_PROXY", "https_proxy")
+PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+LEADING = ("AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", *PROXIES)
 
 
 def test_local_is_the_default_and_every_client_talks_to_it(target, capsys):
@@ -111,7 +112,7 @@ def test_aws_with_an_endpoint_of_elsewhere_left_in_the_environment_is_refused(en
         connect()
 
 
-@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "AWS_CONFIG_FILE"])
+@pytest.mark.parametrize("name", [*PROXIES, "AWS_CONFIG_FILE"])
 def test_aws_by_what_else_leads_to_localaws_is_refused(target, environment, name):
     """Else the account that answers, by the proxy or the profile, would pass for AWS's."""
     left = {variable: environment.pop(variable) for variable in LEADING}

@@ -1,10 +1,13 @@
-"""The HTTPS proxy, on localaws' own port, for what names AWS's hosts whatever the environment says.
+"""The proxy of HTTPS and HTTP, on localaws' own port, for what names AWS's hosts whatever the environment says.
 
 SDKs put together `sts.REGION.amazonaws.com`, programs `BUCKET.s3.REGION.amazonaws.com`. Their environment has HTTPS_PROXY,
 so they ask here for a connection (CONNECT). One to a host of AWS's ends here: it speaks TLS with a certificate of the
 home's own, and what comes out of it is answered as any request is (server.py). Nothing goes on to AWS: a host that
 nobody here answers for is refused by its name. One to any other host is passed through unread, the way that it would have
 gone without us, so that a shell with this environment still installs packages and fetches data.
+
+What is sent by plain HTTP (HTTP_PROXY) comes as a request for the whole address. It goes the same two ways, each request
+on a connection of its own, since the next one may be for another host.
 
 Who asks shows the token in the proxy's URL, which only its owner's environment has: nobody else of this machine goes out
 by their leave, or by their company's proxy.
@@ -44,6 +47,10 @@ DAYS, LEFT = (
     3650,
     365,
 )  # how long the authority is good, and a host's certificate, for which a server is not restarted
+ASKED = re.compile(
+    r"(?:CONNECT |(?P<verb>[A-Z]+) http://)(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
+    r"(?P<path>[/?]\S*)? HTTP/1\.[01]\r\n"
+)
 SECONDS = 30  # for a handshake, and for a connection to elsewhere
 PIECE = 1 << 16
 PEM = serialization.Encoding.PEM
@@ -70,7 +77,7 @@ class Refused(Exception):
 
 
 class Proxy:
-    """Takes over connections on which CONNECT was asked for."""
+    """Takes over connections on which it is asked for another host."""
 
     def __init__(self, home: Path):
         self._authority = _Authority(home / "aws")
@@ -79,35 +86,44 @@ class Proxy:
     def take(self, client: socket.socket, head: bytes, enter: Callable[[str], socket.socket]) -> None:
         """Serve a connection that began with `head`; `enter` gives a way in, for what was sent to a host of AWS's."""
         try:
-            host, port, rest = self._asked(head.decode("latin-1"))
-            work = (self._answer, host, enter(host)) if is_aws(host) else (_pass_on, host, port, rest)
+            host, port, rest, request = self._asked(head.decode("latin-1"))
+            if is_aws(host):
+                work = (self._answer, host, enter(host), request)
+            else:
+                work = (_pass_on, host, port, rest, request)
         except Refused as refusal:
             work = (_refuse, refusal)
         threading.Thread(target=_run, args=(client, *work), daemon=True).start()
 
-    def _asked(self, head: str) -> tuple[str, int, str]:
-        """Host, port and the proxy beyond us, or "", that a head asks for. Raises Refused."""
-        asked = re.match(r"CONNECT ([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5}) HTTP/1\.[01]\r\n", head)
-        if not asked:
-            raise Refused(400, "CONNECT needs HOST:PORT")
+    def _asked(self, head: str) -> tuple[str, int, str, str]:
+        """Host, port, the proxy beyond us, or "", and the request to send there, "" for CONNECT, that a head asks for.
+
+        Raises Refused.
+        """
+        asked = ASKED.match(head)
+        if not asked or not (asked["verb"] or asked["port"]):
+            raise Refused(400, "CONNECT needs HOST:PORT, and other requests http://HOST")
         said = re.search(r"\r\nproxy-authorization: *basic +([A-Za-z0-9+/=]+) *\r\n", head, re.IGNORECASE)
         user, _, rest = b64decode(said[1] + "==").decode("latin-1").partition(":") if said else ("", "", "")
         if not hmac.compare_digest(user.encode(), self._token.encode()):
             raise Refused(407, "localaws' proxy is its owner's: python -m localaws env")
-        host, port = asked[1].lower(), int(asked[2])
+        host, usual = asked["host"].lower(), 80 if asked["verb"] else 443
+        port = int(asked["port"] or usual)
         if is_aws(host):
             registry = REGISTRY.fullmatch(host)
             if registry and registry["account"] != locate.ACCOUNT:
                 reason = f"NotServedByLocalaws: {host} is a registry of another account than {locate.ACCOUNT}"
                 raise Refused(502, reason)
-            if port != 443:
-                raise Refused(
-                    502, f"NotServedByLocalaws: localaws answers for {host} on port 443, not {port}"
-                )
-        return host, port, locate.beyond(rest)
+            if port != usual:
+                words = f"NotServedByLocalaws: localaws answers for {host} on port {usual}, not {port}"
+                raise Refused(502, words)
+        beyond = locate.beyond(rest)
+        return host, port, beyond, _request(asked, head, by_proxy=bool(beyond) and not is_aws(host))
 
-    def _answer(self, client: socket.socket, host: str, inside: socket.socket) -> None:
+    def _answer(self, client: socket.socket, host: str, inside: socket.socket, request: str) -> None:
         with inside:
+            if request:
+                return _send_on(client, inside, request)
             _grant(client)
             with self._authority.context(host).wrap_socket(client, server_side=True) as secure:
                 secure.settimeout(None)
@@ -135,7 +151,29 @@ def _grant(client: socket.socket) -> None:
     client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
 
 
-def _pass_on(client: socket.socket, host: str, port: int, rest: str) -> None:
+def _request(asked: re.Match, head: str, by_proxy: bool) -> str:
+    """What goes on of a request: to its host without what it tells a proxy, and as the only one of its connection."""
+    if not asked["verb"]:
+        return ""
+    fields, _, body = head[asked.end() :].partition("\r\n\r\n")
+    kept = [
+        line
+        for line in fields.split("\r\n")
+        if not re.match(r"(proxy-[a-z-]*|connection|keep-alive):", line.lower())
+    ]
+    path = asked["path"] or "/"
+    target = asked[0].split(" ")[1] if by_proxy else path if path.startswith("/") else f"/{path}"
+    return "\r\n".join([f"{asked['verb']} {target} HTTP/1.1", *kept, "Connection: close", "", body])
+
+
+def _send_on(client: socket.socket, there: socket.socket, request: str) -> None:
+    there.sendall(request.encode("latin-1"))
+    client.settimeout(None)
+    there.settimeout(None)
+    _pump(client, there)
+
+
+def _pass_on(client: socket.socket, host: str, port: int, rest: str, request: str) -> None:
     """Connect a client with a host that is none of AWS's, by the proxy that its user has set, if any."""
     beyond = urlsplit(rest if "//" in rest else f"//{rest}", "http")
     if rest and beyond.scheme != "http":
@@ -146,7 +184,10 @@ def _pass_on(client: socket.socket, host: str, port: int, rest: str) -> None:
         login = f"{unquote(beyond.username or '')}:{unquote(beyond.password or '')}"
         basic = f"Basic {b64encode(login.encode()).decode()}"
         headers = {"Proxy-Authorization": basic} if beyond.username else {}
-        way.set_tunnel(host.strip("[]"), port, headers)
+        if not request:
+            way.set_tunnel(host.strip("[]"), port, headers)
+        elif headers:
+            request = request.replace("\r\n", f"\r\nProxy-Authorization: {basic}\r\n", 1)
     else:
         way = http.client.HTTPConnection(host.strip("[]"), port, timeout=SECONDS)
     try:
@@ -155,10 +196,9 @@ def _pass_on(client: socket.socket, host: str, port: int, rest: str) -> None:
         words = f"localaws cannot pass {host} on{' by your proxy' * bool(rest)}: {error}".replace("\n", " ")
         return _refuse(client, Refused(502, words))
     with way.sock as there:
-        _grant(client)
-        client.settimeout(None)
-        there.settimeout(None)
-        _pump(client, there)
+        if not request:
+            _grant(client)
+        _send_on(client, there, request)
 
 
 def _pump(one: socket.socket, other: socket.socket) -> None:

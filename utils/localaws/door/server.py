@@ -5,7 +5,7 @@
     /v2/...                             the image registry                              images/registry.py
     X-Amz-Target: SageMaker.OPERATION   our executing control plane                     sagemaker/control_plane.py
     /endpoints/NAME/invocations         the same
-    CONNECT HOST:443                    what was sent to a host of AWS's comes back in  door/proxy.py
+    CONNECT HOST:443, GET http://HOST/  what was sent to a host of AWS's comes back in  door/proxy.py
     the rest                            moto: S3, STS, IAM, ECR, CloudWatch, Logs       moto/backend.py
 
 Readiness is told to everybody. The page wants the owner's browser, the registry its login, all else a signature
@@ -70,7 +70,8 @@ MAX_OBJECT = 5 * 1024 * MB  # in one request, as on AWS; clients send larger obj
 MAX_FORM = 64 * MB  # of S3: moto holds the body of a POST, and of what is no object, in memory
 MAX_INVOCATION = 100 * MB
 MAX_CALL = 16 * MB
-MAX_HEAD = 64 * 1024  # of a CONNECT
+MAX_HEAD = 64 * 1024  # of a request for the proxy
+ELSEWHERE = re.compile(rb"CONNECT |[A-Z]+ http://")
 TOO_LARGE = (
     "Your proposed upload exceeds the maximum allowed size. "
     f"localaws takes {MAX_OBJECT:,} bytes in one request, {MAX_FORM:,} in a form: upload in parts"
@@ -265,7 +266,7 @@ class _Request(HTTPRequestParser):
 class _PlainHttp(HTTPChannel):
     """Hangs up on TLS at once: docker and skopeo try it first, and would wait for an answer until they give up.
 
-    A connection on which CONNECT is asked for goes to `proxy`. What comes back in has the host that was asked for in the
+    A connection on which CONNECT, or an address with its host, is asked for goes to `proxy`. What comes back in has the host that was asked for in the
     place of a client's port, which no client can make it.
     """
 
@@ -277,7 +278,7 @@ class _PlainHttp(HTTPChannel):
         if self.request is None and data.startswith(b"\x16\x03"):
             self.handle_close()
             return False
-        if self.request is None and (self._head or data.startswith(b"CONNECT ")):
+        if self.request is None and (self._head or ELSEWHERE.match(data)):
             self._head += data
             if b"\r\n\r\n" in self._head or len(self._head) > MAX_HEAD:
                 client = self.socket.dup()

@@ -51,8 +51,13 @@ def choose(home: Path, endpoint_url: str) -> ProcessEngine:
     wanted = os.environ.get("LOCALAWS_ENGINE") or None
     if wanted not in (None, *ENGINES):
         raise ValueError(f"LOCALAWS_ENGINE={wanted} is none of {', '.join(ENGINES)}: mend it, or unset it")
-    # What a program may use to call AWS: this server, with its owner's keys.
-    environment = locate.environment(endpoint_url)
+    # What a program may use to call AWS: this server, with its owner's keys. Programs of several hosts speak plain HTTP
+    # with each other, which goes by no proxy.
+    environment = {
+        name: value
+        for name, value in locate.environment(endpoint_url).items()
+        if name.lower() != "http_proxy"
+    }
     if wanted == "process":
         return ProcessEngine(home, environment)
     problem = _problem()

@@ -173,7 +173,6 @@ def environment(endpoint_url: str | None = None) -> dict[str, str]:
     config = _client_files(folder, endpoint_url)
     others = [host for host in os.environ.get("NO_PROXY", "").split(",") if host not in ("", *LOOPBACK)]
     no_proxy = ",".join([*others, *LOOPBACK])
-    proxy = _proxy(folder, endpoint_url)
     # A service's own variable (AWS_ENDPOINT_URL_S3, …) would win over AWS_ENDPOINT_URL.
     services = {name: endpoint_url for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")}
     return {
@@ -195,8 +194,11 @@ def environment(endpoint_url: str | None = None) -> dict[str, str]:
         "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config / "sagemaker.yaml"),
         "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(config / "sagemaker.yaml"),
         "LOCALAWS_HOME": str(folder),
-        "HTTPS_PROXY": proxy,
-        "https_proxy": proxy,
+        **{
+            name: _proxy(folder, endpoint_url, scheme)
+            for scheme in ("https", "http")
+            for name in (f"{scheme.upper()}_PROXY", f"{scheme}_proxy")
+        },
         "AWS_CA_BUNDLE": str(config / "ca.pem"),
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
@@ -230,10 +232,10 @@ def _trusted(config: Path) -> str:
     return others.replace(own, "") + own
 
 
-def _proxy(folder: Path, endpoint_url: str) -> str:
+def _proxy(folder: Path, endpoint_url: str, scheme: str) -> str:
     """The URL of our proxy: as its user a token, as the password the proxy that the environment had, for other hosts."""
     found = getproxies_environment()
-    before = found.get("https") or found.get("all") or ""
+    before = found.get(scheme) or found.get("all") or ""
     if leads_here("HTTPS_PROXY", before):  # from an earlier `localaws env`, maybe of another home's
         rest = urlsplit(before).password
     else:
@@ -245,7 +247,7 @@ def leads_here(name: str, value: str) -> bool:
     """Tell whether a variable, by the proxy or the profile that it names, sends AWS clients to a localaws."""
     if name == "AWS_CONFIG_FILE":
         return bool(value) and (Path(value).parent / CERTIFICATE).exists()
-    stated = urlsplit(value if name.upper() == "HTTPS_PROXY" else "")
+    stated = urlsplit(value if name.upper() in ("HTTPS_PROXY", "HTTP_PROXY") else "")
     return stated.hostname in LOOPBACK and bool(re.fullmatch(r"[0-9a-f]{64}", stated.username or ""))
 
 
