@@ -77,7 +77,9 @@ def test_a_job_runs_what_was_pushed_and_leaves_a_model(account):
     assert env["PYTHONUNBUFFERED"] == "1", "the image's own ENV"
     assert env["AWS_ENDPOINT_URL"] == account.aws.endpoint_url
     assert "PYTEST_CURRENT_TEST" not in env
-    assert env["HTTPS_PROXY"] and not {"HTTP_PROXY", "http_proxy"} & env.keys(), "algo-2 is called by no proxy"
+    assert env["HTTPS_PROXY"] and not {"HTTP_PROXY", "http_proxy"} & env.keys(), (
+        "algo-2 is called by no proxy"
+    )
     dimension = {"Name": "TrainingJobName", "Value": job["TrainingJobName"]}
     cloudwatch = account.aws.client("cloudwatch")
     (metric,) = cloudwatch.list_metrics(Namespace=GROUP, Dimensions=[dimension])["Metrics"]

@@ -3,9 +3,13 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from localaws.images import environments
+from workshop import ROOT
 
 #: Where Terraform's provider lies: a test fetches none.
 PLUGINS = Path(os.environ.get("TF_PLUGIN_CACHE_DIR", "no provider"))
@@ -101,6 +105,31 @@ def test_programs_of_sdk_v3(client_python, client):
     said = client(client_python("sagemaker>=3", "pandas"), "programs_v3.py", timeout=300)
     assert "TRAINED Completed [150.0]" in said
     assert "PROCESSED all is well" in said
+
+
+def test_remote_of_sdk_v2(client_python, client, tmp_path):
+    """The images are folders with a lock file; the environment of the one with the SDK is made while there is a network."""
+    python = client_python("sagemaker<3")
+    asked = "import importlib.metadata as m; print(m.version('sagemaker'))"
+    version = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+    compile_ = [
+        sys.executable,
+        ROOT / "utils" / "uv_pip.py",
+        "compile",
+        "--quiet",
+        "--generate-hashes",
+        "--no-header",
+    ]
+    for name, wanted in (("with_sdk", f"sagemaker=={version}\npip"), ("without_sdk", "cloudpickle")):
+        lock = tmp_path / name / "requirements-train.lock"
+        lock.parent.mkdir()
+        (lock.parent / "train").write_text("#!/bin/sh\nexit 9\n")
+        command = [*compile_, "--no-annotate", "--output-file", lock, "-"]
+        subprocess.run(command, input=wanted, text=True, check=True, capture_output=True)
+        environments.python([lock], print)
+    said = client(python, "remote_v2.py")
+    assert "DIVIDED 2.5" in said and "RAISED division by zero" in said, said
+    assert "WITHOUT " in said and "No module named" in said, said
 
 
 @pytest.mark.skipif(

@@ -430,7 +430,11 @@ class ProcessEngine:
         else:
             own = [part for part in path.split(":") if (image.root / part.lstrip("/")).is_dir()]
             python = self._python(spec, on_line)
-            here = [os.path.realpath(place.parents[1]) for place in (python, python.resolve())]
+            # Its own folder, that of the Python that it was made of, and that whose packages it links.
+            here = [
+                os.path.realpath(place)
+                for place in (python.parents[1], python.resolve().parents[1], sys.prefix)
+            ]
             path = [*own, str(Path(here[0], "bin")), DEFAULT_PATH]
             environment = {"HOME": "/tmp"} | environment | {"PATH": ":".join(path)}
         place = spec.base_dir.parent / "root"
