@@ -11,6 +11,7 @@ from botocore import xform_name
 
 from localaws.door import proxy, server
 from localaws.engines import process
+from localaws.images.registry import ALGORITHMS
 from localaws.moto import gaps
 from localaws.moto.backend import PASSING, answered, service_model
 from localaws.sagemaker.control_plane import SERVED
@@ -31,7 +32,7 @@ Every request is signed (Signature Version 4; presigned URLs and forms of S3 als
 
 Each region has resources of its own; the page shows those of {region}. A repository of another region is `127.0.0.1:PORT/region.REGION/NAME`.
 
-By the HTTPS proxy of `localaws env` hosts that end with {hosts} are answered here, whatever service they are of; nothing is passed on to AWS. Images by `{account}.dkr.ecr.REGION.amazonaws.com/NAME` are those of the registry here.
+By the proxy of `localaws env` hosts that end with {hosts} are answered here, by {schemes}, whatever service they are of; nothing is passed on to AWS. Images by `{account}.dkr.ecr.REGION.amazonaws.com/NAME` are those of the registry here. It keeps to OCI's distribution specification 1.1, takes digests by {algorithms}, and of what that leaves open does as ECR does: an index is refused before its images, an image goes with its last tag where ECR's API deletes it.
 """
 OTHERS = {
     "s3": "S3",
@@ -72,6 +73,10 @@ def _head() -> str:
         region=locate.REGION,
         account=locate.ACCOUNT,
         hosts=" or ".join(f"`.{name}`" for name in proxy.SUFFIXES),
+        schemes=" and ".join(
+            f"{scheme}:// (port {port})" for scheme, port in sorted(proxy.PORTS.items(), reverse=True)
+        ),
+        algorithms=" and ".join(ALGORITHMS.values()),
     )
 
 

@@ -5,9 +5,9 @@ that holds the client's packages as they come from the registry, where only loop
 `localaws env` and nothing else: a localaws is started beside it and stopped after it.
 """
 
+import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,16 +51,25 @@ def client_python() -> Callable[..., Path]:
 
     def made(*packages: str) -> Path:
         folder = ROOT / "build" / "clients" / hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
-        python = folder / "bin" / "python"
-        if not (folder / "ready").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-            install = [sys.executable, ROOT / "utils" / "uv_pip.py", "install", "--quiet", "--python", python]
-            done = subprocess.run([*install, *packages], capture_output=True, text=True)
-            if done.returncode and "CI" not in os.environ:
-                pytest.skip(f"cannot be installed: {' '.join(packages)}: {done.stderr[-300:]}")
-            assert done.returncode == 0, done.stderr
-            (folder / "ready").touch()
+        python, ready = folder / "bin" / "python", folder / "ready"
+        folder.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other processes run other tests
+            if not ready.exists():
+                subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True)
+                install = [
+                    sys.executable,
+                    ROOT / "utils" / "uv_pip.py",
+                    "install",
+                    "--quiet",
+                    "--python",
+                    python,
+                ]
+                done = subprocess.run([*install, *packages], capture_output=True, text=True)
+                if done.returncode and "CI" not in os.environ:
+                    pytest.skip(f"cannot be installed: {' '.join(packages)}: {done.stderr[-300:]}")
+                assert done.returncode == 0, done.stderr
+                ready.touch()
         return python
 
     return made

@@ -3,13 +3,9 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-from localaws.images import environments
-from workshop import ROOT
 
 #: Where Terraform's provider lies: a test fetches none.
 PLUGINS = Path(os.environ.get("TF_PLUGIN_CACHE_DIR", "no provider"))
@@ -19,30 +15,9 @@ def test_boto3(client_python, client):
     assert "1,2" in client(client_python("boto3"), "boto3_s3.py")
 
 
-def test_the_sagemaker_sdk_v3(client_python, client):
-    said = client(client_python("sagemaker>=3", "pandas"), "sdk3.py", timeout=400)
-    for line in (
-        "TRAINED Completed True",
-        "INVOKED b'setosa\\n'",
-        "TRANSFORMED b'setosa\\nvirginica\\n'",
-        "TUNED 2",
-    ):
-        assert line in said, said
-
-
 def test_tables_in_s3(client_python, client):
     said = client(client_python("boto3", "pandas", "s3fs", "smart_open[s3]"), "tables.py")
     assert "PANDAS 11.8" in said and "LINES 4999950000" in said, said
-
-
-def test_the_names_of_sdk_2(client_python, client):
-    said = client(client_python("sagemaker<3"), "names_v2.py")
-    assert "role/service-role/AmazonSageMaker-ExecutionRole sagemaker-us-west-2-000000000000 " in said
-
-
-def test_the_names_of_sdk_3(client_python, client):
-    said = client(client_python("sagemaker>=3"), "names_v3.py")
-    assert "role/service-role/AmazonSageMaker-ExecutionRole sagemaker-us-west-2-000000000000 " in said
 
 
 BY_ECRS_HOST = """
@@ -70,66 +45,10 @@ def test_oras(client_python, client):
     assert "TAGS True" in said and "LEFT http https signed-https" in said, said
 
 
-def test_sdk_v2(client_python, client):
-    said = client(client_python("sagemaker<3"), "sagemaker_v2.py", timeout=500)
-    assert "[localaws] DebugHookConfig: recorded, not acted on" in said
-    assert "validation_accuracy=0.9" in said, "the job's log, shown while it ran"
-    assert "/output/sagemaker-decision-trees-" in said.split("MODEL s3://sagemaker-us-west-2-")[1]
-    assert "ANALYTICS ['accuracy']" in said
-    assert "ATTACHED True {'max_leaf_nodes': '5'}" in said
-    assert "PREDICTED [['setosa']]" in said
-    assert "AGAIN b'setosa\\nsetosa\\n'" in said
-    assert (
-        "TRANSFORMED ['5.1,3.5,1.4,0.2,setosa', '4.9,3.0,1.4,0.2,setosa', '4.7,3.2,1.3,0.2,setosa']" in said
-    )
-    assert "TRANSFORMER ml.m5.large" in said
-    assert "TUNED 2 True {'_tuning_objective_metric': 'accuracy', 'max_leaf_nodes': '" in said
-    assert "TUNER True" in said
-    assert "TUNED PREDICTED [['setosa']]" in said
-
-
 def test_mlflows_client_of_an_endpoint(client_python, client):
     said = client(client_python("mlflow", "boto3"), "mlflow_client.py")
     for sent in ("FRAME", "ROWS", "ARRAY"):
         assert f"{sent} ['setosa', 'virginica']" in said, said
-
-
-def test_programs_of_sdk_v2(client_python, client):
-    said = client(client_python("sagemaker<3"), "programs_v2.py", timeout=300)
-    assert "PROCESSED 120 rows to train with {'train': 120, 'test': 30}" in said
-    assert "FAILED Error for Processing job sagemaker-programs-" in said
-    assert "Failed. Reason: AlgorithmError: , exit code: 5." in said
-
-
-def test_programs_of_sdk_v3(client_python, client):
-    said = client(client_python("sagemaker>=3", "pandas"), "programs_v3.py", timeout=300)
-    assert "TRAINED Completed [150.0]" in said
-    assert "PROCESSED all is well" in said
-
-
-def test_remote_of_sdk_v2(client_python, client, tmp_path):
-    """The images are folders with a lock file; the environment of the one with the SDK is made while there is a network."""
-    python = client_python("sagemaker<3")
-    asked = "import importlib.metadata as m; print(m.version('sagemaker'))"
-    version = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
-    compile_ = [
-        sys.executable,
-        ROOT / "utils" / "uv_pip.py",
-        "compile",
-        "--quiet",
-        "--generate-hashes",
-        "--no-header",
-    ]
-    for name, wanted in (("with_sdk", f"sagemaker=={version}\npip"), ("without_sdk", "cloudpickle")):
-        lock = tmp_path / name / "requirements-train.lock"
-        lock.parent.mkdir()
-        (lock.parent / "train").write_text("#!/bin/sh\nexit 9\n")
-        command = [*compile_, "--no-annotate", "--output-file", lock, "-"]
-        subprocess.run(command, input=wanted, text=True, check=True, capture_output=True)
-        environments.python([lock], print)
-    said = client(python, "remote_v2.py")
-    assert "DIVIDED 2.5" in said and "RAISED division by zero" in said, said
-    assert "WITHOUT " in said and "No module named" in said, said
 
 
 @pytest.mark.skipif(

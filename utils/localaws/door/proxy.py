@@ -47,6 +47,7 @@ DAYS, LEFT = (
     3650,
     365,
 )  # how long the authority is good, and a host's certificate, for which a server is not restarted
+PORTS = {"https": 443, "http": 80}  # where AWS's hosts are answered for
 ASKED = re.compile(
     r"(?:CONNECT |(?P<verb>[A-Z]+) http://)(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
     r"(?P<path>[/?]\S*)? HTTP/1\.[01]\r\n"
@@ -107,7 +108,7 @@ class Proxy:
         user, _, rest = b64decode(said[1] + "==").decode("latin-1").partition(":") if said else ("", "", "")
         if not hmac.compare_digest(user.encode(), self._token.encode()):
             raise Refused(407, "localaws' proxy is its owner's: python -m localaws env")
-        host, usual = asked["host"].lower(), 80 if asked["verb"] else 443
+        host, usual = asked["host"].lower(), PORTS["http" if asked["verb"] else "https"]
         port = int(asked["port"] or usual)
         if is_aws(host):
             registry = REGISTRY.fullmatch(host)

@@ -48,6 +48,7 @@ processor.run(
         ProcessingOutput(output_name="test", source="/opt/ml/processing/test"),
     ],
     arguments=["--share", "0.8"],
+    logs=False,
 )
 described = processor.jobs[-1].describe()
 places = {

@@ -6,6 +6,7 @@ From 2.256 on, the SDK has each job bring its own SDK up to date by pip. PIP_NO_
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 from sagemaker.remote_function import remote
@@ -31,19 +32,15 @@ def divide(x, y):
     return x / y
 
 
-print("DIVIDED", divide(10, 4))
-try:
-    divide(1, 0)
-except ZeroDivisionError as error:
-    print("RAISED", error)
-
-
 @remote(instance_type="ml.m5.large", image_uri=pushed("without-sdk", "./without_sdk"))
 def double(x):
     return 2 * x
 
 
-try:
-    double(1)
-except RuntimeEnvironmentError as error:
-    print("WITHOUT", error)
+# At once, since the SDK asks but twice a minute whether a job has ended.
+with ThreadPoolExecutor() as pool:
+    divided, raised, without = pool.submit(divide, 10, 4), pool.submit(divide, 1, 0), pool.submit(double, 1)
+print("DIVIDED", divided.result())
+assert isinstance(raised.exception(), ZeroDivisionError), raised.exception()
+assert isinstance(without.exception(), RuntimeEnvironmentError), without.exception()
+print("WITHOUT", without.exception())

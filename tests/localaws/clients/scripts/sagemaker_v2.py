@@ -34,6 +34,10 @@ localaws("push", "sagemaker-decision-trees", image_uri)
 
 session = sagemaker.Session()
 role, bucket = sagemaker.get_execution_role(), session.default_bucket()
+account, region = session.account_id(), session.boto_region_name
+print("ROLE", role, bucket, account, region)
+assert boto3.client("iam").get_role(RoleName=role.rpartition("/")[2])["Role"]["Arn"] == role
+assert bucket == f"sagemaker-{region}-{account}"
 rows = (Path(os.environ["CONTAINER"]).parent / "data" / "iris.csv").read_text().splitlines()
 with tempfile.TemporaryDirectory() as folder:
     for name, share in (("training", rows), ("validation", rows[::5])):
@@ -67,7 +71,9 @@ predictor = attached.deploy(
     instance_type="ml.m5.large",
     serializer=CSVSerializer(),
     deserializer=CSVDeserializer(),
+    wait=False,
 )
+session.wait_for_endpoint(predictor.endpoint_name, poll=1)
 row = [float(cell) for cell in rows[0].split(",")[1:]]
 print("PREDICTED", predictor.predict(row))
 same = Predictor(predictor.endpoint_name, sagemaker_session=session, serializer=CSVSerializer())
@@ -78,7 +84,10 @@ predictor.delete_endpoint(delete_endpoint_config=True)
 transformer = tree.transformer(
     instance_count=1, instance_type="ml.m5.large", assemble_with="Line", accept="text/csv"
 )
-transformer.transform(batch, content_type="text/csv", split_type="Line", join_source="Input", wait=True)
+# With its log, the SDK asks but twice a minute whether a job has ended.
+transformer.transform(
+    batch, content_type="text/csv", split_type="Line", join_source="Input", wait=True, logs=False
+)
 print(
     "TRANSFORMED",
     session.read_s3_file(bucket, f"{transformer.output_path.split('/', 3)[3]}/batch.csv.out").split(),
@@ -87,8 +96,7 @@ print("TRANSFORMER", Transformer.attach(transformer.latest_transform_job.name, s
 transformer.delete_model()
 
 tuned = Estimator(
-    image_uri=image_uri,
-    role=role,
+    image_uri=f"{account}.dkr.ecr.{region}.amazonaws.com/sagemaker-decision-trees:latest",
     instance_count=1,
     instance_type="ml.m5.large",
     output_path=f"s3://{bucket}/output",
@@ -98,6 +106,7 @@ tuned = Estimator(
         s3_output_path=f"s3://{bucket}/profile", system_monitor_interval_millis=500
     ),
 )
+assert tuned.role == role
 tuner = HyperparameterTuner(
     tuned,
     objective_metric_name="accuracy",
@@ -121,7 +130,9 @@ predictor = tuner.deploy(
     instance_type="ml.m5.large",
     serializer=CSVSerializer(),
     deserializer=CSVDeserializer(),
+    wait=False,
 )
+session.wait_for_endpoint(predictor.endpoint_name, poll=1)
 print("TUNED PREDICTED", predictor.predict(row))
 predictor.delete_model()
 predictor.delete_endpoint()

@@ -20,7 +20,9 @@ bucket = session.default_bucket()
 account = boto3.client("sts").get_caller_identity()["Account"]
 region = session.boto_region_name
 image = f"{account}.dkr.ecr.{region}.amazonaws.com/sagemaker-decision-trees:latest"
-print("ROLE", role)
+print("ROLE", role, bucket, account, region)
+assert boto3.client("iam").get_role(RoleName=role.rpartition("/")[2])["Role"]["Arn"] == role
+assert bucket == f"sagemaker-{region}-{account}"
 
 boto3.client("ecr").create_repository(repositoryName="sagemaker-decision-trees")
 localaws = [os.environ["PYTHON"], "-m", "localaws"]
