@@ -16,8 +16,8 @@ from localaws.state import locate
 KEPT = 300  # entries; a call like one of the newest is counted there
 ALIKE = 4  # so far back: clients that wait ask the same two or three things over and over
 SIGNED = "localaws.signed"  # in a request's environ, once its signature was found right
-OWN = "localaws.own"  # what localaws asks of itself: for a job or an endpoint, or for its page
-JOBS, PAGE = "jobs", "page"
+OWN = "localaws.own"  # what localaws asks of itself: for a job or an endpoint, for its page, for a state machine or a rule
+JOBS, PAGE, MOTO = "jobs", "page", "moto"
 FORM_BYTES = 1 << 16  # of a form that is read for the name of its operation
 VERBS = {"invocations": "InvokeEndpoint", "async-invocations": "InvokeEndpointAsync"}
 SERVICES = {"monitoring": "cloudwatch"}

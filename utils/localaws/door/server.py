@@ -93,6 +93,7 @@ class Front:
         self.backend = Backend(home, self.database)
         self.registry = gaps.registry = Registry(home, gaps.describe_repository)
         gaps.address = self.url.removeprefix("http://")
+        gaps.connect = functools.partial(self.connect, calls.MOTO)
         self.home = home
         self.engine = docker.choose(home, self.url)
         self._placing = threading.Lock()

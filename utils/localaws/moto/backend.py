@@ -37,10 +37,30 @@ from . import bodies, gaps, kept
 log = logging.getLogger("localaws")
 
 #: Where moto and botocore do not use the name that signs requests.
-MOTO_NAMES = {"monitoring": "cloudwatch", "application-autoscaling": "applicationautoscaling"}
-BOTOCORE_NAMES = {"monitoring": "cloudwatch"}
+MOTO_NAMES = {
+    "monitoring": "cloudwatch",
+    "application-autoscaling": "applicationautoscaling",
+    "states": "stepfunctions",
+}
+BOTOCORE_NAMES = {"monitoring": "cloudwatch", "states": "stepfunctions"}
 #: What moto serves well by itself, in memory alone: it lasts until the server ends.
-PASSING = {"application-autoscaling", "dynamodb", "ec2", "kms", "secretsmanager", "sqs", "ssm"}
+PASSING = {
+    *(
+        "application-autoscaling",
+        "dynamodb",
+        "ec2",
+        "events",
+        "kms",
+        "secretsmanager",
+        "sns",
+        "sqs",
+        "ssm",
+        "states",
+    )
+}
+# What is ours of a service, and the requests that it refuses: read when the service is first asked for, since some of
+# moto's take seconds.
+OURS = {"events": "notices", "sns": "notices", "states": "workflows"}
 # What leaves moto as it is: whatever reads, and what changes the registry alone.
 READS = re.compile(
     r"(Batch)?(Get|List|Describe|Filter|Head|Simulate|Lookup|Query|Search|Test)[A-Z]|GenerateCredential"
@@ -70,6 +90,10 @@ class Backend:
         if not is_upload:
             environ["wsgi.input"] = io.BytesIO(request.get_data())
         operation = _operation(request, service)
+        if service in OURS:
+            with self._lock:
+                ours = importlib.import_module(f".{OURS[service]}", __package__)
+            ours.check(operation, request)
         try:
             if _is_unanswered(request, service, operation):
                 name, asked = services.asked(request, service)

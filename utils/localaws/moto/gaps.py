@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from base64 import b64encode
+from collections.abc import Callable
 from datetime import UTC
 from fnmatch import translate
 from typing import NamedTuple
@@ -36,11 +37,18 @@ REFUSED = {
     "BatchCheckLayerAvailability": "ask the registry: HEAD /v2/NAME/blobs/DIGEST",
     "StartImageScan": "no scanner runs here",
     "DescribeImageScanFindings": "no scanner runs here",
+    **dict.fromkeys(("CreateApiDestination", "CreateConnection"), "nothing is sent off this machine"),
+    **dict.fromkeys(("CreateArchive", "StartReplay"), "give the rule a log group as its target"),
+    **dict.fromkeys(
+        ("CreatePlatformApplication", "CreatePlatformEndpoint", "SetSMSAttributes", "OptInPhoneNumber"),
+        "nothing is sent off this machine",
+    ),
 }
 PAGE = 100  # ECR's default for maxResults
 
 registry: Registry = None  # moto's state is one for a process, and so are these
 address = ""  # HOST:PORT, where the registry is
+connect: Callable = None  # gives boto3's client of a service in a region, for what moto does by itself
 
 
 class Key(NamedTuple):

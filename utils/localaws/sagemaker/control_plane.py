@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from localaws.errors import AwsError, Invalid, NotServed
+from localaws.moto import notices
 from localaws.sagemaker.hosting.endpoints import Hosting
 from localaws.sagemaker.hosting.instances import container_definition
 from localaws.sagemaker.jobs.jobs import RECORDED
@@ -141,6 +142,7 @@ class ControlPlane:
 
     def __init__(self, context: Context):
         self._context, self.store = context, context.store
+        self.store.told = self._tell
         training = Training(context)
         self._tuning = Tuning(context, training)
         # In the order in which they are taken up again; they are closed in the other.
@@ -201,6 +203,13 @@ class ControlPlane:
         """Wait until the end of its jobs is recorded, for seconds at most."""
         for jobs in self._jobs:
             jobs.join(5)
+
+    def _tell(self, kind: str, before: dict, record: dict) -> None:
+        """Hand a change of status on to EventBridge."""
+        statuses = (f"{kind}Status", "SecondaryStatus")
+        if kind in notices.TOLD and any(before.get(name) != record.get(name) for name in statuses):
+            told = prune(f"Describe{kind}", record) | {"Tags": record.get("Tags", [])}
+            notices.changed(self._context.region, kind, told)
 
     def _create_model(self, request: dict) -> dict:
         context = self._context

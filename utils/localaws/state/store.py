@@ -24,6 +24,8 @@ class Store:
         self._prefix = KIND + (f"{region} " if region != locate.REGION else "")
         self._lock = threading.Lock()  # held while the database writes: a tenth of a millisecond
         self._records: dict[str, dict[str, dict]] = {}
+        #: Called after each change of a record with its kind, what it was ({} for a new one) and what it is.
+        self.told: Callable[[str, dict, dict], None] = lambda kind, before, record: None
         self.load()
 
     def load(self) -> None:
@@ -39,6 +41,7 @@ class Store:
             if name.lower() in self._records.get(kind, {}):
                 return False
             self._keep(kind, name, copy.deepcopy(record))
+        self.told(kind, {}, record)
         return True
 
     def get(self, kind: str, name: str) -> dict | None:
@@ -67,15 +70,17 @@ class Store:
         `change` runs under the store's lock: it must not block, and may raise to leave the record as it was.
         """
         with self._lock:
-            record = copy.deepcopy(self._records.get(kind, {}).get(name.lower()))
-            if record is None:
+            before = self._records.get(kind, {}).get(name.lower())
+            if before is None:
                 return None
-            record |= fields
+            record = copy.deepcopy(before) | fields
             record["LastModifiedTime"] = time.time()
             if change:
                 change(record)
             self._keep(kind, name, record)
-            return copy.deepcopy(record)
+            record = copy.deepcopy(record)
+        self.told(kind, before, record)
+        return record
 
     def delete(self, kind: str, name: str) -> bool:
         """Remove the record; False if there was none."""
