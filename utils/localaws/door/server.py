@@ -76,7 +76,7 @@ TOO_LARGE = (
     "Your proposed upload exceeds the maximum allowed size. "
     f"localaws takes {MAX_OBJECT:,} bytes in one request, {MAX_FORM:,} in a form: upload in parts"
 )
-SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "sagemaker"} | PASSING
+SERVICES = {"s3", "sts", "iam", "ecr", "logs", "monitoring", "cloudformation", "sagemaker"} | PASSING
 MOTO_OWN = ("/moto-api", "/latest/")  # moto's own controls, among them one that forgets everything
 VERBS = {"invocations", "async-invocations"}  # of an endpoint, that we serve
 INVOCATION = re.compile(r"/endpoints/([^/]+)/(.+)")

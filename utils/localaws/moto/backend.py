@@ -60,7 +60,7 @@ PASSING = {
 }
 # What is ours of a service, and the requests that it refuses: read when the service is first asked for, since some of
 # moto's take seconds.
-OURS = {"events": "notices", "sns": "notices", "states": "workflows"}
+OURS = {"cloudformation": "stacks", "events": "notices", "sns": "notices", "states": "workflows"}
 # What leaves moto as it is: whatever reads, and what changes the registry alone.
 READS = re.compile(
     r"(Batch)?(Get|List|Describe|Filter|Head|Simulate|Lookup|Query|Search|Test)[A-Z]|GenerateCredential"
@@ -75,6 +75,7 @@ class Backend:
         self.app = DomainDispatcherApplication(create_backend_app)
         self._home = home
         self._kept = kept.Kept(database)
+        gaps.keep = self._keep_outside
         bodies.folder = home / "bodies"
         self._lock = threading.Lock()  # moto is not made for threads
 
@@ -93,6 +94,8 @@ class Backend:
         if service in OURS:
             with self._lock:
                 ours = importlib.import_module(f".{OURS[service]}", __package__)
+                if service in kept.LATE and self._kept.take_up(service):
+                    ours.taken_up()
             ours.check(operation, request)
         try:
             if _is_unanswered(request, service, operation):
@@ -117,6 +120,10 @@ class Backend:
         except (OSError, sqlite3.Error):
             self._kept.load()
             raise
+
+    def _keep_outside(self, service: str, region: str) -> None:
+        with self._lock:
+            self._kept.keep(service, region, "", "", "")
 
     def buckets(self) -> list[dict]:
         """Return name, creation (seconds since the epoch), number of objects and their bytes for each bucket.

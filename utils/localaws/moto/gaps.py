@@ -38,6 +38,9 @@ REFUSED = {
     "StartImageScan": "no scanner runs here",
     "DescribeImageScanFindings": "no scanner runs here",
     **dict.fromkeys(("CreateApiDestination", "CreateConnection"), "nothing is sent off this machine"),
+    **dict.fromkeys(
+        ("CreateStackSet", "CreateStackInstances"), "here is one account: create a stack in each region"
+    ),
     **dict.fromkeys(("CreateArchive", "StartReplay"), "give the rule a log group as its target"),
     **dict.fromkeys(
         ("CreatePlatformApplication", "CreatePlatformEndpoint", "SetSMSAttributes", "OptInPhoneNumber"),
@@ -49,6 +52,7 @@ PAGE = 100  # ECR's default for maxResults
 registry: Registry = None  # moto's state is one for a process, and so are these
 address = ""  # HOST:PORT, where the registry is
 connect: Callable = None  # gives boto3's client of a service in a region, for what moto does by itself
+keep: Callable = None  # writes what a service has changed in a region, outside of a request
 
 
 class Key(NamedTuple):

@@ -7,6 +7,7 @@
     log stream   ARN
     metrics      REGION/NUMBER     the data of one PutMetricData
     moto         SERVICE/REGION    the rest of a service: roles and policies, repositories, log groups, alarms
+    stacks       SERVICE/REGION    CloudFormation's: read when it is first asked for, as to import it takes seconds
 
 The values are moto's own objects, pickled, as their makers foresee; what reads them takes no classes but moto's, and the
 home they lie in is its owner's alone. What cannot be read is put aside, by name, and the rest comes back.
@@ -17,7 +18,7 @@ import io
 import pickle
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import moto.core.common_models
 import moto.iam.models
@@ -31,6 +32,7 @@ from localaws.state.database import Database
 from . import bodies, streams
 
 SERVICES = ("s3", "iam", "ecr", "logs", "cloudwatch")
+LATE = {"cloudformation": "stacks"}  # the kinds of entries of services that are read late
 GLOBAL = {"s3", "iam", "sts"}  # whose one backend moto calls "aws"
 METRIC_DAYS = 15  # as long as CloudWatch keeps the data of a minute
 # Kept as entries of their own, or no state.
@@ -49,6 +51,7 @@ SAFE = {
     "collections": {"OrderedDict", "defaultdict", "deque", "Counter"},
     "datetime": {"datetime", "date", "time", "timedelta", "timezone"},
     "re": {"_compile"},
+    "uuid": {"UUID"},
     __name__: {"_aws_policy"},
     "requests.structures": {"CaseInsensitiveDict"},
 }
@@ -84,6 +87,7 @@ class Kept:
         self.database = streams.database = database
         # kind -> name -> what is kept, of what is written once: uploads, parts, streams
         self._there: dict[str, dict[str, object]] = defaultdict(dict)
+        self._waiting = set(LATE)
 
     def keep(self, service: str, region: str, operation: str, bucket: str, key: str) -> None:
         """Write what a request has changed. Raises OSError and sqlite3.Error where that is impossible."""
@@ -158,7 +162,7 @@ class Kept:
             state["managed_policies"] = {
                 arn: policy for arn, policy in state["managed_policies"].items() if type(policy) is not aws
             }
-        self._put("moto", f"{service}/{'aws' if service in GLOBAL else region}", state)
+        self._put(LATE.get(service, "moto"), f"{service}/{'aws' if service in GLOBAL else region}", state)
 
     def _put(self, kind: str, name: str, value) -> None:
         self.database.put(kind, name, pickle.dumps(value, 5))
@@ -179,15 +183,26 @@ class Kept:
             ("log stream", self._load_stream),
             ("metrics", self._load_metrics),
         ):
-            for name, value in self.database.entries(kind):
-                try:
-                    put_back(name, _Unpickler(io.BytesIO(value)).load())
-                except Exception as error:  # whatever damaged bytes make of moto's objects
-                    self.database.put_aside(kind, name, value, f"{type(error).__name__}: {error}")
+            for _ in self._entries(kind, put_back):
                 done += 1
                 progress(done)
         _touched.clear()
         streams.written.clear()
+
+    def take_up(self, service: str) -> bool:
+        """Put back what the database has of a service that is read late; whether this was the first time."""
+        if service not in self._waiting:
+            return False
+        self._waiting.remove(service)
+        return bool([*self._entries(LATE[service], self._load_rest)])
+
+    def _entries(self, kind: str, put_back: Callable) -> Iterator[str]:
+        for name, value in self.database.entries(kind):
+            try:
+                put_back(name, _Unpickler(io.BytesIO(value)).load())
+            except Exception as error:  # whatever damaged bytes make of moto's objects
+                self.database.put_aside(kind, name, value, f"{type(error).__name__}: {error}")
+            yield name
 
     def _load_rest(self, name: str, state: dict) -> None:
         service, _, region = name.partition("/")
