@@ -28,6 +28,10 @@ ONCE = {
 REFUSED = {
     "cloudsearchdomain": "Suggest",  # botocore sends Search in a form
     "application-autoscaling": "DescribeScalingActivities",
+    "cloudformation": "DetectStackDrift",
+    "events": "CreateArchive",
+    "sns": "CreatePlatformApplication",
+    "stepfunctions": "StartSyncExecution",
     "dynamodb": "DescribeContributorInsights",
     "dynamodbstreams": "GetRecords",
     "ec2": "RunInstances",

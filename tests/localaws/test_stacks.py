@@ -11,6 +11,7 @@ import tiny
 from botocore.exceptions import ClientError, WaiterError
 from tiny import wait_until
 
+ROLES = {"Capabilities": ["CAPABILITY_IAM"]}
 QUICK = {"Delay": 1, "MaxAttempts": 120}
 TEMPLATE = """
 AWSTemplateFormatVersion: 2010-09-09
@@ -132,7 +133,9 @@ def a_stack(resources: dict, **more) -> str:
 def test_a_stack_makes_what_answers_survives_and_goes_with_it(survivor, account, cloudformation, trained):
     name = f"stack-{uuid.uuid4().hex[:8]}"
     given = {"Name": name, "Image": account.image, "Data": trained}
-    cloudformation.create_stack(StackName=name, TemplateBody=TEMPLATE, Parameters=parameters(**given))
+    cloudformation.create_stack(
+        StackName=name, TemplateBody=TEMPLATE, Parameters=parameters(**given), **ROLES
+    )
     waited(cloudformation, "create", name)
     (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
     outputs = {one["OutputKey"]: one["OutputValue"] for one in stack["Outputs"]}
@@ -170,7 +173,7 @@ def test_a_stack_makes_what_answers_survives_and_goes_with_it(survivor, account,
 
     before = account.sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
     changed = parameters(**given, Instances=2, Days=30)
-    cloudformation.update_stack(StackName=name, TemplateBody=TEMPLATE, Parameters=changed)
+    cloudformation.update_stack(StackName=name, TemplateBody=TEMPLATE, Parameters=changed, **ROLES)
     waited(cloudformation, "update", name)
     after = account.sagemaker.describe_endpoint(EndpointName=name)
     assert after["EndpointConfigName"] != before and after["EndpointStatus"] == "InService"
@@ -246,6 +249,39 @@ def test_an_update_that_fails_leaves_what_was(survivor):
     }
 
 
+def test_a_role_that_is_half_made_goes_and_what_is_to_be_retained_stays(survivor):
+    cloudformation, iam, s3 = (survivor.client(name) for name in ("cloudformation", "iam", "s3"))
+    name = f"stack-{uuid.uuid4().hex[:8]}"
+    kept = {"Type": "AWS::S3::Bucket", "DeletionPolicy": "Retain", "Properties": {"BucketName": name}}
+    cloudformation.create_stack(StackName=name, TemplateBody=a_stack({"Kept": kept}))
+    waited(cloudformation, "create", name)
+    role = {
+        "Type": "AWS::IAM::Role",
+        "Properties": {
+            "RoleName": name,
+            "AssumeRolePolicyDocument": json.loads(tiny.TRUST),
+            "ManagedPolicyArns": [
+                "arn:aws:iam::aws:policy/AmazonS3FullAccess",
+                "arn:aws:iam::aws:policy/Nothing",
+            ],
+        },
+    }
+    named = {"Capabilities": ["CAPABILITY_NAMED_IAM"]}
+    cloudformation.update_stack(StackName=name, TemplateBody=a_stack({"Role": role}), **named)
+    wait_until(lambda: events(cloudformation, name)[-1][1] == "UPDATE_ROLLBACK_COMPLETE", 30)
+    with pytest.raises(iam.exceptions.NoSuchEntityException):
+        iam.get_role(RoleName=name)
+    role["Properties"]["ManagedPolicyArns"].pop()
+    cloudformation.update_stack(StackName=name, TemplateBody=a_stack({"Role": role}), **named)
+    waited(cloudformation, "update", name)
+    s3.head_bucket(Bucket=name)
+    assert iam.get_role(RoleName=name)["Role"]["Arn"].endswith(name)
+    with pytest.raises(ClientError, match="No updates are to be performed"):
+        cloudformation.update_stack(StackName=name, TemplateBody=a_stack({"Role": role}), **named)
+    cloudformation.delete_stack(StackName=name)
+    waited(cloudformation, "delete", name)
+
+
 def test_what_is_not_served_is_refused_by_name_before_anything_is_made(survivor):
     cloudformation = survivor.client("cloudformation")
     notebook = {"Type": "AWS::SageMaker::NotebookInstance", "Properties": {}}
@@ -259,6 +295,14 @@ def test_what_is_not_served_is_refused_by_name_before_anything_is_made(survivor)
     )
     with pytest.raises(ClientError, match="does not exist"):
         cloudformation.describe_stacks(StackName="never")
+    unknown = {"A": {"Type": "AWS::S3::Bucket", "Properties": {"BucketName": {"Ref": "Nobody"}}}}
+    with pytest.raises(ClientError, match=r"Unresolved resource dependencies \[Nobody\]"):
+        cloudformation.create_stack(StackName="never", TemplateBody=a_stack(unknown))
+    with pytest.raises(ClientError, match="OnFailure of CreateStack"):
+        cloudformation.create_stack(StackName="never", TemplateBody=a_stack(unknown), OnFailure="DELETE")
+    role = {"Type": "AWS::IAM::Role", "Properties": {"RoleName": "never", "AssumeRolePolicyDocument": {}}}
+    with pytest.raises(ClientError, match=r"Requires capabilities : \[CAPABILITY_NAMED_IAM\]"):
+        cloudformation.create_stack(StackName="never", TemplateBody=a_stack({"A": role}), **ROLES)
     circle = {one: {"Type": "AWS::S3::Bucket", "DependsOn": other} for one, other in (("A", "B"), ("B", "A"))}
     with pytest.raises(ClientError, match="Circular dependency"):
         cloudformation.create_stack(StackName="never", TemplateBody=a_stack(circle))

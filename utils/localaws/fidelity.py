@@ -12,8 +12,9 @@ from botocore import xform_name
 from localaws.door import proxy, server
 from localaws.engines import process
 from localaws.images.registry import ALGORITHMS
-from localaws.moto import gaps
+from localaws.moto import gaps, notices, workflows
 from localaws.moto.backend import PASSING, answered, service_model
+from localaws.moto.resources import KINDS
 from localaws.sagemaker.control_plane import SERVED
 from localaws.sagemaker.jobs.jobs import RECORDED
 from localaws.state import locate
@@ -66,6 +67,7 @@ def table() -> str:
         "`python -m localaws down`; the rest is there again, whatever ended localaws.\n"
     )
     parts += [_other(service, title) for service, title in OTHERS.items()]
+    parts += _made_of_others()
     return "\n".join(parts)
 
 
@@ -162,8 +164,37 @@ def _other(service: str, title: str) -> str:
     return _folded(f"<b>{title}</b>: {counts}", body)
 
 
+def _made_of_others() -> Iterator[str]:
+    yield "## What CloudFormation, Step Functions, EventBridge and SNS reach\n"
+    kinds = "".join(
+        f"- `{name}`: {_names(kind.served)}  In place: {_names(kind.changeable)}"
+        for name, kind in KINDS.items()
+    )
+    yield (
+        "A stack is made step by step, each resource by its own service's client, and goes back where one fails; it is "
+        "there again after a stop. Any other type or property is refused by name before anything is made, as are "
+        "`Transform`, nested stacks and stack sets. Properties that do not change in place replace the resource.\n"
+    )
+    yield _folded(f"The {len(KINDS)} types of resources", kinds)
+    actions = ", ".join(f"`{name}{'.sync' * (name in workflows.JOBS)}`" for name in sorted(workflows.ACTIONS))
+    yield (
+        f"A state machine's tasks are those of {_listed(workflows.INTEGRATIONS)}, with SageMaker's {actions}; what a task "
+        "calls is this localaws, and any other task is refused by name when the state machine is made.\n"
+    )
+    told = ", ".join(f"`SageMaker {word} State Change`" for word in notices.TOLD.values())
+    yield (
+        f"EventBridge hears of {told}. A rule's targets are queues, topics, log groups, state machines and buses here; "
+        "schedules, archives and API destinations are refused. SNS delivers to queues alone: other protocols are refused."
+        "\n"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
 def _names(operations: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(operations)) + "\n"
+    return _listed(operations) + "\n"
 
 
 def _folded(summary: str, body: str) -> str:

@@ -51,7 +51,6 @@ SAFE = {
     "collections": {"OrderedDict", "defaultdict", "deque", "Counter"},
     "datetime": {"datetime", "date", "time", "timedelta", "timezone"},
     "re": {"_compile"},
-    "uuid": {"UUID"},
     __name__: {"_aws_policy"},
     "requests.structures": {"CaseInsensitiveDict"},
 }

@@ -5,6 +5,7 @@
 
 import json
 import time
+from contextlib import suppress
 
 from botocore import xform_name
 from botocore.exceptions import ClientError
@@ -59,6 +60,9 @@ class Kind:
         """Make one; its physical id, which is what Ref gives, and its attributes."""
         raise NotImplementedError
 
+    def settle(self, client, made: "Made") -> None:
+        """Bring one that is made to what its properties say beyond that call, or wait until it is."""
+
     def change(self, client, made: "Made", properties: dict) -> None:
         """Change one in place."""
 
@@ -68,11 +72,12 @@ class Kind:
 
 
 class Made:
-    """A resource of a stack, as it was made."""
+    """A resource of a stack, as it was made; `policies` are DeletionPolicy and UpdateReplacePolicy of its template."""
 
     def __init__(self, kind: str, logical: str, physical: str, name: str, properties: dict, attributes: dict):
         self.cf_resource_type, self.logical_resource_id, self.physical_resource_id = kind, logical, physical
         self.name, self.properties, self.attributes = name, properties, attributes
+        self.policies: dict[str, str] = {}
 
     def get_cfn_attribute(self, attribute: str) -> str:
         """What Fn::GetAtt gives. Raises moto's exception for one that the type has not."""
@@ -111,14 +116,8 @@ class Endpoint(SageMaker):
 
     changeable = frozenset({"Tags", "EndpointConfigName"})
 
-    def create(self, client, name, properties):
-        made = super().create(client, name, properties)
-        try:
-            self._wait(client, name)
-        except Failed:
-            client.delete_endpoint(EndpointName=name)
-            raise
-        return made
+    def settle(self, client, made):
+        self._wait(client, made.name)
 
     def change(self, client, made, properties):
         if properties["EndpointConfigName"] != made.properties["EndpointConfigName"]:
@@ -156,8 +155,10 @@ class Repository(Kind):
 
     def create(self, client, name, properties):
         told = client.create_repository(repositoryName=name, **self.request(properties))["repository"]
-        self._policies(client, name, {}, properties)
         return name, {"Arn": told["repositoryArn"], "RepositoryUri": told["repositoryUri"]}
+
+    def settle(self, client, made):
+        self._policies(client, made.name, {}, made.properties)
 
     def _policies(self, client, name, before, properties):
         of = {"repositoryName": name}
@@ -207,9 +208,11 @@ class Bucket(Kind):
     def create(self, client, name, properties):
         region = client.meta.region_name
         client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})
-        self._set(client, name, properties)
         hosts = f"{name}.s3.amazonaws.com", f"{name}.s3.{region}.amazonaws.com"
         return name, dict(zip(self.attributes, (f"arn:aws:s3:::{name}", *hosts), strict=True))
+
+    def settle(self, client, made):
+        self._set(client, made.name, made.properties)
 
     def _set(self, client, name, properties):
         for setting, operation in SETTINGS.items():
@@ -251,8 +254,10 @@ class Role(Kind):
 
     def create(self, client, name, properties):
         told = client.create_role(RoleName=name, **self.request(properties))["Role"]
-        self._attach(client, name, properties)
         return name, {"Arn": told["Arn"], "RoleId": told["RoleId"]}
+
+    def settle(self, client, made):
+        self._attach(client, made.name, made.properties)
 
     def _attach(self, client, name, properties):
         for arn in properties.get("ManagedPolicyArns", ()):
@@ -263,9 +268,11 @@ class Role(Kind):
 
     def _detach(self, client, made):
         for arn in made.properties.get("ManagedPolicyArns", ()):
-            client.detach_role_policy(RoleName=made.name, PolicyArn=arn)
+            with suppress(client.exceptions.NoSuchEntityException):
+                client.detach_role_policy(RoleName=made.name, PolicyArn=arn)
         for policy in made.properties.get("Policies", ()):
-            client.delete_role_policy(RoleName=made.name, PolicyName=policy["PolicyName"])
+            with suppress(client.exceptions.NoSuchEntityException):
+                client.delete_role_policy(RoleName=made.name, PolicyName=policy["PolicyName"])
 
     def change(self, client, made, properties):
         document = _text(properties["AssumeRolePolicyDocument"])
@@ -287,17 +294,23 @@ class Policy(Kind):
     changeable = frozenset({"PolicyDocument", "Roles"})
 
     def create(self, client, name, properties):
+        return name, {}
+
+    def settle(self, client, made):
+        self._put(client, made.name, made.properties)
+
+    def _put(self, client, name, properties):
         for role in properties.get("Roles", ()):
             client.put_role_policy(RoleName=role, PolicyName=name, **self.request(properties))
-        return name, {}
 
     def change(self, client, made, properties):
         self.delete(client, made)
-        self.create(client, made.name, properties)
+        self._put(client, made.name, properties)
 
     def delete(self, client, made):
         for role in made.properties.get("Roles", ()):
-            client.delete_role_policy(RoleName=role, PolicyName=made.name)
+            with suppress(client.exceptions.NoSuchEntityException):
+                client.delete_role_policy(RoleName=role, PolicyName=made.name)
 
 
 class ManagedPolicy(Kind):
@@ -306,16 +319,20 @@ class ManagedPolicy(Kind):
     service, operation, named = "iam", "CreatePolicy", "ManagedPolicyName"
     only = frozenset({"PolicyDocument", "Path", "Description"})
     given = frozenset({"Roles"})
+    attributes = ("PolicyArn",)
 
     def create(self, client, name, properties):
         arn = client.create_policy(PolicyName=name, **self.request(properties))["Policy"]["Arn"]
-        for role in properties.get("Roles", ()):
-            client.attach_role_policy(RoleName=role, PolicyArn=arn)
-        return arn, {}
+        return arn, {"PolicyArn": arn}
+
+    def settle(self, client, made):
+        for role in made.properties.get("Roles", ()):
+            client.attach_role_policy(RoleName=role, PolicyArn=made.physical_resource_id)
 
     def delete(self, client, made):
         for role in made.properties.get("Roles", ()):
-            client.detach_role_policy(RoleName=role, PolicyArn=made.physical_resource_id)
+            with suppress(client.exceptions.NoSuchEntityException):
+                client.detach_role_policy(RoleName=role, PolicyArn=made.physical_resource_id)
         client.delete_policy(PolicyArn=made.physical_resource_id)
 
 
@@ -331,9 +348,11 @@ class LogGroup(Kind):
     def create(self, client, name, properties):
         tags = {tag["Key"]: tag["Value"] for tag in properties.get("Tags", ())}
         client.create_log_group(logGroupName=name, **({"tags": tags} if tags else {}))
-        self._retain(client, name, properties)
         groups = client.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
         return name, {"Arn": next(group["arn"] for group in groups if group["logGroupName"] == name)}
+
+    def settle(self, client, made):
+        self._retain(client, made.name, made.properties)
 
     def _retain(self, client, name, properties):
         if "RetentionInDays" in properties:

@@ -11,6 +11,9 @@ import logging
 import re
 import secrets
 import threading
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
 from types import SimpleNamespace
 
 import yaml
@@ -20,8 +23,9 @@ from moto.cloudformation import models, parsing, responses
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.utils import yaml_tag_constructor
 from moto.core.exceptions import ServiceException
+from moto.core.responses import ActionResult
 
-from localaws.errors import NotServed
+from localaws.errors import AwsError, NotServed
 from localaws.state import locate
 
 from . import gaps
@@ -31,6 +35,12 @@ from .resources import KINDS, Failed, Made
 GONE = re.compile(r"NotFound|NoSuch|does not exist|Could not find|ResourceNotFound")
 
 log = logging.getLogger("localaws")
+
+
+class ChangeSetNotFound(ServiceException):
+    """There is no such change set."""
+
+    code = "ChangeSetNotFound"
 
 
 class NotServedHere(ServiceException):
@@ -53,50 +63,61 @@ _Loader.add_constructor("!Condition", lambda loader, node: {"Condition": node.va
 
 def _read(template: str, Loader=None) -> dict:
     """A template, of which all is served. Raises moto's ValidationError, or NotServedHere with the names."""
-    found = yaml.load(template, Loader=_Loader)
-    if not isinstance(found, dict) or not isinstance(found.get("Resources"), dict):
+    try:
+        found = yaml.load(template, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValidationError(message=f"Template format error: {error}") from error
+    resources = found.get("Resources") if isinstance(found, dict) else None
+    if not isinstance(resources, dict) or not resources:
         raise ValidationError(message="Template format error: At least one Resources member must be defined.")
-    if "Transform" in found:
-        raise NotServedHere(str(NotServed("Transform of a template", "write the template out")))
-    lacking = []
-    for name, resource in found["Resources"].items():
-        kind = KINDS.get(resource.get("Type"))
+    lacking = ["Transform"] if "Transform" in found else []
+    for name, resource in resources.items():
+        if not isinstance(resource, dict) or "Type" not in resource:
+            raise ValidationError(message=f"Template format error: [/Resources/{name}] has no Type.")
+        kind = KINDS.get(resource["Type"])
         unserved = set(resource.get("Properties") or {}) - kind.served if kind else {""}
-        lacking += [f"{resource.get('Type')}{one and '.'}{one} ({name})" for one in sorted(unserved)]
+        lacking += [f"{resource['Type']}{one and '.'}{one} ({name})" for one in sorted(unserved)]
     if lacking:
-        known = ", ".join(KINDS)
-        raise NotServedHere(
-            str(NotServed(", ".join(lacking), f"leave it out, or run it against AWS; served are {known}"))
-        )
+        mend = f"leave it out, or run it against AWS; served are {', '.join(KINDS)}"
+        raise NotServedHere(str(NotServed(", ".join(lacking), mend)))
     return found
 
 
-def _needed(part, names: set[str]) -> set[str]:
-    """The resources that a part of a template refers to."""
+def _referred(part) -> set[str]:
+    """The names that a part of a template refers to."""
     if isinstance(part, list):
-        return set().union(*(_needed(one, names) for one in part))
+        return set().union(*map(_referred, part))
     if not isinstance(part, dict):
         return set()
-    found = _needed(list(part.values()), names)
-    for reference in (part.get("Ref"), part.get("Fn::GetAtt")):
-        first = reference[0] if isinstance(reference, list) else str(reference).split(".")[0]
-        found |= {first} & names
-    if "Fn::Sub" in part:
-        text = part["Fn::Sub"][0] if isinstance(part["Fn::Sub"], list) else part["Fn::Sub"]
-        found |= {name.split(".")[0] for name in re.findall(r"\$\{([^!}]+)\}", text)} & names
+    found = _referred([value for name, value in part.items() if name not in ("Ref", "Fn::GetAtt")])
+    if "Ref" in part:
+        found.add(part["Ref"])
+    if attribute := part.get("Fn::GetAtt"):
+        found.add(attribute[0] if isinstance(attribute, list) else attribute.split(".")[0])
+    if substituted := part.get("Fn::Sub"):
+        text, own = substituted if isinstance(substituted, list) else (substituted, {})
+        found |= {name.split(".")[0] for name in re.findall(r"\$\{([^!}]+)\}", text)} - own.keys()
     return found
 
 
-def _order(resources: dict) -> list[str]:
-    """The names of a template's resources, each after those that it needs. Raises ValidationError for a circle."""
-    names = set(resources)
+def _order(resources: dict, known: Iterable[str] = ()) -> list[str]:
+    """The names of a template's resources, each after those that it needs; `known` are the other names that it may use.
+
+    Raises ValidationError for a name that there is not, and for a circle.
+    """
     graph = {}
     for name, resource in resources.items():
         depends = resource.get("DependsOn", [])
-        depends = {depends} if isinstance(depends, str) else set(depends)
-        graph[name] = _needed(resource.get("Properties") or {}, names) | depends & names
+        graph[name] = _referred(resource.get("Properties")) | (
+            {depends} if isinstance(depends, str) else set(depends)
+        )
+    if unknown := set().union(*graph.values()) - resources.keys() - set(known):
+        names = ", ".join(sorted(unknown))
+        message = f"Template format error: Unresolved resource dependencies [{names}] in the Resources block of the template"
+        raise ValidationError(message=message)
     try:
-        return list(graphlib.TopologicalSorter(graph).static_order())
+        order = graphlib.TopologicalSorter({name: needs & resources.keys() for name, needs in graph.items()})
+        return list(order.static_order())
     except graphlib.CycleError as error:
         circle = ", ".join(sorted(set(error.args[1])))
         raise ValidationError(message=f"Circular dependency between resources: [{circle}]") from error
@@ -120,7 +141,8 @@ class Resources(parsing.ResourceMap):
     def wanted(self) -> list[str]:
         """The names of what its template asks for, in the order in which it is made."""
         conditions, asked = self.lazy_condition_map, self._resource_json_map
-        return [name for name in _order(asked) if conditions.get(asked[name].get("Condition"), True)]
+        order = _order(asked, self._parsed_resources)
+        return [name for name in order if conditions.get(asked[name].get("Condition"), True)]
 
     def renew(self, template: dict, parameters: dict) -> None:
         """Take another template."""
@@ -137,6 +159,10 @@ class Stack(models.Stack):
 
     told: list[dict] | None = None  # its outputs, as of the last time that it was complete
 
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.resource_map.wanted()  # whose errors are the caller's
+
     @property
     def outputs(self) -> list[dict] | None:
         """What Describe tells: nothing before all is made."""
@@ -150,7 +176,6 @@ class Stack(models.Stack):
 
     def create_resources(self) -> None:
         """Begin to make all."""
-        self.resource_map.wanted()
         self.status = "CREATE_IN_PROGRESS"
         self._start(self._create)
 
@@ -166,6 +191,8 @@ class Stack(models.Stack):
             self.parameters if parameters is None else parameters,
             self.tags if tags is None else tags,
         )
+        if (parsed, *after[1:]) == (self.template_dict, *before[1:]):
+            raise ValidationError(self.stack_id, message="No updates are to be performed.")
         trial = copy.deepcopy(self.resource_map)
         trial.renew(parsed, after[1])  # whose errors are the caller's
         trial.wanted()
@@ -247,10 +274,14 @@ class Stack(models.Stack):
             verb = "UPDATE" if made else "CREATE"
             kind = asked["Type"]
             try:
+                policies = {
+                    one: asked[one] for one in ("DeletionPolicy", "UpdateReplacePolicy") if one in asked
+                }
                 properties = parsing.clean_json(
                     copy.deepcopy(asked.get("Properties") or {}), self.resource_map
                 )
                 if made and made.cf_resource_type == kind and made.properties == properties:
+                    made.policies = policies
                     continue
                 self._tell(kind, name, made, f"{verb}_IN_PROGRESS")
                 new = (
@@ -262,6 +293,7 @@ class Stack(models.Stack):
                     new = self._new(kind, name, made, properties)
                     undo.append(lambda new=new: self._erase(new))
                     stale += [made] if made else []
+                new.policies = policies
                 self.resource_map._parsed_resources[name] = new
                 undo.append(lambda name=name, made=made: self._put_back(name, made))
                 self._tell(kind, name, new, f"{verb}_COMPLETE")
@@ -278,8 +310,16 @@ class Stack(models.Stack):
                 f"Rename {name} and update the stack again."
             )
         rest = {key: value for key, value in properties.items() if key != named}
-        physical, attributes = KINDS[kind].create(self._client(kind), name, rest)
-        return Made(kind, logical, physical, name, properties, attributes)
+        client = self._client(kind)
+        physical, attributes = KINDS[kind].create(client, name, rest)
+        made = Made(kind, logical, physical, name, properties, attributes)
+        try:
+            KINDS[kind].settle(client, made)
+        except (BotoCoreError, ClientError, Failed):
+            with suppress(BotoCoreError, ClientError):
+                KINDS[kind].delete(client, made)
+            raise
+        return made
 
     def _changed(self, made: Made, properties: dict, undo: list) -> Made:
         kind = KINDS[made.cf_resource_type]
@@ -327,20 +367,20 @@ class Stack(models.Stack):
         left = []
         for made in gone:
             name = made.logical_resource_id
-            asked = self.resource_map._resource_json_map.get(name, {})
+            in_use = self.resource_map._parsed_resources.get(name) is made
+            policy = made.policies.get("DeletionPolicy" if in_use else "UpdateReplacePolicy", "Delete")
             try:
-                if asked.get("DeletionPolicy") not in ("Retain", "RetainExceptOnCreate"):
+                if policy == "Delete":
                     self._erase(made)
-                if self.resource_map._parsed_resources.get(name) is made:
+                if in_use:
                     del self.resource_map._parsed_resources[name]
             except (BotoCoreError, ClientError):
                 left.append(name)
         return left
 
     def _delete(self) -> None:
-        order = [
-            name for name in _order(self.resource_map._resource_json_map) if name in [*self.resource_map]
-        ]
+        every = _order(self.resource_map._resource_json_map, self.resource_map._parsed_resources)
+        order = [name for name in every if name in [*self.resource_map]]
         left = self._remove([self.resource_map[name] for name in reversed(order)])
         if left:
             self._tell_stack(
@@ -422,17 +462,76 @@ def _delete_stack(stacks, name_or_stack_id: str) -> None:
             if stack.enable_termination_protection:
                 message = f"Stack [{stack.name}] cannot be deleted while TerminationProtection is enabled"
                 raise ValidationError(stack.stack_id, message=message)
-            if not stack.status.startswith("DELETE_IN"):
-                stack.delete()
+            if stack.status.endswith("IN_PROGRESS") and stack.status != "REVIEW_IN_PROGRESS":
+                message = (
+                    f"Stack [{stack.name}] is in {stack.status}: localaws deletes it once that has ended"
+                )
+                raise ValidationError(stack.stack_id, message=message)
+            stack.delete()
 
 
 def check(operation: str, request) -> None:
-    """Refuse what a stack would do otherwise than it is asked to. Raises NotServed."""
+    """Refuse what a stack would do otherwise than it is asked to. Raises NotServed, and as AWS does what makes roles
+    without a word that it may."""
     asked = request.form
-    if asked.get("OnFailure", "ROLLBACK") != "ROLLBACK" or asked.get("DisableRollback") == "true":
-        raise NotServed(
-            f"{operation} of cloudformation without a rollback", "leave OnFailure and DisableRollback out"
-        )
+    for name in (
+        "DisableRollback",
+        "OnFailure",
+        "ResourceTypes",
+        "RollbackConfiguration",
+        "TimeoutInMinutes",
+    ):
+        given = next((value for key, value in asked.items() if key.split(".")[0] == name), "")
+        if given not in ("", "false", "ROLLBACK"):
+            raise NotServed(f"{name} of {operation} of cloudformation", "leave it out")
+    if operation in ("CreateStack", "UpdateStack", "CreateChangeSet") and "TemplateBody" in asked:
+        given = {value for key, value in asked.items() if key.startswith("Capabilities.")}
+        with suppress(ServiceException):  # which moto tells
+            needed = _capability(_read(asked["TemplateBody"]))
+            if needed and not given & {needed, "CAPABILITY_NAMED_IAM"}:
+                raise AwsError("InsufficientCapabilitiesException", f"Requires capabilities : [{needed}]")
+
+
+def _capability(template: dict) -> str | None:
+    """What must be said with a template that makes roles or policies."""
+    resources = [one for one in template["Resources"].values() if one["Type"].startswith("AWS::IAM::")]
+    named = any(
+        name in (one.get("Properties") or {})
+        for one in resources
+        for name in ("RoleName", "ManagedPolicyName")
+    )
+    return f"CAPABILITY_{'NAMED_' * named}IAM" if resources else None
+
+
+class Reader(responses.CloudFormationResponse):
+    """moto's reader of CloudFormation's requests, which takes a change set's name for one of all stacks'."""
+
+    def list_change_sets(self):
+        return ActionResult({"Summaries": self._change_sets()})
+
+    def describe_change_set(self):
+        self._name_by_id()
+        return super().describe_change_set()
+
+    def execute_change_set(self):
+        self._name_by_id()
+        return super().execute_change_set()
+
+    def delete_change_set(self):
+        self._name_by_id()
+        return super().delete_change_set()
+
+    def _change_sets(self) -> list:
+        stack = self._get_param("StackName")
+        known = self.cloudformation_backend.change_sets.values()
+        return [one for one in known if stack in (None, one.stack_name, one.stack_id)]
+
+    def _name_by_id(self) -> None:
+        wanted = self._get_param("ChangeSetName")
+        found = [one for one in self._change_sets() if wanted in (one.change_set_name, one.change_set_id)]
+        if not found:
+            raise ChangeSetNotFound(f"ChangeSet [{wanted}] does not exist")
+        self.params["ChangeSetName"] = found[-1].change_set_id
 
 
 def taken_up() -> None:
@@ -444,6 +543,8 @@ def taken_up() -> None:
 
 models.Stack, responses.Stack, models.ResourceMap = Stack, Stack, Resources
 models.yaml = responses.yaml = SimpleNamespace(load=_read, Loader=None, add_multi_constructor=lambda *_: None)
+responses.CloudFormationResponse = Reader
+models.mock_random = SimpleNamespace(uuid4=lambda: str(uuid.uuid4()))  # of which moto's are not kept
 models.CloudFormationBackend.execute_change_set = _execute_change_set
 models.CloudFormationBackend.delete_stack = _delete_stack
 # moto's writes a file; what AWS's looks at is whether the template can be read.
