@@ -173,7 +173,8 @@ def _made_of_others() -> Iterator[str]:
     yield (
         "A stack is made step by step, each resource by its own service's client, and goes back where one fails; it is "
         "there again after a stop. Any other type or property is refused by name before anything is made, as are "
-        "`Transform`, nested stacks and stack sets. Properties that do not change in place replace the resource.\n"
+        "`Transform`, nested stacks and stack sets. Properties that do not change in place replace the resource; of "
+        "SageMaker's, one that its Create operation refuses rolls the stack back, with the reason in its events.\n"
     )
     yield _folded(f"The {len(KINDS)} types of resources", kinds)
     actions = ", ".join(f"`{name}{'.sync' * (name in workflows.JOBS)}`" for name in sorted(workflows.ACTIONS))

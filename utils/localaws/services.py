@@ -59,7 +59,7 @@ def asked(request: Request, signed_for: str | None) -> tuple[str, str]:
     sharing = (
         ["s3control" if is_s3_control(request) else "s3"] if signed_for == "s3" else _sharing(signed_for)
     )
-    said, prefix = _said(request)
+    said, prefix = said_by(request)
     of_prefix = [name for name in sharing if prefix and known()[name].get("targetPrefix") == prefix]
     found = _found(request, of_prefix or sharing or UNSIGNED)
     return found or ((sharing or [signed_for])[0], said or f"{request.method} {request.path}")
@@ -84,7 +84,7 @@ def protocol(request: Request) -> str:
         return "cbor"
     if "X-Amz-Target" in request.headers:
         return "json"
-    if _said(request)[0]:
+    if said_by(request)[0]:
         return "ec2" if signed_for == "ec2" else "query"
     if not signed_for and (request.path.startswith("/endpoints/") or unsigned(request)):
         return "rest-json"
@@ -119,7 +119,7 @@ def _signing_name(about: dict) -> str:
     return about.get("signingName", about["endpointPrefix"])
 
 
-def _said(request: Request) -> tuple[str, str]:
+def said_by(request: Request) -> tuple[str, str]:
     """The operation that a request itself names, and what stands before it in X-Amz-Target or in the path."""
     prefix, _, operation = request.headers.get("X-Amz-Target", "").rpartition(".")
     if not operation and (found := re.fullmatch(r"/service/([^/]+)/operation/([^/]+)", request.path)):
@@ -157,7 +157,7 @@ def _matched(service: str, request: Request) -> str:
 
 def _found(request: Request, names: Iterable[str]) -> tuple[str, str] | None:
     """The first of some services that has the operation of a request, and that operation."""
-    said, _ = _said(request)
+    said, _ = said_by(request)
     for name in names:
         if known()[name]["protocol"].startswith("rest"):
             operation = "" if said else _matched(name, request)

@@ -196,7 +196,10 @@ def _s3_subresources() -> dict[tuple[str, bool, str], bool]:
 
 def _is_unanswered(request: Request, service: str, operation: str) -> bool:
     if service != "s3":
-        return operation not in answered(service)
+        # Another service, which is signed for the same name, may have an operation of that name, too.
+        prefix = services.said_by(request)[1]
+        own = service_model(service).metadata.get("targetPrefix", prefix)
+        return prefix not in ("", own) or operation not in answered(service)
     of_object = bool(request.path.removeprefix("/").partition("/")[2])
     names = request.args.keys() - {"x-id"}
     return any(_s3_subresources().get((request.method, of_object, name)) is False for name in names)
