@@ -11,6 +11,8 @@ import tiny
 from botocore.exceptions import ClientError, WaiterError
 from tiny import wait_until
 
+from workshop import ROOT
+
 ROLES = {"Capabilities": ["CAPABILITY_IAM"]}
 QUICK = {"Delay": 1, "MaxAttempts": 120}
 TEMPLATE = """
@@ -280,6 +282,48 @@ def test_a_role_that_is_half_made_goes_and_what_is_to_be_retained_stays(survivor
         cloudformation.update_stack(StackName=name, TemplateBody=a_stack({"Role": role}), **named)
     cloudformation.delete_stack(StackName=name)
     waited(cloudformation, "delete", name)
+
+
+def test_a_state_machine_of_a_stack_runs_and_is_changed_in_place(survivor, account):
+    cloudformation, states = survivor.client("cloudformation"), survivor.client("stepfunctions")
+    name = f"stack-{uuid.uuid4().hex[:8]}"
+
+    def template(word: str) -> str:
+        definition = {"StartAt": "Say", "States": {"Say": {"Type": "Pass", "Result": "${Word}", "End": True}}}
+        properties = {
+            "StateMachineName": name,
+            "RoleArn": account.role,
+            "DefinitionString": json.dumps(definition),
+            "DefinitionSubstitutions": {"Word": word},
+        }
+        machine = {"Type": "AWS::StepFunctions::StateMachine", "Properties": properties}
+        return a_stack({"Machine": machine}, Outputs={"Arn": {"Value": {"Ref": "Machine"}}})
+
+    def output() -> str:
+        (told,) = cloudformation.describe_stacks(StackName=name)["Stacks"][0]["Outputs"]
+        started = states.start_execution(stateMachineArn=told["OutputValue"])["executionArn"]
+        return wait_until(lambda: states.describe_execution(executionArn=started).get("output"), 30)
+
+    cloudformation.create_stack(StackName=name, TemplateBody=template("first"))
+    waited(cloudformation, "create", name)
+    assert output() == '"first"'
+    cloudformation.update_stack(StackName=name, TemplateBody=template("second"))
+    waited(cloudformation, "update", name)
+    assert output() == '"second"'
+    cloudformation.delete_stack(StackName=name)
+    waited(cloudformation, "delete", name)
+
+
+@pytest.mark.parametrize("file", ["learner.yaml", "class.yaml"])
+def test_what_our_own_templates_ask_for_beyond_it_is_named(survivor, file):
+    cloudformation = survivor.client("cloudformation")
+    body = (ROOT / "utils" / "cloudformation" / file).read_text()
+    with pytest.raises(ClientError) as refused:
+        cloudformation.create_stack(
+            StackName="never", TemplateBody=body, Capabilities=["CAPABILITY_NAMED_IAM"]
+        )
+    message = refused.value.response["Error"]["Message"]
+    assert ("Transform" if file == "class.yaml" else "AWS::SageMaker::NotebookInstance (Notebook)") in message
 
 
 def test_what_is_not_served_is_refused_by_name_before_anything_is_made(survivor):

@@ -72,6 +72,8 @@ def _read(template: str, Loader=None) -> dict:
         raise ValidationError(message="Template format error: At least one Resources member must be defined.")
     lacking = ["Transform"] if "Transform" in found else []
     for name, resource in resources.items():
+        if name.startswith("Fn::"):  # which a Transform writes out
+            continue
         if not isinstance(resource, dict) or "Type" not in resource:
             raise ValidationError(message=f"Template format error: [/Resources/{name}] has no Type.")
         kind = KINDS.get(resource["Type"])

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import moto.stepfunctions.models
+import moto.stepfunctions.responses
 from botocore.exceptions import ClientError
 from moto.core.config import default_user_config
+from moto.core.responses import ActionResult
 from moto.stepfunctions.parser import models
 from moto.stepfunctions.parser.api import HistoryEventType, TaskFailedEventDetails
 from moto.stepfunctions.parser.asl.component.common.error_name.error_name import ErrorName
@@ -155,6 +157,15 @@ def _plain(value):
     return round(value.timestamp() * 1000) if isinstance(value, datetime.datetime) else value
 
 
+class Reader(moto.stepfunctions.responses.StepFunctionResponse):
+    """moto's reader of Step Functions' requests, which tells an output that is a text without its quotes."""
+
+    def describe_execution(self) -> ActionResult:
+        told = super().describe_execution().result
+        output = self.stepfunction_backend.describe_execution(told["executionArn"]).output
+        return ActionResult(told | ({"output": json.dumps(output)} if isinstance(output, str) else {}))
+
+
 def _start_execution(machines, state_machine_arn: str, name: str | None = None, *rest):
     """moto's, which calls every execution without a name `None`."""
     return start_execution(machines, state_machine_arn, name or str(uuid.uuid4()), *rest)
@@ -179,3 +190,4 @@ state_task_service_aws_sdk._SERVICE_ERROR_NAMES |= {
 default_user_config["stepfunctions"] = {"execute_state_machine": True}
 # What CloudFormation makes its state machines in.
 moto.stepfunctions.models.stepfunctions_backends = models.stepfunctions_parser_backends
+moto.stepfunctions.responses.StepFunctionResponse = Reader
