@@ -83,15 +83,16 @@ def test_secrets_parameters_and_keys(localaws):
     assert kms.decrypt(CiphertextBlob=sealed)["Plaintext"] == b"k"
 
 
-def test_an_endpoint_is_registered_to_be_scaled(localaws):
+def test_a_table_is_registered_to_be_scaled(localaws):
+    """Of an endpoint that really is: test_scaling.py."""
     scaling = localaws.client("application-autoscaling")
     what = {
-        "ServiceNamespace": "sagemaker",
-        "ResourceId": "endpoint/e/variant/v",
-        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+        "ServiceNamespace": "dynamodb",
+        "ResourceId": "table/clients",
+        "ScalableDimension": "dynamodb:table:ReadCapacityUnits",
     }
     scaling.register_scalable_target(**what, MinCapacity=1, MaxCapacity=2)
-    [target] = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    [target] = scaling.describe_scalable_targets(ServiceNamespace="dynamodb")["ScalableTargets"]
     assert target["MaxCapacity"] == 2
 
 

@@ -336,6 +336,9 @@ def account(survivor, tmp_path_factory):
     return tiny.account(survivor, tmp_path_factory.mktemp("account"))
 
 
+CAPACITY = "sagemaker:variant:DesiredInstanceCount"
+
+
 @pytest.mark.parametrize("change", ["the configuration", "the capacity"])
 def test_a_change_of_an_endpoint_that_was_acknowledged_is_made_after_a_kill(account, change):
     name = account.endpoint(account.config(account.model(word="old")))
@@ -344,6 +347,18 @@ def test_a_change_of_an_endpoint_that_was_acknowledged_is_made_after_a_kill(acco
     if change == "the configuration":
         account.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=new)
     else:
+        variant = f"endpoint/{name}/variant/v0"
+        target = {"ServiceNamespace": "sagemaker", "ResourceId": variant, "ScalableDimension": CAPACITY}
+        scaling = account.aws.client("application-autoscaling")
+        scaling.register_scalable_target(**target, MinCapacity=1, MaxCapacity=3)
+        metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+        config = {"TargetValue": 1e6, "PredefinedMetricSpecification": metric}
+        scaling.put_scaling_policy(
+            **target,
+            PolicyName="kept",
+            PolicyType="TargetTrackingScaling",
+            TargetTrackingScalingPolicyConfiguration=config,
+        )
         wanted = [{"VariantName": "v0", "DesiredInstanceCount": 2}]
         account.sagemaker.update_endpoint_weights_and_capacities(
             EndpointName=name, DesiredWeightsAndCapacities=wanted
@@ -356,4 +371,21 @@ def test_a_change_of_an_endpoint_that_was_acknowledged_is_made_after_a_kill(acco
         assert json.loads(account.invoke(name)["Body"])["word"] == "new"
     else:
         assert endpoint["ProductionVariants"][0]["CurrentInstanceCount"] == 2
+        scaling = account.aws.client("application-autoscaling")
+        (policy,) = scaling.describe_scaling_policies(**target)["ScalingPolicies"]
+        alarms = account.aws.client("cloudwatch").describe_alarms(
+            AlarmNamePrefix=f"TargetTracking-{variant}-"
+        )
+        known = {alarm["AlarmName"] for alarm in alarms["MetricAlarms"]}
+        assert {alarm["AlarmName"] for alarm in policy["Alarms"]} == known
+        # And it acts.
+        scaling.register_scalable_target(**target, MinCapacity=3)
+        tiny.wait_until(
+            lambda: (
+                account.sagemaker.describe_endpoint(EndpointName=name)["ProductionVariants"][0][
+                    "CurrentInstanceCount"
+                ]
+                == 3
+            )
+        )
     account.sagemaker.delete_endpoint(EndpointName=name)

@@ -16,6 +16,7 @@ from localaws.moto import gaps, notices, workflows
 from localaws.moto.backend import PASSING, answered, service_model
 from localaws.moto.resources import KINDS
 from localaws.sagemaker.control_plane import SERVED
+from localaws.sagemaker.hosting import scaling
 from localaws.sagemaker.jobs.jobs import RECORDED
 from localaws.state import locate
 
@@ -46,7 +47,7 @@ OTHERS = {
     "states": "Step Functions",
     "events": "EventBridge",
     "sns": "SNS",
-    "application-autoscaling": "Application Auto Scaling",
+    "application-autoscaling": "Application Auto Scaling of other services",
     "dynamodb": "DynamoDB",
     "ec2": "EC2",
     "kms": "KMS",
@@ -58,7 +59,7 @@ OTHERS = {
 
 def table() -> str:
     """Return the whole of FIDELITY.md."""
-    parts = [_head(), *_sagemaker(), *_runtime()]
+    parts = [_head(), *_sagemaker(), *_runtime(), *_scaling()]
     parts += _engines()
     parts.append(
         "## The other services\n\nmoto answers them; where it lacks or errs, localaws does, "
@@ -87,11 +88,29 @@ def _head() -> str:
 
 
 def _sagemaker() -> Iterator[str]:
-    model = service_model("sagemaker")
-    known = model.operation_names
+    known = service_model("sagemaker").operation_names
     yield f"## SageMaker: {len(SERVED)} of {len(known)} operations\n"
-    whole = []
-    for operation, served in sorted(SERVED.items()):
+    yield from _operations("sagemaker", SERVED)
+    refused = [name for name in known if name not in SERVED]
+    yield _folded(f"The {len(refused)} refused operations", _names(refused))
+
+
+def _scaling() -> Iterator[str]:
+    known = service_model(scaling.SERVICE).operation_names
+    yield f"## Application Auto Scaling of endpoints' variants: {len(scaling.SERVED)} of {len(known)} operations\n"
+    yield (
+        "What is asked with the service namespace `sagemaker` is localaws' own, and there again after a start: target "
+        "tracking adds and takes away instances. An instance that is taken away first answers what it was asked. "
+        f"{scaling.CLOCK} {scaling.ZERO}\n"
+    )
+    yield from _operations(scaling.SERVICE, scaling.SERVED)
+    yield f"Refused: {_names(name for name in known if name not in scaling.SERVED)}"
+
+
+def _operations(service: str, every: dict[str, dict]) -> Iterator[str]:
+    """What of each operation's request is served, recorded and refused."""
+    model, whole = service_model(service), []
+    for operation, served in sorted(every.items()):
         taken, recorded, refused = [], [], []
         for path, values in _fields(model.operation_model(operation).input_shape, served):
             if values is None:
@@ -107,9 +126,8 @@ def _sagemaker() -> Iterator[str]:
         kept = f"Recorded: {', '.join(recorded)}\n\n" if recorded else ""
         body = f"Served: {', '.join(taken)}\n\n{kept}Refused: {', '.join(refused) or 'none'}\n"
         yield _folded(f"<b>{operation}</b>: {len(taken)} fields served, {len(refused)} refused", body)
-    yield f"With all their fields: {_names(whole)}"
-    refused = [name for name in known if name not in SERVED]
-    yield _folded(f"The {len(refused)} refused operations", _names(refused))
+    if whole:
+        yield f"With all their fields: {_names(whole)}"
 
 
 def _fields(shape, served: dict[str, set[str]], path: str = "") -> Iterator[tuple[str, set[str] | None]]:

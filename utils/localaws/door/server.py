@@ -5,6 +5,7 @@
     /v2/...                             the image registry                              images/registry.py
     X-Amz-Target: SageMaker.OPERATION   our executing control plane                     sagemaker/control_plane.py
     /endpoints/NAME/invocations         the same
+    AnyScaleFrontendService.OPERATION   the same, of endpoints: Application Auto Scaling
     CONNECT HOST:443, GET http://HOST/  what was sent to a host of AWS's comes back in  door/proxy.py
     the rest                            moto: S3, STS, IAM, ECR, CloudWatch, Logs       moto/backend.py
 
@@ -44,6 +45,7 @@ from localaws.moto import caller, gaps, takeover
 from localaws.moto.backend import PASSING, Backend
 from localaws.sagemaker.context import Context
 from localaws.sagemaker.control_plane import ControlPlane
+from localaws.sagemaker.hosting import scaling
 from localaws.state import locate
 from localaws.state.database import Database
 from localaws.state.store import KIND, Store
@@ -238,7 +240,9 @@ class Front:
             return self.backend(request, region, "s3")
         protocol.bound(request, MAX_CALL)
         if target:
-            protocol.parse(request)  # moto would stumble over a body that is no JSON
+            asked = protocol.parse(request)  # moto would stumble over a body that is no JSON
+            if target == scaling.TARGET_PREFIX and asked.get("ServiceNamespace") == scaling.NAMESPACE:
+                return protocol.answer(self.control(region).scale(operation, asked))
         return self.backend(request, region, service)
 
     def _invoke(self, request: Request, region: str, endpoint: str, verb: str) -> Response:

@@ -188,6 +188,10 @@ class ControlPlane:
         answer = self._hosting.invoke if verb == "invocations" else self._hosting.invoke_async
         return answer(endpoint_name, {name.lower(): value for name, value in headers.items()}, body)
 
+    def scale(self, operation: str, request: dict) -> dict:
+        """Answer one call of Application Auto Scaling's about endpoints, as `handle` does."""
+        return self._hosting.scaling.handle(operation, request)
+
     def recover(self) -> None:
         """After a start: settle what an earlier server left. Call it once the endpoint answers."""
         self._context.store.load()  # again: the records of an earlier version are there by now

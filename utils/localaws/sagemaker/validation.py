@@ -21,9 +21,12 @@ def service_model(service: str = "sagemaker"):
 @functools.cache
 def _pattern(pattern: str) -> re.Pattern:
     """The model's Java pattern for Python, whose `re` lacks the Unicode classes."""
-    classes = {"L": r"\w", "N": r"\w", "Z": r"\s", "Alnum": "a-zA-Z0-9", "Print": " -~"}
-    classes["ASCII"] = r"[\x00-\x7f]"  # never within brackets
+    classes = {"L": r"\w", "N": r"\w", "Z": r"\s", "Alnum": "a-zA-Z0-9"}
+    classes |= {"ASCII": r"[\x00-\x7f]", "Print": "[ -~]"}  # which stand alone
+    pattern = pattern.replace(r"[\p{Print}]", r"\p{Print}")
     pattern = re.sub(r"\\p\{(\w+)\}", lambda match: classes[match[1]], pattern)
+    # Java's characters have 16 bits: one beyond them is a pair.
+    pattern = pattern.replace(r"\uD800\uDC00-\uDBFF\uDFFF", r"\U00010000-\U0010FFFF")
     return re.compile(pattern.replace(r"\z", r"\Z"))
 
 
@@ -123,7 +126,7 @@ def validate(operation: str, request: dict, service: str = "sagemaker") -> None:
     _check_members(service_model(service).operation_model(operation).input_shape, request, "", broken)
     if broken:
         noun = "error" if len(broken) == 1 else "errors"
-        code = "ValidationException" if service == "sagemaker" else "ValidationError"
+        code = "ValidationError" if service == "sagemaker-runtime" else "ValidationException"
         raise AwsError(code, f"{len(broken)} validation {noun} detected: {'; '.join(broken)}")
 
 
@@ -164,7 +167,7 @@ def refuse_unserved(operation: str, request: dict, served: dict[str, set[str]]) 
     walk(request, "")
 
 
-def prune(operation: str, answer: dict) -> dict:
+def prune(operation: str, answer: dict, service: str = "sagemaker") -> dict:
     """`answer` cut down to the output shape of `operation`: what we keep for ourselves never leaves.
 
     Times are in whole milliseconds, as the service tells them.
@@ -181,5 +184,5 @@ def prune(operation: str, answer: dict) -> dict:
             return [cut(shape.member, item) for item in value]
         return round(value, 3) if shape.type_name == "timestamp" else value
 
-    shape = service_model().operation_model(operation).output_shape
+    shape = service_model(service).operation_model(operation).output_shape
     return cut(shape, answer) if shape else {}

@@ -19,6 +19,7 @@ from localaws.state import locate
 from . import asynchronous
 from .instances import Instance, ServeError, container_definition
 from .monitoring import Monitoring
+from .scaling import Scaling
 
 LOG_GROUP = "/aws/sagemaker/Endpoints/{}"
 START_SECONDS = 240  # to the first 200 of /ping, unless ContainerStartupHealthCheckTimeoutInSeconds says else
@@ -198,7 +199,8 @@ class Hosting:
         self._fleets: dict[str, Fleet] = {}
         self._queues: dict[str, asynchronous.Queue] = {}
         self._queues_lock = threading.Lock()
-        self._monitoring = Monitoring(context)
+        self.scaling = Scaling(context, self.update_weights)
+        self._monitoring = Monitoring(context, self.scaling)
 
     def create(self, request: dict) -> dict:
         config = self.context.require("EndpointConfig", request["EndpointConfigName"])
@@ -248,13 +250,23 @@ class Hosting:
             growth = item.get("DesiredInstanceCount", 0) - variant["CurrentInstanceCount"]
             if growth > 0:
                 self.context.check_limit("Endpoint", {variant["InstanceType"]: growth})
-        self._begin(name, "Updating", wanted=lambda _: {"desired": desired})
+
+        def wanted(record):
+            for item in desired:
+                variant = next(
+                    v for v in record["ProductionVariants"] if v["VariantName"] == item["VariantName"]
+                )
+                variant |= {name: value for name, value in item.items() if name != "VariantName"}
+            return {"desired": desired}
+
+        self._begin(name, "Updating", wanted=wanted)
         self._spawn(self._take_up, name)
         return {"EndpointArn": record["EndpointArn"]}
 
     def delete(self, request: dict) -> dict:
         name = request["EndpointName"]
         self._begin(name, "Deleting", ("InService", "Failed"))
+        self.scaling.forget(name)
         self._spawn(self._delete, name, self._fleets.pop(name.lower(), None))
         return {}
 
@@ -278,6 +290,7 @@ class Hosting:
                 self._queue(record["Endpoint"]).take_up(record["Id"])
             else:
                 asynchronous.abandon(self.context, record)
+        self.scaling.ready = True
 
     def _begin(
         self, name: str, status: str, allowed: tuple = ("InService",), wanted: Callable | None = None
@@ -388,6 +401,8 @@ class Hosting:
         def change(record):
             record |= {"EndpointStatus": status, "FailureReason": reason[:1024]}
             record.pop(WANTED, None)
+            if status == "InService":
+                record |= self._fleets[name.lower()].summary()
 
         if not self.context.engine.closed:  # else it is as it was, for the next start
             self.context.store.update("Endpoint", name, change)

@@ -9,24 +9,26 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context
 
-FLUSH_SECONDS = 1  # AWS publishes each minute
-VALUES = 150  # distinct values that one datum may hold
+from .scaling import MINUTE, Scaling
+
 DATA = 1000  # that one call may carry
 CSV, JSON = "CsvContentTypes", "JsonContentTypes"
 
 
 class Monitoring:
-    """Collects in memory, publishes from a thread of its own, so that no invocation waits for it."""
+    """Collects in memory, publishes from a thread of its own, so that no invocation waits for it.
 
-    def __init__(self, context: Context):
-        self._context = context
+    What is published has the time at which its minute began, as CloudWatch tells it. Then `scaling` looks at it.
+    """
+
+    def __init__(self, context: Context, scaling: Scaling):
+        self._context, self._scaling = context, scaling
         self._lock = threading.Lock()
         self._metrics: dict[tuple, collections.Counter] = collections.defaultdict(collections.Counter)
         self._captured: dict[str, list[str]] = collections.defaultdict(list)
@@ -84,18 +86,25 @@ class Monitoring:
         """Publish what is left."""
         self._closing.set()
         self._thread.join()  # without a bound: what it does between two looks needs no network
-        self._flush()
+        self._flush(time.time())
 
     def _run(self):
-        while not self._closing.wait(FLUSH_SECONDS):
-            self._flush()
+        end = time.time() // MINUTE * MINUTE + MINUTE
+        while not self._closing.wait(max(0, end - time.time())):
+            self._flush(end - MINUTE)
+            self._scaling.look(end)
+            end = max(end, time.time() // MINUTE * MINUTE) + MINUTE
 
-    def _flush(self):
+    def _flush(self, began: float):
         with self._lock:
             metrics, self._metrics = self._metrics, collections.defaultdict(collections.Counter)
             captured, self._captured = self._captured, collections.defaultdict(list)
+        for endpoint, variant in self._scaling.above_minimum():  # nobody asked it: its alarm is to know
+            metrics.setdefault(
+                (endpoint, variant, "InvocationsPerInstance", "None"), collections.Counter([0])
+            )
         try:
-            data = [datum for key, counts in metrics.items() for datum in _data(*key, list(counts.items()))]
+            data = [_datum(*key, counts, began) for key, counts in metrics.items()]
             for start in range(0, len(data), DATA):  # in one call, so that a reader sees them together
                 self._context.cloudwatch.put_metric_data(
                     Namespace="AWS/SageMaker", MetricData=data[start : start + DATA]
@@ -110,19 +119,23 @@ class Monitoring:
             print(f"localaws: metrics or captured data lost: {error}", file=sys.stderr)
 
 
-def _data(endpoint: str, variant: str, name: str, unit: str, counts: list[tuple]) -> Iterator[dict]:
-    """MetricData of one metric: its values, each with how often it came."""
+def _datum(endpoint: str, variant: str, name: str, unit: str, counts: collections.Counter, at: float) -> dict:
+    """MetricData of one metric, of which `counts` has how often each value came, as statistics: moto keeps, and goes
+    through, one datum for all of them, not one for each request."""
     dimensions = [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": variant}]
-    for start in range(0, len(counts), VALUES):
-        values, times = zip(*counts[start : start + VALUES], strict=True)
-        yield {
-            "MetricName": name,
-            "Dimensions": dimensions,
-            "Timestamp": time.time(),
-            "Values": values,
-            "Counts": times,
-            "Unit": unit,
-        }
+    statistics = {
+        "SampleCount": counts.total(),
+        "Sum": sum(value * count for value, count in counts.items()),
+        "Minimum": min(counts),
+        "Maximum": max(counts),
+    }
+    return {
+        "MetricName": name,
+        "Dimensions": dimensions,
+        "Timestamp": at,
+        "StatisticValues": statistics,
+        "Unit": unit,
+    }
 
 
 def _encode(content_type: str, body: bytes, types: dict) -> tuple[str, str]:
