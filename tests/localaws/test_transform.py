@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import tracemalloc
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -217,7 +218,7 @@ def test_an_object_is_streamed_not_held(tmp_path):
 
 def test_a_record_without_an_end_is_too_large_before_it_is_read(account, model):
     made = request(account, model, b"1,2\n" + b"x" * (3 << 20), MaxPayloadInMB=1)
-    assert run(account, made)["FailureReason"] == "ClientError: See job logs for more information"
+    assert run(account, made)["FailureReason"].startswith("ClientError: See job logs for more information")
     where = (
         f"[sagemaker logs]: {account.bucket}/{made['TransformJobName']}/in.csv: ClientError: RecordTooLarge"
     )
@@ -234,23 +235,49 @@ def test_a_chunked_body_where_the_payload_is_unbounded(account, model):
 
 def test_a_bad_record_fails_its_object_and_the_job_but_not_the_others(account, model):
     made = request(account, model, {"good.csv": "1\n", "poor.csv": "1\nbad\n", "zz.csv": "2\n"})
+    made["TransformResources"]["InstanceCount"] = 3
     job = run(account, made)
-    assert (job["TransformJobStatus"], job["FailureReason"]) == (
-        "Failed",
-        "ClientError: See job logs for more information",
+    assert job["TransformJobStatus"] == "Failed"
+    poor = f"{account.bucket}/{made['TransformJobName']}/poor.csv"
+    found = re.fullmatch(
+        f"ClientError: See job logs for more information: {poor} on instance (i-[0-9a-f]+)",
+        job["FailureReason"],
     )
+    assert found, job["FailureReason"]
     assert output(account, made, "good.csv") == output(account, made, "zz.csv") == b"1,1\n"
     with pytest.raises(account.s3.exceptions.NoSuchKey):
         output(account, made, "poor.csv")
-    lines = account.lines(GROUP, made["TransformJobName"])
-    where = f"[sagemaker logs]: {account.bucket}/{made['TransformJobName']}/poor.csv"
-    assert f"{where}: ClientError: 400" in lines
-    assert f"{where}: Message: a bad record" in lines
+    lines = account.lines(GROUP, f"{made['TransformJobName']}/{found[1]}/data-log")
+    assert f"[sagemaker logs]: {poor}: ClientError: 400" in lines
+    assert f"[sagemaker logs]: {poor}: Message: a bad record" in lines
+
+
+def test_the_files_are_shared_out_among_instances_at_work_at_once(account, model, tmp_path):
+    """Each takes one file at a time: what three files wait for together is three instances."""
+    whole = {"SplitType": "None"}
+    data = {f"{number}.txt": f"hold {tmp_path}" for number in range(3)}
+    made = request(account, model, data, TransformInput=whole, TransformResources={"InstanceCount": 3})
+    account.sagemaker.create_transform_job(**made)
+    wait_until(lambda: tiny.held(tmp_path) == 3)
+    (tmp_path / "go").touch()
+    assert finish(account, made["TransformJobName"])["TransformJobStatus"] == "Completed"
+    assert b"3" in [output(account, made, key).strip() for key in data]
+
+
+def test_several_instances_answer_what_one_does(account, model):
+    data = {f"{number}.csv": "1,2\n" * number for number in range(1, 6)}
+    answers = []
+    for count in (1, 2, 9):  # 9: more than there are files
+        made = request(account, model, data, TransformResources={"InstanceCount": count})
+        assert run(account, made)["TransformJobStatus"] == "Completed"
+        answers.append({key: output(account, made, key) for key in data})
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0]["5.csv"] == b"2,5\n" * 5
 
 
 def test_a_server_error_is_the_algorithms(account, model):
     made = request(account, model, "status 500", ModelClientConfig={"InvocationsMaxRetries": 1})
-    assert run(account, made)["FailureReason"] == "AlgorithmError: See job logs for more information"
+    assert run(account, made)["FailureReason"].startswith("AlgorithmError: See job logs for more information")
 
 
 def test_a_container_that_does_not_serve(account):
@@ -262,7 +289,7 @@ def test_a_container_that_does_not_serve(account):
 
 def test_a_join_of_unequal_counts_is_refused(account, model):
     made = request(account, model, "short\n2\n", DataProcessing={"JoinSource": "Input"})
-    assert run(account, made)["FailureReason"] == "ClientError: See job logs for more information"
+    assert run(account, made)["FailureReason"].startswith("ClientError: See job logs for more information")
     told = "mismatched line count between the input and the output (2 and 1)"
     assert any(told in line for line in account.lines(GROUP, made["TransformJobName"]))
 

@@ -17,7 +17,7 @@ from localaws.sagemaker.validation import service_model, validate
 from localaws.state import locate
 
 from . import asynchronous
-from .instances import Instance, ServeError, container_definition
+from .instances import Instance, ServeError, container_definition, stop_all
 from .monitoring import Monitoring
 from .scaling import Scaling
 
@@ -183,12 +183,6 @@ class Fleet:
 
     def stop(self, drain: float = 0) -> None:
         stop_all([instance for variant in self.variants.values() for instance in variant.instances], drain)
-
-
-def stop_all(instances: list[Instance], drain: float) -> None:
-    if instances:
-        with ThreadPoolExecutor(len(instances)) as pool:
-            list(pool.map(lambda instance: instance.stop(drain), instances))
 
 
 class Hosting:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -213,6 +214,13 @@ class Instance:
 
     def _say(self, text):
         self._log.write(f"[localaws] {text}")
+
+
+def stop_all(instances: list[Instance], drain: float = 0) -> None:
+    """Stop instances at once, each as its `stop` does."""
+    if instances:
+        with ThreadPoolExecutor(len(instances)) as pool:
+            list(pool.map(lambda instance: instance.stop(drain), instances))
 
 
 def _free_port() -> int:

@@ -19,7 +19,7 @@ from localaws.engines.logs import LogStream
 from localaws.errors import Invalid
 from localaws.sagemaker import storage
 from localaws.sagemaker.context import Context
-from localaws.sagemaker.hosting.instances import Instance, ServeError, container_definition
+from localaws.sagemaker.hosting.instances import Instance, ServeError, container_definition, stop_all
 
 from .jobs import Job, JobError, Jobs, recorded
 from .records import Filter, RecordError, decode, encode, join, record_format
@@ -140,23 +140,23 @@ class _Job(Job):
     def execute(self) -> str:
         self.context.store.update("TransformJob", self.name, TransformStartTime=time.time())
         try:
-            sides = self._transform_all()
+            failures = self._transform_all()
         except ServeError as error:
             if not self.stop_requested.is_set():
                 message = f"AlgorithmError: the model's container did not come to serve: {error}"
                 raise JobError(message) from error
         finally:
-            for instance in self._instances:
-                instance.stop()
+            stop_all(self._instances)
         if self.stop_requested.is_set():
             return "Stopped"
-        if sides:
-            side = "ClientError" if "ClientError" in sides else "AlgorithmError"
-            raise JobError(f"{side}: See job logs for more information")
+        if failures:
+            side, where = max(failures, key=lambda failure: failure[0] == "ClientError")
+            raise JobError(f"{side}: See job logs for more information: {where}")
         return "Completed"
 
-    def _transform_all(self) -> list[str]:
-        """Start the instances and transform every object with them; the sides to blame for failures."""
+    def _transform_all(self) -> list[tuple[str, str]]:
+        """Start the instances, share the objects out among them and transform all; of failures the side to blame, and
+        which object it was on which instance."""
         request, context, instances = self.record, self.context, self._instances
         source = request["TransformInput"]["DataSource"]["S3DataSource"]
         objects = storage.list_objects(context.s3, source["S3DataType"], source["S3Uri"])
@@ -179,10 +179,10 @@ class _Job(Job):
             instance.wait_healthy(START_SECONDS, self.stop_requested)
         with ThreadPoolExecutor(max(1, len(instances))) as pool:
             shares = [objects[number :: len(instances)] for number in range(len(instances))]
-            return [side for share in pool.map(self._share, instances, shares) for side in share]
+            return [failure for share in pool.map(self._share, instances, shares) for failure in share]
 
-    def _share(self, instance: Instance, objects: list) -> list[str]:
-        """Transform one instance's objects, going on after one that fails; the sides to blame."""
+    def _share(self, instance: Instance, objects: list) -> list[tuple[str, str]]:
+        """Transform one instance's objects, going on after one that fails; what `_transform_all` tells of failures."""
         settings = self._settings(instance)
         log = LogStream(self.context.logs, LOG_GROUP, f"{self.name}/{instance.id}/data-log")
         for line in recorded(self.record) if instance is self._instances[0] else ():
@@ -201,7 +201,7 @@ class _Job(Job):
                     try:
                         self._transform(instance, pool, settings, bucket, key, name)
                     except ObjectError as error:
-                        failures.append(error.side)
+                        failures.append((error.side, f"{bucket}/{key} on instance {instance.id}"))
                         log.write(f"{prefix} {bucket}/{key}: {error.side}: {error.code}")
                         log.write(f"{prefix} {bucket}/{key}: Message: {error}")
         finally:
