@@ -11,8 +11,10 @@ import pytest
 import tiny
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from test_page import state
 from tiny import wait_until
 
+from localaws.prices import PRICES
 from localaws.sagemaker.hosting.scaling import Scaling
 from localaws.state.database import Database
 from localaws.state.store import Store
@@ -160,6 +162,14 @@ def test_an_endpoint_grows_under_load_and_shrinks_after_it_and_loses_no_request(
     up, down = (activity.replace(microsecond=0) for activity in (up, down))
     assert min([value for at, value in by_time if at < up][-3:]) > 1000
     assert max([value for at, value in by_time if at < down][-15:]) < 900
+
+    # What it would have cost is that of one instance, then of three, then of one.
+    told = state(account.aws)
+    (card,) = [card for card in told["endpoints"] if card["name"] == endpoint]
+    shrunk, grown = (activity["EndTime"].timestamp() for activity in activities)
+    seconds = (grown - card["created"]) + 3 * (shrunk - grown) + (told["now"] - shrunk)
+    assert card["cost"] / PRICES["ml.m5.large"] * 3600 == pytest.approx(seconds, rel=0.15)
+    assert card["hourly"] == PRICES["ml.m5.large"]
 
     account.sagemaker.delete_endpoint(EndpointName=endpoint)
     assert endpoint not in str(scaling.describe_scalable_targets(ServiceNamespace="sagemaker"))

@@ -175,7 +175,14 @@ class Console:
         if any("ServerlessConfig" in variant for variant in fleet):
             price["instances"] = "serverless"
         common = _common("Endpoint", "endpoint", record)
-        return {**common, "what": record["EndpointConfigName"], "started": common["created"], **price}
+        seconds = record.get("InstanceSeconds", {}).items()
+        return {
+            **common,
+            "what": record["EndpointConfigName"],
+            "started": record.get("CountedAt", common["created"]),
+            "spent": sum(PRICES.get(kind, 0) * count / 3600 for kind, count in seconds),
+            **price,
+        }
 
     def _model_card(self, _: str, record: dict) -> dict:
         return {**_common("Model", "model", record), "what": container_definition(record)["Image"]}
@@ -249,10 +256,11 @@ def _price(fleet: list[dict]) -> dict:
 
 
 def _cost(card: dict, now: float) -> float | None:
-    """What all of the time costs."""
+    """What all of the time costs: `spent` until it had the instances that it has now, and these since `started`."""
     if card["hourly"] is None:
         return None
-    return card["hourly"] * ((card.get("ended") or now) - card["started"]) / 3600 if card["started"] else 0
+    seconds = (card.get("ended") or now) - card["started"] if card["started"] else 0
+    return card.get("spent", 0) + card["hourly"] * seconds / 3600
 
 
 def as_told(card: dict, now: float) -> dict:

@@ -403,6 +403,7 @@ class Hosting:
 
     def _in_service(self, name: str):
         def change(record):
+            _count_up(record)
             record |= {"EndpointStatus": "InService"} | self._fleets[name.lower()].summary()
             record.pop(WANTED, None)
 
@@ -566,6 +567,15 @@ def _instances(config: dict, counts: dict[str, int] | None = None) -> dict[str, 
             count = (counts or {}).get(variant["VariantName"], variant["InitialInstanceCount"])
             instances[kind] = instances.get(kind, 0) + count
     return instances
+
+
+def _count_up(record: dict) -> None:
+    """Keep, before the instances become others, for how many seconds there was one of each type: it is what costs."""
+    now, spent = time.time(), record.setdefault("InstanceSeconds", {})
+    seconds = now - record.get("CountedAt", record["CreationTime"])
+    for kind, count in record.get("Instances", {}).items():
+        spent[kind] = spent.get(kind, 0) + count * seconds
+    record["CountedAt"] = now
 
 
 def _alarms(deployment: dict) -> list[str]:
