@@ -312,6 +312,12 @@ def test_what_is_suspended_is_not_done(world):
     assert "ALARM" in world.cloudwatch.states.values()
 
 
+def test_a_variant_that_is_scaled_keeps_its_instance_type(account, idle):
+    other = account.config(account.model(), InstanceType="ml.c5.large")
+    with pytest.raises(ClientError, match="DeregisterScalableTarget first"):
+        account.sagemaker.update_endpoint(EndpointName=idle, EndpointConfigName=other)
+
+
 def test_a_policy_is_replaced_suspended_and_deleted(account, scaling, idle):
     cloudwatch = account.aws.client("cloudwatch")
     own = {

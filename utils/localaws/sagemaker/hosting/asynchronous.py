@@ -17,7 +17,7 @@ from localaws.sagemaker.context import Context
 KIND = "AsyncRequest"  # in the store: a request is on disk before it is acknowledged
 CONCURRENT = 4  # requests to an instance at once, unless MaxConcurrentInvocationsPerInstance says else
 TTL_SECONDS = 21_600
-TIMEOUT_SECONDS = 900
+TIMEOUT_SECONDS, LONGEST_SECONDS = 900, 3600  # of a request: where it does not say, and at most
 POLL_SECONDS = 0.05
 
 

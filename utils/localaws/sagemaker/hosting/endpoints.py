@@ -215,6 +215,7 @@ class Hosting:
             if not self._alarm_state(alarm):
                 raise Invalid(f'The CloudWatch alarm "{alarm}" of AutoRollbackConfiguration does not exist.')
         config = self.context.require("EndpointConfig", request["EndpointConfigName"])
+        self.scaling.check_update(self.context.require("Endpoint", name), config)
         self.context.check_limit("Endpoint", _instances(config))  # both fleets are there for a while
 
         def wanted(record):
@@ -374,13 +375,15 @@ class Hosting:
         return fleet
 
     def _rescale(self, name: str, desired: list[dict]):
+        fleet = self._fleets[name.lower()]
+        longest = asynchronous.LONGEST_SECONDS if fleet.queued else INVOCATION_SECONDS
         for item in desired:
-            variant = self._fleets[name.lower()].variants[item["VariantName"]]
+            variant = fleet.variants[item["VariantName"]]
             count = item.get("DesiredInstanceCount", len(variant.instances))
             if count > len(variant.instances):
                 variant.launch(count - len(variant.instances))
             surplus, variant.instances = variant.instances[count:], variant.instances[:count]
-            stop_all(surplus, drain=INVOCATION_SECONDS)
+            stop_all(surplus, drain=longest)
             variant.weight = item.get("DesiredWeight", variant.weight)
         self._in_service(name)
 

@@ -133,6 +133,20 @@ class Scaling:
         }:
             raise Invalid(f'Variant "{found[2]}" is serverless: it has no DesiredInstanceCount to scale.')
 
+    def check_update(self, endpoint: dict, config: dict) -> None:
+        """An update may not change the instance type of a variant that is scaled. Raises Invalid, as AWS does."""
+        types = {
+            variant["VariantName"]: variant.get("InstanceType") for variant in config["ProductionVariants"]
+        }
+        for variant in endpoint.get("ProductionVariants", ()):
+            name = variant["VariantName"]
+            resource = f"endpoint/{endpoint['EndpointName']}/variant/{name}"
+            if self._store.get(KIND, resource) and types.get(name) != variant.get("InstanceType"):
+                raise Invalid(
+                    f'Variant "{name}" is scaled automatically, and the update would change its instance type: call '
+                    "DeregisterScalableTarget first, register it again afterwards."
+                )
+
     def _deregister(self, request: dict) -> dict:
         self._forget(self._require(request["ResourceId"]))
         return {}
