@@ -339,7 +339,10 @@ class Scaling:
         if state != before:
             self._states[alarm] = state
             told = ", ".join(f"{point:g}" for point in known)
-            reason = f"{len(known)} of {len(points)} datapoints are known [{told}]; {side} {threshold:g} is what breaches. {CLOCK}"
+            reason = (
+                f"Of the last {len(points)} minutes {len(known)} have a datapoint [{told}]; one {side} {threshold:g} "
+                f"breaches. {CLOCK}"
+            )
             self._context.cloudwatch.set_alarm_state(AlarmName=alarm, StateValue=state, StateReason=reason)
         return state == "ALARM"
 
@@ -351,9 +354,9 @@ class Scaling:
             done = now == last["Wanted"]
             last |= {
                 "StatusCode": "Successful" if done else "Failed",
-                "StatusMessage": f"There are {now} instances, as desired."
+                "StatusMessage": f"The instance count is {now}, as desired."
                 if done
-                else f"There are {now} instances: DescribeEndpoint and the endpoint's log tell why.",
+                else f"The instance count is {now}: DescribeEndpoint and the endpoint's log tell why.",
                 "EndTime": time.time(),
             }
 
