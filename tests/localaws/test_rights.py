@@ -246,3 +246,27 @@ def test_a_roles_own_keys_are_told_from_the_owners(recording, account, questions
 def test_nothing_is_recorded_unless_it_is_asked_for(localaws):
     localaws.client("s3").list_buckets()
     assert not (localaws.home / "rights.jsonl").exists()
+
+
+def test_what_scales_an_endpoint_is_not_the_execution_roles(account, questions):
+    endpoint, variant = account.endpoint(account.config(account.model())), "variant/v0"
+    scaling = account.aws.client("application-autoscaling")
+    target = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{endpoint}/{variant}",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+    config = {"TargetValue": 1, "PredefinedMetricSpecification": metric}
+    scaling.register_scalable_target(**target, MinCapacity=1, MaxCapacity=2)
+    scaling.put_scaling_policy(
+        **target,
+        PolicyName="p",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration=config,
+    )
+    scaling.delete_scaling_policy(**target, PolicyName="p")
+    account.sagemaker.delete_endpoint(EndpointName=endpoint)
+    asked = {action for one in questions().values() for action, _, _ in one}
+    assert "application-autoscaling:PutScalingPolicy" in asked
+    assert not {action for action in asked if "Alarm" in action}

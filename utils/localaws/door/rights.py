@@ -82,6 +82,8 @@ REGISTRY_ACTIONS = {
     ("DELETE", "_on_manifest"): "BatchDeleteImage",
     ("GET", "_on_tags"): "ListImages",
 }
+# What Application Auto Scaling asks of CloudWatch, by a role of its own that AWS makes.
+OF_SCALING = {"PutMetricAlarm", "DeleteAlarms", "SetAlarmState", "GetMetricStatistics"}
 OF_STREAMS = {"CreateLogStream", "DeleteLogStream", "GetLogEvents", "PutLogEvents"}
 
 Question = tuple[str, str, dict]  # action, resource, condition keys
@@ -113,7 +115,7 @@ class Rights:
             own = request.environ.get(calls.OWN)
             if not own:
                 self._write(_caller(identity), questions)
-            elif own == calls.JOBS and service != "iam":
+            elif own == calls.JOBS and service != "iam" and operation not in OF_SCALING:
                 self._write(SAGEMAKER, questions)
             if own != calls.PAGE and operation == "SimulatePrincipalPolicy":
                 self._write(*_simulated(request))
