@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from test_page import state
 from tiny import wait_until
 
+from localaws.errors import AwsError
 from localaws.prices import PRICES
 from localaws.sagemaker.hosting.scaling import Scaling
 from localaws.state.database import Database
@@ -299,6 +300,20 @@ def test_nothing_is_done_again_within_its_cooldown(world):
     )
     assert [one["StatusCode"] for one in told["ScalingActivities"]] == ["InProgress", "Successful"]
     assert told["NextToken"] == "2"
+
+
+def test_what_cannot_be_done_is_told_and_not_tried_again_at_once(world):
+    def refuse(request):
+        raise AwsError("ResourceLimitExceeded", "There are 20 already.")
+
+    world.scaling._resize = refuse
+    world.scaling.handle("RegisterScalableTarget", of("e") | {"MinCapacity": 3})
+    world.scaling.look(time.time() // 1)
+    world.scaling.look(time.time() // 1)
+    told = world.scaling.handle("DescribeScalingActivities", {"ServiceNamespace": "sagemaker"})
+    (activity,) = told["ScalingActivities"]
+    assert (activity["StatusCode"], activity["Cause"]) == ("Failed", "minimum capacity was set to 3")
+    assert activity["StatusMessage"].endswith("There are 20 already.")
 
 
 def test_what_is_suspended_is_not_done(world):

@@ -21,7 +21,10 @@ CLOCK = (
     f"A minute of metrics, alarms and cooldowns lasts {MINUTE} s here; sums are told as of 60 s, so that a target value "
     "means what it does on AWS."
 )
-ZERO = "Of a variant that nobody asks zeros are published until it has shrunk to its MinCapacity."
+ZERO = (
+    "Of a variant that nobody asks zeros are published until it has shrunk to its MinCapacity. Activities are kept as "
+    "long as their target."
+)
 SERVICE, NAMESPACE = "application-autoscaling", "sagemaker"
 TARGET_PREFIX = "AnyScaleFrontendService"  # in X-Amz-Target
 DIMENSION = "sagemaker:variant:DesiredInstanceCount"
@@ -164,7 +167,7 @@ class Scaling:
 
     def _put_policy(self, request: dict) -> dict:
         resource, name, region = request["ResourceId"], request["PolicyName"], self._context.region
-        target = self._require(resource, "ObjectNotFoundException")
+        target = self._require(resource)
         old = target["Policies"].get(name)
         if "PolicyType" not in request and not old:
             raise Invalid("PolicyType is required for a new policy: TargetTrackingScaling.")
@@ -220,10 +223,10 @@ class Scaling:
         names = [alarm["AlarmName"] for alarm in policy["Alarms"]]
         self._context.cloudwatch.delete_alarms(AlarmNames=names)
 
-    def _require(self, resource: str, code: str = "ObjectNotFoundException") -> dict:
+    def _require(self, resource: str) -> dict:
         if target := self._store.get(KIND, resource):
             return target
-        raise AwsError(code, f"No scalable target registered for {_spelt(resource)}")
+        raise AwsError("ObjectNotFoundException", f"No scalable target registered for {_spelt(resource)}")
 
     def _described(self, request: dict) -> list[dict]:
         wanted = request.get("ResourceIds") or [request[name] for name in ("ResourceId",) if name in request]
@@ -245,10 +248,15 @@ class Scaling:
         return _page("ScalingActivities", every, request)
 
     def above_minimum(self) -> list[tuple[str, str]]:
-        """The endpoints and variants that could be scaled in: SageMaker publishes a zero of one that nobody asks."""
+        """The endpoints and variants that a policy would scale in: SageMaker publishes a zero of one that nobody asks."""
         found = []
         for target in self._store.view(KIND).values() if self.ready else ():
             endpoint, variant = RESOURCE.fullmatch(target["ResourceId"]).groups()
+            tracking = [policy[_TRACKING] for policy in target["Policies"].values()]
+            if not any(
+                "PredefinedMetricSpecification" in one and not one.get("DisableScaleIn") for one in tracking
+            ):
+                continue  # zeros would be published for ever
             if (self._instances(endpoint, variant) or 0) > target["MinCapacity"]:
                 found.append((endpoint, variant))
         return found
@@ -281,17 +289,17 @@ class Scaling:
         # The policy that asks for most has its way.
         wanted, cause, cooldowns = max(votes, key=lambda vote: vote[0], default=(now, "", {}))
         wanted = min(max(wanted, low), high)
-        if now < low or now > high:
-            cause = (
-                f"{'minimum' if now < low else 'maximum'} capacity was set to {low if now < low else high}"
-            )
-            cooldowns = {}
+        for name, bound, is_beyond in (("minimum", low, now < low), ("maximum", high, now > high)):
+            if is_beyond and wanted == bound:
+                cause, cooldowns = f"{name} capacity was set to {bound}", {}
         way = "Out" if wanted > now else "In"
         if wanted == now or suspended[f"DynamicScaling{way}Suspended"]:
             return
         last = target["Activities"][-1] if target["Activities"] else None
-        cooldown = cooldowns.get(f"Scale{way}Cooldown", 0) * MINUTE / 60
-        if not last or last["Way"] != way or time.time() >= last["EndTime"] + cooldown:
+        cooldown = cooldowns.get(f"Scale{way}Cooldown", 0)
+        if last and last["StatusCode"] == "Failed":
+            cooldown = max(cooldown, COOLDOWN)
+        if not last or last["Way"] != way or time.time() >= last["EndTime"] + cooldown * MINUTE / 60:
             self._scale(target, wanted, way, cause)
 
     def _vote(self, policy: dict, now: int, end: float) -> tuple[int, str, dict] | None:
