@@ -83,6 +83,18 @@ def bare(home: Path) -> LocalAws:
     )
 
 
+@pytest.fixture(scope="session")
+def kernel():
+    """One that gives everybody name spaces."""
+    if sys.platform != "linux":
+        pytest.skip("name spaces are Linux'")
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        assert "CI" not in os.environ, (
+            "CI must run them: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+        )
+        pytest.skip("the kernel refuses name spaces")
+
+
 @pytest.fixture
 def fresh(tmp_path):
     """A localaws of the test's own, not started yet; whatever of it runs is stopped after the test."""

@@ -62,18 +62,6 @@ int main(int count, char **arguments) {
 
 
 @pytest.fixture(scope="module")
-def kernel():
-    """One that gives everybody name spaces."""
-    if sys.platform != "linux":
-        pytest.skip("name spaces are Linux'")
-    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        assert "CI" not in os.environ, (
-            "CI must run them: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-        )
-        pytest.skip("the kernel refuses name spaces")
-
-
-@pytest.fixture(scope="module")
 def account(kernel, localaws, tmp_path_factory):
     return tiny.account(localaws, tmp_path_factory.mktemp("images"))
 

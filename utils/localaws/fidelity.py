@@ -10,7 +10,8 @@ from pathlib import Path
 from botocore import xform_name
 
 from localaws.door import proxy, server
-from localaws.engines import process
+from localaws.engines import docker, process
+from localaws.engines.network import ADDRESSES, INTERFACE
 from localaws.images.registry import ALGORITHMS
 from localaws.moto import gaps, notices, workflows
 from localaws.moto.backend import PASSING, answered, service_model
@@ -157,7 +158,8 @@ def _runtime() -> Iterator[str]:
 
 def _engines() -> Iterator[str]:
     yield "## How an image is run without Docker: what the first line of its log says\n"
-    yield f"- Built by `python -m {process.BUILDER}`, or with its lock files: {_said(process.ISOLATION_NOTICE)}"
+    ours = f"Built by `python -m {process.BUILDER}`, or with its lock files"
+    yield f"- {ours}: {_said(process.ISOLATION_NOTICE)}"
     for what, root, network in (
         ("with an operating system, training", process.ITS_ROOT, "host"),
         ("without one, serving", process.NO_ROOT, "served"),
@@ -165,7 +167,19 @@ def _engines() -> Iterator[str]:
     ):
         notice = process.IN_NAMESPACES.format(root=root, network=process.NETWORKS[network])
         yield f"- Any other image, {what}: {_said(notice)}"
-    yield "\nENTRYPOINT, ENV, WORKDIR and USER are the image's, and `train` or `serve` is its argument, as with Docker.\n"
+    joined = process.JOINED_NOTICE.format(network=process.NETWORKS["joined"])
+    yield f"- {ours}, on several hosts (`InstanceCount`): {_said(joined)}"
+    for what, network in (("", "joined"), (", with EnableNetworkIsolation", "apart")):
+        yield f"- Any other image, on several hosts{what}: as above, and: “{process.NETWORKS[network]}”"
+    yield (
+        f"\nA host's network has `{INTERFACE}` and `lo`; the hosts' `{INTERFACE}` are ports of a bridge, all of it in "
+        f"network name spaces ({ADDRESSES}) that are gone with the job, whatever ends it. Where there are none, on macOS "
+        "or where the kernel refuses them, a job on several hosts fails and says why.\n"
+    )
+    yield "ENTRYPOINT, ENV, WORKDIR and USER are the image's, and `train` or `serve` is its argument, as with Docker.\n"
+    yield "## Several hosts with Docker\n"
+    joined = docker.JOINED_NOTICE.format("").partition("docker. ")[2]
+    yield f"“{joined}” An image without an operating system has processes for hosts, as above.\n"
 
 
 def _said(notice: str) -> str:

@@ -9,18 +9,15 @@ A container reaches other containers and the internet, but not localaws itself, 
 """
 
 import functools
-import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -32,9 +29,14 @@ from localaws.images.registry import repository
 from localaws.state import locate, processes
 from localaws.state.processes import write_json
 
+from .network import INTERFACE
 from .process import Container, ProcessEngine, Spec, StartError, Unpacked, built_here
 
 LABEL = "localaws.home"
+JOINED_NOTICE = (
+    "[localaws] engine: docker. The job's hosts are containers on a network of the job's own, by which they reach each "
+    "other by name{}."
+)
 PORT = 8080  # SageMaker's, inside a container
 ENGINES = ("docker", "process")
 PATIENCE = 30  # seconds for what the engine answers at once; a pull may take minutes
@@ -138,12 +140,10 @@ class DockerContainer(Container):
         if _docker("kill", self.name, check=False).returncode:
             self._process.kill()  # it is not there yet, or its engine does not answer
 
-    def _reap(self):
-        self._process.wait()  # without a bound, as above
+    def _clean(self):
         state = _docker("inspect", "--format", "{{.State.OOMKilled}}", self.name, check=False)
         self.out_of_memory = state.stdout.strip() == "true"
         self._cleanup()
-        super()._reap()
 
 
 class DockerEngine(ProcessEngine):
@@ -155,8 +155,6 @@ class DockerEngine(ProcessEngine):
         super().__init__(home, environment)
         (home / "docker").mkdir(exist_ok=True)
         self._host = urlsplit(endpoint_url).netloc
-        self._networks: Counter[str] = Counter()  # containers that use it
-        self._lock = threading.Lock()
         about = _docker("info", "--format", "{{.OperatingSystem}} {{.SecurityOptions}}", check=False).stdout
         # Docker Desktop's containers are in a machine of their own, a rootless engine's on a network of its own.
         self._direct = sys.platform == "linux" and "Docker Desktop" not in about and "rootless" not in about
@@ -199,13 +197,13 @@ class DockerEngine(ProcessEngine):
         # An image's own user is none of this machine's.
         for path in (spec.base_dir, *spec.base_dir.rglob("*")):
             path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
-        host, hosts = _hosts(spec.base_dir)
+        host = _host(spec.base_dir)
         command = ["docker", "run", "--name", name, "--label", f"{LABEL}={self._home}", "--label"]
         command += [f"localaws.what={spec.what}", "--log-driver=none"]
         command += _serverless(spec.serverless_mb) if spec.serverless_mb else _limits(spec.instance_type)
         region = {"AWS_REGION": locate.REGION, "AWS_DEFAULT_REGION": locate.REGION}
         environment = region | spec.environment
-        network, serves = "", spec.command == "serve"
+        serves = spec.command == "serve"
         if serves:
             port = environment.pop("SAGEMAKER_BIND_TO_PORT", "")
             command += [_mount(spec.base_dir / "model", "/opt/ml/model") + ",readonly"]
@@ -219,10 +217,11 @@ class DockerEngine(ProcessEngine):
         else:
             command += [_mount(spec.base_dir, "/opt/ml")]
             command += [f"--hostname={host}"] if host else []
-        if len(hosts) > 1 or (serves and spec.isolated):
-            one = spec.base_dir.parent
-            network = self._join(one if serves else one.parent, spec.isolated)
-            command += [f"--network={network}"]
+        if spec.network:
+            on_line(JOINED_NOTICE.format(", and nobody else" if spec.isolated else ""))
+        own = _Network(self._home, isolated=True) if serves and spec.isolated else None
+        if network := own or spec.network:
+            command += [f"--network={network.name}"]
             command += [f"--network-alias={host}"] if host else []
             # Nobody answers there. Docker's own name server would ask the world, even for a network without a way out.
             command += ["--dns=0.0.0.0"] if spec.isolated else []
@@ -247,8 +246,8 @@ class DockerEngine(ProcessEngine):
                 ]
                 _docker(*helper, spec.image, "-R", owner, "/opt/ml", check=False)
             _docker("rm", "--force", "--volumes", name, check=False)
-            if network:
-                self._leave(network)
+            if own:
+                own.close()
 
         process = subprocess.Popen(
             [*command, spec.image, *line],
@@ -261,29 +260,32 @@ class DockerEngine(ProcessEngine):
         ended, published = functools.partial(self._ended, on_exit=on_exit), not (serves and spec.isolated)
         return self._keep(DockerContainer(process, self._home, on_line, ended, name, published, cleanup))
 
-    def _join(self, folder: Path, isolated: bool) -> str:
-        """The network of a job's hosts, or of an isolated server, made for the first of them; with no way out of it."""
-        network = "localaws-" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-        with self._lock:
-            if not self._networks[network]:
-                internal = ["--internal"] if isolated else []
-                _docker("network", "create", *internal, "--label", f"{LABEL}={self._home}", network)
-            self._networks[network] += 1
-        return network
+    def new_network(self, spec: Spec, hosts: list[str]):
+        """A network of the engine's, or what processes have."""
+        if isinstance(spec.image, Unpacked):
+            return super().new_network(spec, hosts)
+        return _Network(self._home, spec.isolated)
 
-    def _leave(self, network: str) -> None:
-        with self._lock:
-            self._networks[network] -= 1
-            if not self._networks[network]:
-                _docker("network", "rm", network, check=False)
+
+class _Network:
+    """A network of a job's hosts, or of an isolated server; with no way out of it where it is isolated."""
+
+    def __init__(self, home: Path, isolated: bool):
+        self.name = f"localaws-{uuid.uuid4().hex[:16]}"
+        internal = ["--internal"] if isolated else []
+        _docker("network", "create", *internal, "--label", f"{LABEL}={home}", self.name)
+
+    def close(self) -> None:
+        """Remove it; no container may be left in it."""
+        _docker("network", "rm", self.name, check=False)
 
 
 def _mount(source: Path, target: str) -> str:
     return f"--mount=type=bind,source={source},target={target}"
 
 
-def _hosts(base_dir: Path) -> tuple[str, list[str]]:
-    """This host's name and all hosts' of a training job; corrects the interface's name, which differs by engine."""
+def _host(base_dir: Path) -> str:
+    """The name of a job's host, "" for a server; corrects the interface's name, which differs by engine."""
     # A training job's, or a processing job's.
     for file in (
         base_dir / "input" / "config" / "resourceconfig.json",
@@ -292,9 +294,9 @@ def _hosts(base_dir: Path) -> tuple[str, list[str]]:
         with suppress(FileNotFoundError):
             config = json.loads(file.read_text())
             if "network_interface_name" in config:
-                write_json(file, config | {"network_interface_name": "eth0"})
-            return config["current_host"], config["hosts"]
-    return "", []
+                write_json(file, config | {"network_interface_name": INTERFACE})
+            return config["current_host"]
+    return ""
 
 
 def _serverless(megabytes: int) -> list[str]:

@@ -24,17 +24,18 @@ BETWEEN_ROUNDS = 0.01  # seconds; each round ends what the one before has made t
 
 def main() -> None:
     """Run the program that the command line names."""
+    keep(spawn)
 
-    def start() -> int:
-        return os.posix_spawn(
-            sys.argv[1],
-            sys.argv[1:],
-            os.environ,
-            setpgroup=0,  # a signal to its own group does not reach the keeper
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
-        )
 
-    keep(start)
+def spawn() -> int:
+    """Start the program that the command line names; its pid. Raises OSError."""
+    return os.posix_spawn(
+        sys.argv[1],
+        sys.argv[1:],
+        os.environ,
+        setpgroup=0,  # a signal to its own group does not reach the keeper
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+    )
 
 
 def keep(start: Callable[[], int]) -> None:

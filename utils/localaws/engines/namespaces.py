@@ -11,10 +11,8 @@ this machine's folders are there, read-only, with the image's laid over them and
 man 7 user_namespaces, pid_namespaces, capabilities; man 2 pivot_root, mount_setattr, seccomp.
 """
 
-import asyncio
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -25,23 +23,31 @@ import struct
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import keeper
+from . import keeper, network
+from .kernel import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_REC,
+    NEWIPC,
+    NEWNET,
+    NEWNS,
+    NEWPID,
+    NEWUSER,
+    NEWUTS,
+    PR_SET_PDEATHSIG,
+    call,
+    libc,
+    map_user,
+    mount,
+)
 
 PORT = 8080  # SageMaker's
-NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
-    0x20000,
-    0x4000000,
-    0x8000000,
-    0x10000000,
-    0x20000000,
-    0x40000000,
-)
-MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = (
     442,
@@ -49,8 +55,7 @@ SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = (
     0x8000,
     1,
 )  # the same on all processors
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 23, 24, 38
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 22, 23, 24, 38
 # Docker's: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot,
 # mknod, audit_write, setfcap.
 CAPABILITIES = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}
@@ -66,8 +71,6 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 WRITABLE = ("/var/log", "/var/lib/nginx", "/var/tmp", "/var/cache/nginx")
 OLD = ".localaws-machine"
 
-libc = ctypes.CDLL(None, use_errno=True)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -76,6 +79,7 @@ class Plan:
     `image`: the unpacked image; `whole`: it has an operating system. `place`: an empty folder. `ml`: what of this
     machine is bound where, `read_only` which of them. `here`: folders of this machine that must be there. `port`: 0 for
     this machine's network, -1 for none but loopback. `door`: localaws' own, 0 for none.
+    `seat`: of a job's host among others, the fields of network.Seat.
     """
 
     image: str
@@ -92,6 +96,7 @@ class Plan:
     hosts: list[str]
     port: int
     door: int
+    seat: dict | None
 
 
 def main() -> None:
@@ -105,36 +110,25 @@ def main() -> None:
 
 def start(plan: Plan) -> int:
     """Start the program; its pid. Raises OSError, whose `filename` is the step that the kernel refused, if it is one."""
-    listener, outside = None, None
+    listener = None
     if plan.port > 0:
         try:
             listener = socket.create_server(("127.0.0.1", plan.port), backlog=512)
         except OSError as error:
             raise OSError(error.errno, error.strerror, f"port {plan.port}") from error
-    if plan.port > 0 and plan.door:
-        outside, theirs = socket.socketpair()
-        _apart(lambda: _relay(socket.socket(fileno=socket.recv_fds(theirs, 1, 1)[1][0]), plan.door))
-        theirs.close()
+    if plan.seat:
+        network.join(network.Seat(**plan.seat))
+    own = NEWNET if plan.port and not plan.seat else 0
     user, group = os.getuid(), os.getgid()
-    network = NEWNET if plan.port else 0
-    _call("unshare", NEWUSER | NEWIPC | NEWUTS | network)
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{plan.user} {user} 1"),
-        ("gid_map", f"{plan.group} {group} 1"),
-    ):
-        Path("/proc/self", name).write_text(text)
-    if network:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    with network.door(plan.door if listener else 0):
+        call("unshare", NEWUSER | NEWIPC | NEWUTS | own)
+        map_user(plan.user, plan.group, user, group)
+        if own:
+            network.bring_up("lo")
     if listener:
-        _apart(lambda: _relay(listener, PORT))
+        network.apart(lambda: network.relay(listener, PORT))
         listener.close()
-    if outside:
-        # A socket stays in the network that it was made in, whoever serves it.
-        with outside, socket.create_server(("127.0.0.1", plan.door), backlog=512) as door:
-            socket.send_fds(outside, [b"1"], [door.fileno()])
-    _call("unshare", NEWPID)  # which is for children alone
+    call("unshare", NEWPID)  # which is for children alone
     source, sink = os.pipe()
     pid = os.fork()
     if not pid:
@@ -159,21 +153,21 @@ def _become(plan: Plan) -> None:
     """Turn this process, the first of its name space, into the program."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setpgid(0, 0)
-    _call("unshare", NEWNS)
-    _mount("none", "/", flags=MS_REC | MS_PRIVATE)
-    _mount("tmpfs", plan.place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+    call("unshare", NEWNS)
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    mount("tmpfs", plan.place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
     os.chdir(plan.place)
     os.mkdir("root")
     if plan.whole:
         _overlay([plan.image], "root", plan.place)
     else:
-        _mount("root", "root", flags=MS_BIND)
+        mount("root", "root", flags=MS_BIND)
     nameservers = ""
     with suppress(OSError):
         nameservers = Path("/etc/resolv.conf").read_text()
     os.mkdir(f"root/{OLD}")
     os.chdir("root")
-    _call("pivot_root", b".", OLD.encode())
+    call("pivot_root", b".", OLD.encode())
     # From here on a link of the image's leads to a place of the image's.
     os.chdir("/")
     if not plan.whole:
@@ -181,7 +175,7 @@ def _become(plan: Plan) -> None:
     _system(plan, nameservers)
     for target, origin in plan.ml.items():
         _bind(f"/{OLD}{origin}", target, target in plan.read_only)
-    _call("umount2", f"/{OLD}".encode(), MNT_DETACH)
+    call("umount2", f"/{OLD}".encode(), MNT_DETACH)
     os.rmdir(f"/{OLD}")
     os.makedirs(plan.folder, exist_ok=True)
     os.chdir(plan.folder)
@@ -221,7 +215,7 @@ def _machine(plan: Plan) -> None:
     for folder in WRITABLE:
         if os.path.isdir(folder):
             inside = [path for path, _, _ in os.walk(folder)]
-            _mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+            mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
             for path in inside:
                 os.makedirs(path, exist_ok=True)
     for path in plan.here:
@@ -243,12 +237,12 @@ def _system(plan: Plan, nameservers: str) -> None:
     """What is in a container beside the image: /proc, /sys, /dev, /tmp, the host's name and the names of others."""
     os.makedirs("/proc", exist_ok=True)
     try:
-        _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
     except OSError:  # a container's own is partly hidden: that one may be bound, but no new one made
         _bind(f"/{OLD}/proc", "/proc")
     _bind(f"/{OLD}/sys", "/sys", read_only=True)
     os.makedirs("/dev", exist_ok=True)
-    _mount("tmpfs", "/dev", "tmpfs", MS_NOSUID, "mode=0755")
+    mount("tmpfs", "/dev", "tmpfs", MS_NOSUID, "mode=0755")
     for name in DEVICES:
         _bind(f"/{OLD}/dev/{name}", f"/dev/{name}")
     for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
@@ -260,10 +254,12 @@ def _system(plan: Plan, nameservers: str) -> None:
     name = plan.hosts[0] if plan.hosts else "localhost"
     socket.sethostname(name)
     if plan.whole:
-        names = " ".join(["localhost", *plan.hosts])
+        names = f"127.0.0.1 {' '.join(['localhost', *plan.hosts])}\n"
+        if plan.seat:
+            names = Path(f"/{OLD}{plan.seat['names']}").read_text()
         os.makedirs("/etc", exist_ok=True)
         for file, text in (
-            ("hosts", f"127.0.0.1 {names}\n"),
+            ("hosts", names),
             ("hostname", f"{name}\n"),
             ("resolv.conf", nameservers),
         ):
@@ -288,47 +284,6 @@ def _own_everything() -> None:
     libc.prctl(PR_SET_SECCOMP, 2, ctypes.create_string_buffer(filter_, len(filter_)), 0, 0)
 
 
-def _apart(work: Callable[[], None]) -> None:
-    """Have a process of its own do something, until the keeper ends."""
-    if os.fork():
-        return
-    try:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nothing, stream)
-        work()
-    finally:
-        os._exit(1)
-
-
-def _relay(listener: socket.socket, port: int) -> None:
-    """Connect whoever comes to `listener`, which is of another network, to a port of this process's network."""
-
-    async def pump(reader, writer):
-        with suppress(OSError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-            writer.write_eof()
-
-    async def connect(reader, writer):
-        try:
-            inner, outer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:  # it does not listen yet
-            writer.transport.abort()
-            return
-        await asyncio.gather(pump(reader, outer), pump(inner, writer))
-        outer.close()
-        writer.close()
-
-    async def serve():
-        async with await asyncio.start_server(connect, sock=listener) as server:
-            await server.serve_forever()
-
-    asyncio.run(serve())
-
-
 def _overlay(lower: list[str], target: str, memory: str) -> None:
     """Lay folders, the first on top, over each other at `target`; what is written there stays in memory."""
     parts = [tempfile.mkdtemp(dir=memory) for _ in ("upper", "work")]
@@ -340,7 +295,7 @@ def _overlay(lower: list[str], target: str, memory: str) -> None:
     before = "" if os.path.isdir("/proc/self") else f"/{OLD}"
     places = ":".join(before + place for place in lowers)
     options = f"lowerdir={places},upperdir={before}{upper},workdir={before}{work},userxattr"
-    _mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, options)
+    mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, options)
     for descriptor in opened:
         os.close(descriptor)
 
@@ -353,23 +308,12 @@ def _bind(source: str, target: str, read_only: bool = False) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with suppress(FileExistsError):
             os.close(os.open(target, os.O_CREAT | os.O_EXCL))
-    _mount(source, target, flags=MS_BIND | MS_REC)
+    mount(source, target, flags=MS_BIND | MS_REC)
     if read_only:
         attributes = struct.pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)
         buffer = ctypes.create_string_buffer(attributes, len(attributes))
         arguments = (AT_FDCWD, os.fsencode(target), AT_RECURSIVE, buffer, ctypes.c_size_t(len(attributes)))
-        _call("syscall", SYS_MOUNT_SETATTR, *arguments, step=f"mount_setattr {target}")
-
-
-def _mount(source: str, target: str, kind: str = "none", flags: int = 0, options: str = "") -> None:
-    arguments = (os.fsencode(source), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags))
-    _call("mount", *arguments, options.encode() or None, step=f"mount {kind} {target}")
-
-
-def _call(name: str, *arguments, step: str = "") -> None:
-    if getattr(libc, name)(*arguments) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), step or name)
+        call("syscall", SYS_MOUNT_SETATTR, *arguments, step=f"mount_setattr {target}")
 
 
 if __name__ == "__main__":

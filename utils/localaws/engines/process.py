@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import functools
 import json
+import math
 import os
 import platform
 import re
@@ -30,7 +31,7 @@ from urllib.parse import urlsplit
 from localaws.images import archive, environments
 from localaws.state import processes
 
-from . import keeper, namespaces
+from . import keeper, namespaces, network
 
 ISOLATION_NOTICE = (
     "[localaws] engine: process. The program runs as an ordinary process of this machine, with your rights: nothing is "
@@ -45,15 +46,23 @@ NO_ROOT = (
     "the image and, read-only, all folders of this machine, as the image brings no operating system; its Python is this "
     "machine's"
 )
+JOINED_NOTICE = (
+    "[localaws] engine: process. The program runs as an ordinary process of this machine, with your rights, on a network "
+    "of Linux name spaces: nothing else is isolated. {network}"
+)
 NETWORKS = {
     "host": "Its network is this machine's.",
     "served": "Its network is loopback alone: localaws reaches its port 8080, and it reaches localaws, and nobody else.",
     "none": "It has no network but loopback.",
+    "joined": "Its network is the job's own, by which its hosts reach each other by name, and localaws, and nobody else.",
+    "apart": "Its network is the job's own, by which its hosts reach each other by name, and nobody else.",
 }
 NEEDS_LINUX = (
     "This image was not made by `python -m localaws build`, or its job names a program of its own: the process engine runs "
     "that in Linux name spaces"
 )
+SEVERAL_HOSTS = "The hosts of a job with an InstanceCount of more than 1 have a network of their own, for which the process engine needs Linux name spaces"
+ONE_HOST = "set InstanceCount to 1, or run an image that Docker has built: "
 INSTALL_DOCKER = "install Docker and start localaws again"
 # What makes the kernel refuse name spaces to a user (file below /proc/sys, its value then) and what mends it.
 REFUSALS = {
@@ -61,6 +70,7 @@ REFUSALS = {
     "kernel/unprivileged_userns_clone": "0",
     "user/max_user_namespaces": "0",
     "user/max_mnt_namespaces": "0",
+    "user/max_net_namespaces": "0",
 }
 CONTAINERS = ("/.dockerenv", "/run/.containerenv")  # Docker's and podman's mark
 # What programs of any kind need of the server's own environment; nothing else of it reaches a container.
@@ -68,7 +78,6 @@ INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER")
 # Docker's, for an image that sets none.
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_LINE = 200_000  # bytes; a CloudWatch event holds 256 KiB
-START_SECONDS = 30  # for a keeper, which takes a hundredth of it, to say whether the program runs
 LAST_LINES_SECONDS = 5  # for what a program has printed last; nobody prints any more, so it is in the pipe
 # By what the kernel says of a program.
 MENDS = {
@@ -178,7 +187,7 @@ class Spec:
 
     `entrypoint` and `arguments` are a job's ContainerEntrypoint and ContainerArguments, as `line` reads them.
     `instance_type`, `isolated` (no network) and `serverless_mb` (memory of a serverless endpoint, which may write to /tmp
-    alone) are kept by the engines that can.
+    alone) are kept by the engines that can. `network` is what the engine has made for a job's hosts, if there are several.
     """
 
     what: str
@@ -191,6 +200,7 @@ class Spec:
     serverless_mb: int = 0
     entrypoint: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
+    network: object = None
 
     @property
     def is_own(self) -> bool:
@@ -220,6 +230,7 @@ class Container:
         self, process: subprocess.Popen, home: Path, on_line: Callable, on_exit: Callable, link=None
     ):
         self.exit_code: int | None = None
+        self.ended_at = math.inf  # seconds, by the monotonic clock
         self._process, self._home, self._link = process, home, link
         self._on_line, self._on_exit = on_line, on_exit
         self._finishing, self._ended = threading.Lock(), threading.Event()
@@ -274,7 +285,13 @@ class Container:
 
     def _reap(self):
         # Without a bound: a program runs as long as it may, and who wants its end calls `kill`, which has one.
-        self._finish(self._process.wait())
+        status = self._process.wait()
+        self.ended_at = time.monotonic()
+        self._clean()
+        self._finish(status)
+
+    def _clean(self):
+        """What an engine has to do itself once the process has ended."""
 
     def _finish(self, status: int):
         with self._finishing:
@@ -336,6 +353,16 @@ class ProcessEngine:
         except ValueError:
             return True  # it cannot be run at all, which a job that tries says
 
+    def new_network(self, spec: Spec, hosts: list[str]):
+        """A network of their own for the hosts of a job, of which `spec` is one; who asked closes it. Raises StartError."""
+        if sys.platform != "linux":
+            raise StartError(f"{SEVERAL_HOSTS}, and this is {platform.system()}: {ONE_HOST}{INSTALL_DOCKER}")
+        try:
+            return network.Network(hosts, spec.base_dir.parents[1] / "hosts")
+        except OSError as error:
+            problem, step = error.errno or errno.EIO, error.filename or "start"
+            raise _refused(SEVERAL_HOSTS, problem, step, ONE_HOST) from error
+
     def _fetch(self, registry, image: str, digest: str, config: dict) -> Unpacked | str:
         how = config.get("config") or {}
         if built_here(config):
@@ -359,13 +386,15 @@ class ProcessEngine:
             raise StartError(problem)
         if self.closed:
             raise StartError("localaws is being stopped")
-        on_line(ISOLATION_NOTICE)
+        seat = self._seat(spec)
+        on_line(JOINED_NOTICE.format(network=NETWORKS["joined"]) if seat else ISOLATION_NOTICE)
+        runner = ["-m", network.__name__, json.dumps(dataclasses.asdict(seat))] if seat else [keeper.__file__]
         path = [folders, str(self._python(spec, on_line).parent), os.environ.get("PATH", os.defpath)]
         link, theirs = socket.socketpair()
         try:
             with theirs:
                 process = subprocess.Popen(
-                    [sys.executable, "-I", keeper.__file__, program],
+                    [sys.executable, "-I", *runner, program],
                     cwd=spec.image.here(spec.image.config.get("WorkingDir") or "/") or spec.image.root,
                     env=inherited
                     | spec.image.environment()
@@ -379,9 +408,14 @@ class ProcessEngine:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    pass_fds=seat.descriptors if seat else (),
                 )
-            link.settimeout(START_SECONDS)
-            if problem := _answer(link)[0]:
+            link.settimeout(network.START_SECONDS)
+            problem, step = _answer(link)
+            if problem and seat and step != str(program):
+                link.close()
+                raise _refused(SEVERAL_HOSTS, problem, step, ONE_HOST)
+            if problem:
                 raise OSError(problem, os.strerror(problem))
         except OSError as error:
             link.close()  # which ends the keeper, if there is one
@@ -410,16 +444,18 @@ class ProcessEngine:
             raise StartError("The image has neither ENTRYPOINT nor CMD: give the job a ContainerEntrypoint")
         user, group, home = image.user()
         environment = image.variables | self._environment | spec.environment
-        port, network, hosts = 0, "host", []
+        port, reach, hosts, seat = 0, "host", [], self._seat(spec)
         bound, read_only = {"/opt/ml": str(spec.base_dir)}, []
         if spec.command == "serve":
-            port, network = int(environment.pop("SAGEMAKER_BIND_TO_PORT")), "served"
+            port, reach = int(environment.pop("SAGEMAKER_BIND_TO_PORT")), "served"
             bound = {"/opt/ml/model": str(spec.base_dir / "model")}
             read_only = list(bound)
         else:
             hosts = _hosts(spec.base_dir)
-            if spec.isolated:
-                port, network = -1, "none"
+            if seat:
+                reach = "apart" if spec.isolated else "joined"
+            elif spec.isolated:
+                port, reach = -1, "none"
         # What the variables for AWS's clients name: profile, certificate. The proxy's key lies beside them.
         files = [file for file in set(self._environment.values()) if file[:1] == "/" and Path(file).is_file()]
         bound |= {file: file for file in files}
@@ -453,11 +489,10 @@ class ProcessEngine:
             group=group,
             hosts=hosts,
             port=port,
-            door=urlsplit(self._environment.get("AWS_ENDPOINT_URL", "")).port or 0,
+            door=self._door,
+            seat=seat and dataclasses.asdict(seat),
         )
-        on_line(
-            IN_NAMESPACES.format(root=ITS_ROOT if image.has_system else NO_ROOT, network=NETWORKS[network])
-        )
+        on_line(IN_NAMESPACES.format(root=ITS_ROOT if image.has_system else NO_ROOT, network=NETWORKS[reach]))
         link, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
@@ -468,9 +503,10 @@ class ProcessEngine:
                 stderr=subprocess.STDOUT,
                 env={"SAGEMAKER_BASE_DIR": str(spec.base_dir)},  # by which processes.py knows it
                 start_new_session=True,
+                pass_fds=seat.descriptors if seat else (),
             )
         try:
-            link.settimeout(START_SECONDS)
+            link.settimeout(network.START_SECONDS)
             link.sendall(json.dumps(dataclasses.asdict(plan)).encode() + b"\n")
             problem, step = _answer(link)
         except OSError as error:
@@ -483,6 +519,16 @@ class ProcessEngine:
         processes.record(self._home, process.pid, spec.what, spec.base_dir)
         ended = functools.partial(self._ended, on_exit=on_exit)
         return self._keep(WholeContainer(process, self._home, on_line, ended, link))
+
+    @property
+    def _door(self) -> int:
+        """The port of localaws itself; 0 for an engine that stands alone."""
+        return urlsplit(self._environment.get("AWS_ENDPOINT_URL", "")).port or 0
+
+    def _seat(self, spec: Spec) -> network.Seat | None:
+        """Where a job's host is in the network of all its hosts, if there are several."""
+        door = 0 if spec.isolated else self._door
+        return spec.network and spec.network.seat(_hosts(spec.base_dir)[0], door)
 
     def _python(self, spec: Spec, on_line: Callable[[str], None]) -> Path:
         """The Python of an image's programs: of its own environment, where it has lock files, else this machine's."""
@@ -553,6 +599,11 @@ def _refusal(problem: int, step: str, image: Unpacked) -> StartError:
         )
     if step.startswith("/") and not step.startswith("/proc/self/"):
         return StartError(f"The image cannot be run: {step} in it: {cause}")
+    return _refused(NEEDS_LINUX, problem, step)
+
+
+def _refused(need: str, problem: int, step: str, or_else: str = "") -> StartError:
+    """That the kernel does not do what is needed, and what would have it do that."""
     mends = []
     for name, refusing in REFUSALS.items():
         with suppress(OSError):
@@ -561,8 +612,9 @@ def _refusal(problem: int, step: str, image: Unpacked) -> StartError:
                 mends.append(f"sudo sysctl -w {name.replace('/', '.')}={allowing}, or")
     if problem == errno.EPERM and not mends and any(map(os.path.exists, CONTAINERS)):
         mends.append("start the container that localaws runs in with --security-opt seccomp=unconfined, or")
+    mend = " ".join([*mends, or_else + INSTALL_DOCKER])
     return StartError(
-        f"{NEEDS_LINUX}, and the kernel refuses them here ({step}: {cause}): {' '.join([*mends, INSTALL_DOCKER])}"
+        f"{need}, and the kernel refuses them here ({step}: {os.strerror(problem).lower()}): {mend}"
     )
 
 

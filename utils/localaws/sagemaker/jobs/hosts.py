@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -75,7 +76,7 @@ class HostsJob(Job):
         `told`: its log is to say what is recorded alone. `beside` gives what works beside the hosts and is closed after
         them, `lost` says, of the seconds and of that, when the instances are taken away.
         """
-        epoch, streams, parts = int(time.time() * 1000), {}, []
+        epoch, streams, parts, network = int(time.time() * 1000), {}, [], None
         self._containers.clear()
         try:
             for host in self._hosts:
@@ -84,8 +85,11 @@ class HostsJob(Job):
             for line in recorded(self.record) if told else ():
                 streams[self._hosts[0]].write(line)
             parts += beside(streams)
+            if len(self._hosts) > 1:
+                network = self.context.engine.new_network(spec(self._hosts[0]), self._hosts)
             for host, stream in streams.items():
-                self._containers.append(self.context.engine.start(spec(host), partial(self._line, stream)))
+                one = replace(spec(host), network=network)
+                self._containers.append(self.context.engine.start(one, partial(self._line, stream)))
             outcome = self._await(seconds, lambda elapsed: lost(elapsed, parts))
             for container in self._containers:
                 container.kill()
@@ -101,7 +105,7 @@ class HostsJob(Job):
         finally:
             for container in self._containers:
                 container.kill()
-            for part in [*parts, *streams.values()]:
+            for part in filter(None, [*parts, network, *streams.values()]):
                 part.close()
 
     def _line(self, stream: LogStream, line: str) -> None:
@@ -148,12 +152,21 @@ class HostsJob(Job):
 
     def _failure(self, exit_codes: dict[str, int], bases: dict[str, Path], place: str) -> JobError:
         """Why a program has failed, in AWS's form, `AlgorithmError: CAUSE, exit code: N`: the start of the file `place`
-        is the cause, or, where there is none, what the image lacks if the program has said so."""
+        is the cause, or, where there is none, what the image lacks if the program has said so. Of several hosts it is
+        that of the first that failed, after its name: the others were killed then, or failed for want of it."""
         if any(container.out_of_memory for container in self._containers):
             return JobError(OUT_OF_MEMORY.format(self.kind.removesuffix("Job").lower()))
-        host = next(host for host, code in exit_codes.items() if code)
-        cause = beginning(bases[host], place).decode("utf-8", "replace").strip()
-        cause = cause or self._containers[self._hosts.index(host)].lacks
+        host, container = min(
+            (
+                (host, one)
+                for host, one in zip(self._hosts, self._containers, strict=True)
+                if exit_codes[host]
+            ),
+            key=lambda failed: failed[1].ended_at,
+        )
+        cause = beginning(bases[host], place).decode("utf-8", "replace").strip() or container.lacks
+        if len(self._hosts) > 1:
+            cause = ": ".join(filter(None, (host, cause)))
         ending = f", exit code: {exit_codes[host]}"
         return JobError(
             "AlgorithmError: " + cause[: FAILURE_CHARACTERS - len("AlgorithmError: ") - len(ending)] + ending

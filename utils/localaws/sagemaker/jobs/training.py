@@ -17,6 +17,7 @@ import regex
 from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws.engines.logs import LogStream
+from localaws.engines.network import INTERFACE
 from localaws.engines.process import Spec, Unpacked
 from localaws.errors import Invalid, NotServed
 from localaws.sagemaker import storage
@@ -266,7 +267,7 @@ class _Job(HostsJob):
             "instance_groups": [
                 {"instance_group_name": group, "instance_type": instance_type, "hosts": self._hosts}
             ],
-            "network_interface_name": "lo",
+            "network_interface_name": INTERFACE if len(self._hosts) > 1 else "lo",
         }
         write_json(config / "resourceconfig.json", resources)
         channels = {}
