@@ -53,7 +53,7 @@ class Account:
         self.docker("rmi", uri)
         return uri
 
-    def train(
+    def start(
         self,
         hosts=1,
         instance="ml.m5.large",
@@ -61,7 +61,7 @@ class Account:
         uri=f"s3://{BUCKET}/iris/",
         specification=None,
         **options,
-    ) -> dict:
+    ) -> str:
         name = f"job-{uuid.uuid4().hex[:12]}"
         source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
         self.sagemaker.create_training_job(
@@ -76,6 +76,12 @@ class Account:
             StoppingCondition={"MaxRuntimeInSeconds": 600},
             **options,
         )
+        return name
+
+    def train(self, **options) -> dict:
+        return self.finish(self.start(**options))
+
+    def finish(self, name: str) -> dict:
         waiter = self.sagemaker.get_waiter("training_job_completed_or_stopped")
         try:
             waiter.wait(TrainingJobName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 180})
@@ -297,14 +303,16 @@ def test_two_hosts_are_two_containers_on_a_network_of_their_own(account, localaw
     assert not localaws.networks()
 
 
-def test_hosts_find_each_other_by_name(account, localaws, image_of):
-    """A train that has algo-1 wait for a word from algo-2, on the interface that resourceconfig.json names."""
-    program = """#!/usr/bin/env python3
-import json, pathlib, socket, time
+# Has algo-1 wait for a word from each other host, on the interface that resourceconfig.json names; what comes then, the
+# test says.
+TALK = """#!/usr/bin/env python3
+import json, pathlib, socket, sys, time
 config = json.loads(pathlib.Path("/opt/ml/input/config/resourceconfig.json").read_text())
 assert config["network_interface_name"] in [name for _, name in socket.if_nameindex()]
 if config["current_host"] == "algo-1":
-    print("heard", socket.create_server(("", 7000)).accept()[0].recv(100).decode())
+    server = socket.create_server(("", 7000))
+    heard = sorted(server.accept()[0].recv(100).decode() for _ in config["hosts"][1:])
+    print("heard", *heard, flush=True)
 else:
     for attempt in range(300):
         try:
@@ -313,9 +321,23 @@ else:
         except OSError:
             time.sleep(0.1)
 """
-    described = account.train(hosts=2, image=account.push(image_of(program)))
+
+
+def test_hosts_find_each_other_by_name(account, localaws, image_of):
+    described = account.train(hosts=3, image=account.push(image_of(TALK)))
     assert described["TrainingJobStatus"] == "Completed", described.get("FailureReason")
-    assert account.log(described["TrainingJobName"])["algo-1"].strip() == "heard algo-2"
+    log = account.log(described["TrainingJobName"])
+    assert log["algo-1"].endswith("\nheard algo-2 algo-3")
+    for host in ("algo-1", "algo-2", "algo-3"):
+        assert log[host].startswith("[localaws] engine: docker. The job's hosts are containers on a network")
+
+
+def test_the_host_that_failed_first_is_named_and_nothing_is_left(account, localaws, image_of):
+    program = TALK + "sys.exit(3) if socket.gethostname() == 'algo-2' else time.sleep(600)\n"
+    described = account.train(hosts=2, image=account.push(image_of(program)))
+    assert described["FailureReason"] == "AlgorithmError: algo-2, exit code: 3"
+    assert not localaws.containers()
+    assert not localaws.networks()
 
 
 def test_a_container_killed_for_memory_ends_as_aws_words_it(account, image_of):
@@ -403,7 +425,7 @@ def test_an_image_that_localaws_built_runs_as_a_process(account, localaws):
     assert "engine: process" in account.log(described["TrainingJobName"])["algo-1"]
 
 
-def test_what_a_killed_server_left_is_removed_at_the_next_start(engine, tmp_path, scikit_learn):
+def test_what_a_killed_server_left_is_removed_at_the_next_start(engine, tmp_path, scikit_learn, image_of):
     aws = LocalAws(tmp_path / "home", LOCALAWS_ENGINE="docker")
     aws.up()
     try:
@@ -411,8 +433,10 @@ def test_what_a_killed_server_left_is_removed_at_the_next_start(engine, tmp_path
         data = account.train()["ModelArtifacts"]["S3ModelArtifacts"]
         for name in ("one", "two"):
             account.endpoint(name, data)
+        job = account.start(hosts=2, image=account.push(image_of(TALK + "time.sleep(600)\n")))
+        until(lambda: "heard algo-2" in account.log(job).get("algo-1", ""), 60, "hosts that talk")
         before = aws.containers()
-        assert len(before) == 2
+        assert (len(before), len(aws.networks())) == (4, 1)
         os.kill(json.loads((aws.home / "server.json").read_text())["pid"], signal.SIGKILL)
         aws.up()
         account.runtime = aws.client("sagemaker-runtime")
@@ -421,7 +445,7 @@ def test_what_a_killed_server_left_is_removed_at_the_next_start(engine, tmp_path
             account.in_service(name)
             assert account.predict(name) == scikit_learn
         after = aws.containers()
-        assert len(after) == 2
+        assert (len(after), len(aws.networks())) == (2, 0)
         assert not set(after) & set(before)
 
         os.kill(json.loads((aws.home / "server.json").read_text())["pid"], signal.SIGKILL)
@@ -469,7 +493,7 @@ while len(config["hosts"]) > 1 and time.monotonic() < deadline:
         described = job.result()
     assert internal == "true"
     said = account.log(described["TrainingJobName"])["algo-1"]
-    assert re.fullmatch(r"eth0\s+found [\d.]+ [\d.]+", said.strip())
+    assert re.fullmatch(r".*, and nobody else\.\s+eth0\s+found [\d.]+ [\d.]+", said.strip())
 
 
 def test_network_isolation_of_models(account, localaws, job, engine, scikit_learn):
