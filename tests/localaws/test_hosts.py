@@ -27,6 +27,7 @@ config = json.loads((base / "input/config/resourceconfig.json").read_text())
 asked = json.loads((base / "input/config/hyperparameters.json").read_text())
 me, hosts, interface = config["current_host"], config["hosts"], config["network_interface_name"]
 server, told = socket.create_server(("", 7000)), set()
+leaned_on = socket.create_server(("", 7001))
 
 def answer():
     while True:
@@ -52,6 +53,9 @@ if asked.get("exit") == me:
     if "cause" in asked:
         (base / "output/failure").write_text(asked["cause"])
     sys.exit(3)
+if "exit" in asked:  # as a program does that cannot go on without another host
+    socket.create_connection((asked["exit"], 7001)).recv(1)
+    sys.exit(1)
 seen = base / "checkpoints" / me
 if "sleep" in asked and not seen.exists():
     seen.touch()
@@ -175,7 +179,7 @@ def test_hosts_reach_each_other_by_name_and_localaws_and_nobody_else(account, re
     ids=["silent", "told"],
 )
 def test_the_host_that_failed_first_is_named_and_nothing_is_left(account, request, image, cause, reason):
-    name = create(account, request.getfixturevalue(image), exit="algo-2", sleep="yes", **cause)
+    name = create(account, request.getfixturevalue(image), exit="algo-2", **cause)
     job = account.finish(name)
     assert job["TrainingJobStatus"] == "Failed"
     assert job["FailureReason"] == reason

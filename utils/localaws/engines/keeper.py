@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 PR_SET_CHILD_SUBREAPER = 36
+helpers: list[int] = []  # children that work for the program, and have nothing left to do after it
 BETWEEN_ROUNDS = 0.01  # seconds; each round ends what the one before has made the keeper's child
 
 
@@ -64,6 +65,14 @@ def keep(start: Callable[[], int]) -> None:
         if ready and signal.SIGTERM in os.read(wake[0], 4096):
             os.kill(program, signal.SIGTERM)
         code, left = reap(program)
+    for helper in helpers:
+        with suppress(ChildProcessError):
+            if not os.waitpid(helper, os.WNOHANG)[0]:
+                os.kill(helper, signal.SIGKILL)
+                os.waitpid(helper, 0)
+    if helpers:
+        found, left = reap(program)
+        code = found if code is None else code
     while left:
         import psutil  # late: most programs leave nothing behind
 

@@ -212,7 +212,8 @@ def door(port: int) -> Iterator[None]:
 
 def apart(work: Callable[[], None]) -> None:
     """Have a process of its own do something, until the keeper ends."""
-    if os.fork():
+    if pid := os.fork():
+        keeper.helpers.append(pid)
         return
     try:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
