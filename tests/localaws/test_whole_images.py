@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
@@ -282,21 +283,35 @@ echo done
         assert "no operating system" not in lines[0]
 
 
+# The head of a program for linux/arm64 (man 5 elf).
+FOREIGN = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHI", 2, 183, 1) + bytes(40)
+
+
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
         ("#!/usr/bin/env python\nimport no_such_module\n", "AlgorithmError: ModuleNotFoundError: No module named 'no_such_module', exit code: 1"),
         ("#!/bin/sh\nno-such-command\n", "no-such-command: not found, exit code: 127"),
+        ("#!/bin/sh\n/etc/passwd\n", "/etc/passwd: Permission denied, exit code: 126"),
+        ("#!/usr/bin/python3 /no/such.py\n", "can't open file '/no/such.py': [Errno 2] No such file or directory, exit code: 2"),
+        ("#!/etc/passwd\n", "AlgorithmError: exec /opt/program/train: permission denied, exit code: 1"),
+        (FOREIGN, "AlgorithmError: exec /opt/program/train: exec format error, exit code: 1"),
         ("#!/no/such/interpreter\n", "AlgorithmError: exec /opt/program/train: no such file or directory, exit code: 1"),
         (None, 'ClientError: Unable to start the training container: exec: "train": executable file not found in $PATH'),
     ],
-    ids=["module", "command", "interpreter", "program"],
+    ids=["module", "command", "command's permission", "script", "permission", "architecture", "interpreter", "program"],
 )  # fmt: skip
 def test_what_an_image_lacks_is_named(account, lines, reason):
     files = [member("opt/program/train", lines)] if lines else [member("opt/program/other", "x")]
     trained = train(account, push(account, tar(*files), Env=["PATH=/usr/bin:/bin:/opt/program"]))
     assert trained["TrainingJobStatus"] == "Failed"
     assert reason in trained["FailureReason"]
+
+
+def test_a_program_that_is_not_executable_is_named(account):
+    image = push(account, tar(member("opt/program/train", "#!/bin/sh\n", 0o644)), Env=["PATH=/opt/program"])
+    reason = train(account, image)["FailureReason"]
+    assert reason == "AlgorithmError: exec /opt/program/train: permission denied, exit code: 1"
 
 
 CALLER = """#!/usr/bin/env python3
@@ -397,17 +412,22 @@ def running(mark: str) -> list[psutil.Process]:
 def start_daemon(account) -> tuple[str, str]:
     """A training job that runs, and a mark that its processes bear."""
     mark = f"daemon-{uuid.uuid4().hex}"
+    return start(account, mark, DAEMON.replace("{mark}", mark), 2)[0], mark
+
+
+def start(account, mark: str, program: str, processes: int) -> tuple[str, list[psutil.Process]]:
+    """A training job that runs a program, by the name `mark`, and its processes once there are so many."""
     image = push(
         account,
-        tar(member(f"opt/program/{mark}", DAEMON.replace("{mark}", mark))),
+        tar(member(f"opt/program/{mark}", program)),
         Env=["PATH=/opt/program:/usr/bin"],
         Entrypoint=[mark],
     )
     request = account.training_request()
     request["AlgorithmSpecification"]["TrainingImage"] = image
     account.sagemaker.create_training_job(**request)
-    wait_until(lambda: len(running(mark)) == 2)
-    return request["TrainingJobName"], mark
+    wait_until(lambda: len(running(mark)) == processes)
+    return request["TrainingJobName"], running(mark)
 
 
 def test_a_job_is_stopped_with_all_that_its_program_left_behind(account):
@@ -415,6 +435,43 @@ def test_a_job_is_stopped_with_all_that_its_program_left_behind(account):
     account.sagemaker.stop_training_job(TrainingJobName=name)
     assert account.finish(name)["TrainingJobStatus"] == "Stopped"
     wait_until(lambda: not running(mark))
+
+
+HUNGRY = """#!/usr/bin/env python3
+import time
+while "{mark}" not in open("/proc/self/cgroup").read():
+    time.sleep(0.02)
+b"x" * (1 << 28)
+"""
+
+
+@pytest.fixture
+def small_memory():
+    """A control group whose processes may have 64 MiB together, which who is not root, or is in a container, cannot make."""
+    for folder, limit in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+        group = Path("/sys/fs/cgroup", folder, f"hungry-{uuid.uuid4().hex}")
+        with suppress(OSError):
+            group.mkdir()
+            try:
+                (group / limit).write_text(str(64 << 20))
+                yield group
+                return
+            finally:
+                group.rmdir()
+    pytest.skip("no control group for memory can be made here")
+
+
+@pytest.mark.parametrize("eats", [True, False])
+def test_a_program_that_was_killed_for_memory_is_said_to_be(account, small_memory, eats):
+    mark = small_memory.name
+    name, [program] = start(account, mark, HUNGRY.replace("{mark}", mark), 1)
+    if eats:
+        (small_memory / "cgroup.procs").write_text(str(program.pid))
+    else:
+        program.kill()
+    reason = account.finish(name)["FailureReason"]
+    assert ("use an instance type with more memory" in reason) == eats
+    assert ("exit code: 137" in reason) != eats
 
 
 @pytest.mark.parametrize("victim", ["server", "keeper"])

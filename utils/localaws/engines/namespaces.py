@@ -186,7 +186,9 @@ def _become(plan: Plan) -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
-    program = shutil.which(plan.command[0], path=plan.environment["PATH"])
+    path = plan.environment["PATH"]
+    # One that is not executable is for the kernel to refuse.
+    program = shutil.which(plan.command[0], path=path) or shutil.which(plan.command[0], os.F_OK, path)
     if not program:
         raise OSError(errno.ENOENT, "", f"exec {plan.command[0]}")
     try:

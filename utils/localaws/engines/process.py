@@ -84,6 +84,7 @@ MENDS = {
     errno.ENOENT: "Its first line must name an interpreter that is there, and end with LF, not CRLF.",
     errno.ENOEXEC: "It is neither a script whose first line names an interpreter nor a program for linux/amd64: "
     "build with --platform linux/amd64.",
+    errno.EACCES: "It, or the interpreter that its first line names, is not executable: chmod +x, build, push.",
 }
 BUILDER = "localaws build"  # in the history of what images/builder.py builds
 SYSTEM = ("bin", "usr", "lib", "lib64")  # an image with one of them has an operating system
@@ -91,7 +92,7 @@ LAST_LINES = 10
 # Lines in which a program says what its image lacks.
 LACKING = re.compile(
     r"ModuleNotFoundError: |ImportError: |error while loading shared libraries: |: not found$|: command not found$"
-    r"|No such file or directory"
+    r"|No such file or directory|Permission denied|[Ee]xec format error|cannot execute"
 )
 ENVIRONMENT_SECONDS = 1800  # to make an environment; an index that is slow may take minutes
 
@@ -218,7 +219,8 @@ class Spec:
 class Container:
     """A running program. `on_line` gets each line of its output, `on_exit` the container once all of it has ended.
 
-    `link`: closed, it has the program's keeper end all that the program started.
+    `link`: closed, it has the program's keeper end all that the program started. `out_of_memory`: SIGKILL ended it, which
+    localaws did not send, and since its start the kernel has killed a process of this machine for memory.
     """
 
     out_of_memory = False
@@ -234,6 +236,7 @@ class Container:
         self._process, self._home, self._link = process, home, link
         self._on_line, self._on_exit = on_line, on_exit
         self._finishing, self._ended = threading.Lock(), threading.Event()
+        self._killed, self._before = False, _killed_for_memory()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         threading.Thread(target=self._reap, daemon=True).start()
@@ -259,6 +262,7 @@ class Container:
         """SIGKILL to the program and all that it started. Returns once they have ended, or are given up."""
         if not self.running:
             return
+        self._killed = True
         self._kill()
         if not self.wait(self.kill_seconds):
             processes.kill(self._home, self._process.pid)  # what should have done it hangs itself
@@ -304,6 +308,8 @@ class Container:
                 self._link.close()
             processes.forget(self._home, self._process.pid)
             self.exit_code = status if status >= 0 else 128 - status
+            if self._link and self.exit_code == 128 + signal.SIGKILL and not self._killed:
+                self.out_of_memory = _killed_for_memory() > self._before
             self._ended.set()
         self._on_exit(self)
 
@@ -578,6 +584,13 @@ class ProcessEngine:
         deadline = time.monotonic() + grace
         for container in running:
             container.stop(max(0, deadline - time.monotonic()))
+
+
+def _killed_for_memory() -> int:
+    """How many processes of this machine the kernel has killed for memory since it began; 0 where it does not say."""
+    with suppress(OSError):
+        return int(re.search(r"^oom_kill (\d+)", Path("/proc/vmstat").read_text(), re.M)[1])
+    return 0
 
 
 def _answer(link: socket.socket) -> tuple[int, str]:
