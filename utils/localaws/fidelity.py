@@ -177,6 +177,7 @@ def _engines() -> Iterator[str]:
         "or where the kernel refuses them, a job on several hosts fails and says why.\n"
     )
     yield "ENTRYPOINT, ENV, WORKDIR and USER are the image's, and `train` or `serve` is its argument, as with Docker.\n"
+    yield "Where this machine has no memory left, Linux kills a program: its job or endpoint then says that it needs more.\n"
     yield "## Several hosts with Docker\n"
     joined = docker.JOINED_NOTICE.format("").partition("docker. ")[2]
     yield f"“{joined}” An image without an operating system has processes for hosts, as above.\n"
