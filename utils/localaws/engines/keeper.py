@@ -5,8 +5,9 @@ title, its environment and its files, but not who adopts it. So the end of the p
 container, is the end of everything below; so is the end of standard input, a socket whose other end localaws holds: it
 closes it to end the program, and the kernel closes it when localaws is killed. SIGTERM is passed on to the program.
 
-It writes 0 to that socket once the program runs, or the errno of why it cannot and what that is about. Its exit code is the program's, 128 + N
-for signal N, as a shell and Docker tell it.
+It writes 0 and a blank to that socket once the program runs, or the errno of why it cannot and what that is about; in the
+end, when the program ended (seconds of the monotonic clock). Its exit code is the program's, 128 + N for signal N, as a
+shell and Docker tell it.
 """
 
 import ctypes
@@ -59,12 +60,13 @@ def keep(start: Callable[[], int]) -> None:
     os.dup2(nothing, 1)  # the program's output ends with those who print it
     os.dup2(nothing, 2)
     with suppress(BrokenPipeError):  # localaws is gone: the link is at its end
-        os.write(link, b"0")
+        os.write(link, b"0 ")
     code, left = None, True
     while code is None and link not in (ready := select.select([link, wake[0]], [], [])[0]):
         if ready and signal.SIGTERM in os.read(wake[0], 4096):
             os.kill(program, signal.SIGTERM)
         code, left = reap(program)
+    ended = time.monotonic()
     for helper in helpers:
         with suppress(ChildProcessError):
             if not os.waitpid(helper, os.WNOHANG)[0]:
@@ -83,6 +85,8 @@ def keep(start: Callable[[], int]) -> None:
         time.sleep(BETWEEN_ROUNDS)
         found, left = reap(program)
         code = found if code is None else code
+    with suppress(OSError):
+        os.write(link, str(ended).encode())
     os._exit(code)
 
 

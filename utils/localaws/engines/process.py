@@ -291,6 +291,9 @@ class Container:
         # Without a bound: a program runs as long as it may, and who wants its end calls `kill`, which has one.
         status = self._process.wait()
         self.ended_at = time.monotonic()
+        if self._link:
+            with suppress(OSError, ValueError):  # its keeper was killed, or told to end it
+                self.ended_at = float(self._link.recv(64, socket.MSG_DONTWAIT))
         self._clean()
         self._finish(status)
 
