@@ -56,7 +56,8 @@ class Predictor(NamedTuple):
 
 
 def trainer() -> Callable:
-    """training.py's train(hyperparameters, channels, model_dir). Raises InputError that names what is wrong with it.
+    """training.py's train(hyperparameters, channels, model_dir), or with a client. Raises InputError that names what is
+    wrong with it.
 
     Or with the names in predictor.py, which is not imported (it may need what only a server has): better now than when
     the job has ended.
@@ -68,7 +69,29 @@ def trainer() -> Callable:
         except SyntaxError as error:
             raise InputError(f"predictor.py, line {error.lineno}: SyntaxError: {error.msg}") from None
         _check_names([node.name for node in tree.body if isinstance(node, ast.FunctionDef)])
-    return _function(_load("training"), "train", ("hyperparameters", "channels", "model_dir"))
+    module, parameters = _load("training"), ("hyperparameters", "channels", "model_dir")
+    if takes_client(getattr(module, "train", None)):
+        parameters += ("client",)
+    return _function(module, "train", parameters)
+
+
+def takes_client(train: Callable) -> bool:
+    """Whether a train() asks for the `client` of a cluster of the job's hosts."""
+    try:
+        return "client" in inspect.signature(train).parameters
+    except (TypeError, ValueError):  # no function, which _function says; something compiled
+        return False
+
+
+def cluster(resources: dict, on_loss: Callable[[str], None]):
+    """This host's part of the cluster (cluster.py). Raises InputError where the algorithm lists no Dask."""
+    try:
+        from stack.cluster import Cluster
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"training.py: train() takes a client, and there is no {error.name}{_mend(error, 'training')}"
+        ) from None
+    return Cluster(resources, on_loss)
 
 
 def predictor() -> Predictor:

@@ -1,5 +1,6 @@
 """The input channels of a training job: File, FastFile and Pipe mode look the same to an algorithm."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -10,20 +11,33 @@ from stack.errors import InputError
 
 
 class Channel(NamedTuple):
-    """One channel; `path` is its folder, or in Pipe mode the FIFO of its first epoch."""
+    """One channel; `path` is its folder, or in Pipe mode the FIFO of its first epoch.
+
+    share: (i, n): of its files every n-th alone, from the i-th on
+    """
 
     name: str
     path: Path
     config: dict
+    share: tuple[int, int] = (0, 1)
 
     def open_files(self) -> Iterator[tuple[str, BinaryIO]]:
         """Every data file, sorted, as (name to show, binary stream); each is closed after its turn.
 
         `_SUCCESS` and names that begin with a dot are what S3 tools leave behind: they are skipped.
         """
+        for name, file in self.files():
+            with open(file, "rb") as stream:
+                yield name, stream
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """The names to show, and the files, of its share."""
+        first, step = self.share
+        return itertools.islice(self._all_files(), first, None, step)
+
+    def _all_files(self) -> Iterator[tuple[str, Path]]:
         if self.config.get("TrainingInputMode") == "Pipe":
-            with open(self.path, "rb") as stream:
-                yield f"channel {self.name}", stream
+            yield f"channel {self.name}", self.path
             return
         been = set()
         for folder, folders, names in os.walk(self.path, followlinks=True):
@@ -35,8 +49,7 @@ class Channel(NamedTuple):
             for name in sorted(names):
                 if name != "_SUCCESS" and not name.startswith("."):
                     file = Path(folder, name)
-                    with open(file, "rb") as stream:
-                        yield f"{self.name}/{file.relative_to(self.path).as_posix()}", stream
+                    yield f"{self.name}/{file.relative_to(self.path).as_posix()}", file
 
 
 def read(base: Path) -> dict[str, Channel]:

@@ -85,7 +85,7 @@ def predict_fn(data: np.ndarray, model: Model) -> dict:
 def load(file: Path) -> Model:
     """The model in a file, whose first answer was tried. Raises InputError that names the file and the cause."""
     try:
-        return _loaded(read(file))
+        return loaded(read(file))
     except OSError as error:
         beside = (
             ", ".join(sorted(path.name for path in file.parent.glob("*") if path != file)) or "nothing else"
@@ -121,7 +121,8 @@ def read(file: Path) -> bytes:
     return real.read_bytes()
 
 
-def _loaded(content: bytes) -> Model:
+def loaded(content: bytes) -> Model:
+    """The model that a file's bytes are, whose first answer was tried."""
     needed = check.graph(content)
     runtime = session(content)
     metadata = {name: json.loads(text) for name, text in runtime.get_modelmeta().custom_metadata_map.items()}

@@ -9,6 +9,7 @@ How exact a model.onnx is, tried with rows on every threshold and one float32 st
 """
 
 import difflib
+import functools
 import json
 import platform
 import warnings
@@ -44,7 +45,8 @@ def fit(estimator: BaseEstimator, table: Table, hyperparameters: dict) -> BaseEs
     """Set an estimator's hyperparameters, by the names of its get_params(), and fit it to a table.
 
     A random_state that nobody set is 0: the same data give the same model. Raises InputError for a hyperparameter that
-    the estimator has not, or whose value it does not take, and for an estimator that cannot become ONNX.
+    the estimator has not, or whose value it does not take, and for an estimator that cannot become ONNX, or that cannot
+    learn a table which lies on several hosts.
     """
     for part in [estimator, *estimator.get_params().values()]:
         if isinstance(part, BaseEstimator):
@@ -58,10 +60,15 @@ def fit(estimator: BaseEstimator, table: Table, hyperparameters: dict) -> BaseEs
         if name.endswith("random_state") and value is None
     }
     estimator.set_params(**default | _accepted(hyperparameters, estimator.get_params()))
+    spread = None
+    if not isinstance(table.X, np.ndarray):
+        from stack.onnx_model import spread
     try:
-        estimator.fit(table.X, table.y)
-        estimator.predict(table.X[:1])  # some look at a hyperparameter only now
-        return estimator
+        if spread:
+            spread.rehearse(estimator, table)
+        else:
+            estimator.fit(table.X, table.y)
+            estimator.predict(table.X[:1])  # some look at a hyperparameter only now
     except (ValueError, TypeError) as error:
         # The data are checked: this is the estimator's word on a hyperparameter, and XGBoost's has a stack under it.
         cause = str(error).partition("\nStack trace")[0].strip()
@@ -69,6 +76,7 @@ def fit(estimator: BaseEstimator, table: Table, hyperparameters: dict) -> BaseEs
             given = ", ".join(f"{name}={json.dumps(value)}" for name, value in hyperparameters.items())
             cause += f"; given were {given}" if given else ""
         raise InputError(f"hyperparameters: {cause}") from None
+    return spread.fit(estimator, table) if spread else estimator
 
 
 def save(
@@ -82,7 +90,7 @@ def save(
     and for a model that no server would load.
     """
     answers = [
-        (name, table, model.predict(table.X))
+        (name, table, _each(model.predict, table.X))
         for name, table in (("training", training), ("validation", validation))
         if table
     ]
@@ -111,13 +119,13 @@ def save(
         raise InputError(
             f"{type(model).__name__} cannot be served as it was fitted; take other hyperparameters: {error}"
         ) from None
-    metrics["agreement"] = _agreement(served, training, answers[0][2])
+    metrics["agreement"] = _agreement(served, content, training, answers[0][2])
     if metrics["agreement"] < agreement:
         problem = (
             f"answers {metrics['agreement']:.4f} of the training rows as {type(model).__name__} does, and {agreement} "
             "was asked for"
         )
-    elif served.probabilities and not _same_probabilities(served, model, training.X[:FEW]):
+    elif served.probabilities and not _same_probabilities(served, model, np.asarray(training.X[:FEW])):
         problem = f"gives other probabilities than {type(model).__name__}"
     if problem:
         file.unlink()
@@ -185,21 +193,41 @@ def _accepted(hyperparameters: dict, known: dict) -> dict:
     return taken
 
 
+def _each(function, rows: np.ndarray) -> np.ndarray:
+    """The function's value for each of these rows; where they lie on several hosts, there."""
+    if isinstance(rows, np.ndarray):
+        return function(rows)
+    return rows.map_blocks(function, dtype=np.float64, drop_axis=1).persist()
+
+
 def _scores(table: Table, predicted: np.ndarray) -> dict[str, float]:
+    # Counted, where NumPy and Dask do the same: each row that was answered.
+    rows = int((predicted == predicted).sum())
     if table.classes is not None:
-        return {"accuracy": float(np.mean(predicted == table.y)), "rows": len(table.y)}
-    errors = np.asarray(predicted, np.float64).ravel() - table.y
+        return {"accuracy": float(np.mean(predicted == table.y)), "rows": rows}
+    errors = predicted.astype(np.float64).ravel() - table.y
     spread = float(np.mean((table.y - table.y.mean(dtype=np.float64)) ** 2))
     squares = float(np.mean(errors**2))
-    return {"rmse": squares**0.5, "r2": 1 - squares / spread if spread else 0.0, "rows": len(table.y)}
+    return {"rmse": squares**0.5, "r2": 1 - squares / spread if spread else 0.0, "rows": rows}
 
 
-def _agreement(served, training: Table, predicted: np.ndarray) -> float:
-    (answers,) = onnx_model.predict_fn(training.X, served).values()
+def _agreement(served, content: bytes, training: Table, predicted: np.ndarray) -> float:
+    """The fraction of rows that the served model answers as the estimator has."""
+    if isinstance(training.X, np.ndarray):
+        (answers,) = onnx_model.predict_fn(training.X, served).values()
+        answers = getattr(answers, "codes", answers)
+    else:
+        answers = _each(functools.partial(_served, content), training.X)
     if training.classes is not None:
-        return float(np.mean(answers.codes == predicted))
-    predicted = np.asarray(predicted, np.float64).ravel()
+        return float(np.mean(answers == predicted))
+    predicted = predicted.astype(np.float64).ravel()
     return float(np.mean(np.abs(answers - predicted) <= 1e-4 * (np.abs(predicted) + predicted.std())))
+
+
+def _served(content: bytes, rows: np.ndarray) -> np.ndarray:
+    """On another host: what the model with this content answers."""
+    (answers,) = onnx_model.predict_fn(rows, onnx_model.loaded(content)).values()
+    return getattr(answers, "codes", answers)
 
 
 def _same_probabilities(served, model: BaseEstimator, rows: np.ndarray) -> bool:

@@ -11,6 +11,8 @@ from stack.tables import files, formats
 class Table(NamedTuple):
     """Rows to learn from.
 
+    Arrays of NumPy; on several hosts of Dask, whose pieces lie on the hosts that have read them.
+
     X:       float32 of shape (rows, features)
     y:       int32 (rows,), the number of each row's class, -1 for a class that `training` has not; or float32 (rows,)
     classes: the labels as they were written, by number; None where the target is a number
@@ -21,9 +23,10 @@ class Table(NamedTuple):
     classes: tuple[str, ...] | None
 
 
-def read(channels: dict, target: str = "class") -> tuple[Table, Table | None]:
+def read(channels: dict, target: str = "class", client=None) -> tuple[Table, Table | None]:
     """The channels `training` and `validation` (None where there is none) as tables.
 
+    With the `client` of a cluster of hosts each host reads its own files, or where all have all, its share of them.
     Their files are CSV without a header, the target in the first column: a label (target="class") or a number
     (target="number"). Raises InputError that names file, row, column (both from 1) and value.
     """
@@ -32,9 +35,13 @@ def read(channels: dict, target: str = "class") -> tuple[Table, Table | None]:
     if "training" not in channels or set(channels) - {"training", "validation"}:
         found = ", ".join(channels) or "none"
         raise InputError(f"expected a channel 'training' and, if wanted, one 'validation'; found: {found}")
+    if client is not None:
+        from stack.tables import shares
+
+        return shares.read(channels, target, client)
     labels = files.Labels() if target == "class" else None
     features, y = files.read(channels["training"], labels)
-    classes = None if labels is None else files.check_labels(labels, y)
+    classes = None if labels is None else files.check_labels(labels.codes, len(y))
     found = [(features, y)]
     if "validation" in channels:
         found.append(files.read(channels["validation"], labels, features.shape[1]))
@@ -42,9 +49,7 @@ def read(channels: dict, target: str = "class") -> tuple[Table, Table | None]:
         if len(y) < 2:
             raise InputError("the training data has 1 row; expected at least 2")
     else:
-        # Classes are numbered in the order of their labels, as scikit-learn does.
-        number = {label: i for i, label in enumerate(classes)}
-        numbers = np.array([number.get(label, -1) for label in labels.codes], np.int32)
+        numbers = files.numbers(labels.codes, classes)
         found = [(features, numbers[codes]) for features, codes in found]
     training, *validation = [Table(*each, classes) for each in found]
     return training, validation[0] if validation else None

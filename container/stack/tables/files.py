@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -197,28 +197,34 @@ def read_labels(raw: list[bytes], labels: Labels, first_row: int) -> np.ndarray:
         raise InputError(f"row {row}, column 1: {error}") from None
 
 
-def check_labels(labels: Labels, codes: np.ndarray) -> list[str]:
+def check_labels(labels: Iterable[str], rows: int) -> list[str]:
     """The classes, sorted; refuses what a classifier cannot learn from."""
-    classes = sorted(labels.codes)
-    if len(codes) < 2 or len(classes) < 2:
+    classes = sorted(labels)
+    if rows < 2 or len(classes) < 2:
         raise InputError(
-            f"the training data has {len(codes)} rows and {len(classes)} different labels "
+            f"the training data has {rows} rows and {len(classes)} different labels "
             f"({', '.join(map(shown, classes))}); expected at least 2 of each"
         )
-    many = len(classes) > max(20, len(codes) / 2)
+    many = len(classes) > max(20, rows / 2)
     try:
         numbers = [float(label) for label in classes]
     except ValueError:
         if not many:
             return classes
         raise InputError(
-            f"the label column has {len(classes)} different labels, such as {shown(classes[0])!r}, in {len(codes)} rows: "
+            f"the label column has {len(classes)} different labels, such as {shown(classes[0])!r}, in {rows} rows: "
             "names or numbers of rows, it seems; a classifier needs classes. The label is the first column"
         ) from None
     fraction = next((c for c, n in zip(classes, numbers, strict=True) if n != n or n % 1), None)
     if fraction is not None or many:
         raise InputError(
             f"the label column is continuous ({len(classes)} different numbers such as {fraction or classes[0]} "
-            f"in {len(codes)} rows); a classification tree needs classes. The label is the first column"
+            f"in {rows} rows); a classification tree needs classes. The label is the first column"
         )
     return classes
+
+
+def numbers(labels: Iterable[str], classes: list[str]) -> np.ndarray:
+    """The number of each label's class, int32: classes count in the order of their labels, as in scikit-learn; else -1."""
+    number = {label: i for i, label in enumerate(classes)}
+    return np.array([number.get(label, -1) for label in labels], np.int32)
