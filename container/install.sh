@@ -32,12 +32,12 @@ for build in /opt/venv/lib/python*/site-packages/*+cpu.dist-info; do [ ! -d "$bu
 
 cd /opt/venv/lib/python*/site-packages
 # Tests, what only compilers and type checkers read, onnxruntime's tools for making models smaller, and its library for
-# C, which Python's module has inside; torch's tests in C++.
+# C, which Python's module has inside; torch's tests in C++; what dask.dataframe does not import of pyarrow.
 find . -depth -type d \( -name test -o -name tests \) -exec rm -rf {} +
 find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -name '*.hpp' -o -name '*.c' \
     -o -name '*.cc' -o -name '*.cpp' -o -name '*.proto' -o -name '*.a' \) -delete
 rm -rf onnxruntime/quantization onnxruntime/tools onnxruntime/transformers onnxruntime/capi/libonnxruntime.so* \
-    torch/bin/test_* torch/bin/protoc*
+    torch/bin/test_* torch/bin/protoc* pyarrow/include pyarrow/libarrow_flight* pyarrow/_flight* pyarrow/*.pxi
 # Compiled here, once: a container's file system may be read-only, and a cold start would compile each time. What is
 # written for a later Python stays as it is: packages bring such files, and import them there alone.
 /opt/venv/bin/python -m compileall -qq -j 0 --invalidation-mode unchecked-hash . || true

@@ -14,6 +14,7 @@ that network. TLS of Dask's own would need a key that all hosts have, and a job 
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import multiprocessing
 import os
 import resource
@@ -24,7 +25,9 @@ import time
 from collections.abc import Callable
 
 import dask
+import distributed
 import psutil
+from distributed.comm import connect
 
 from stack import processes
 from stack.errors import InputError
@@ -56,12 +59,10 @@ dask.config.set(
         # Pages for people: nobody can open them in a job.
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
-        "logging": {"distributed": "critical"},
     }
 )
-
-import distributed  # reads its configuration when it is imported
-from distributed.comm import connect
+# Of a host that dies or of the end, what it tells are tracebacks; the watchers say it in a sentence.
+logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
 class Cluster:

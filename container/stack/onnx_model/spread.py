@@ -1,13 +1,12 @@
-"""`fit` to a table that lies on several hosts: xgboost.dask's, with the ports of cluster.py."""
+"""`fit` to a table that lies on several hosts, and a served model's answers to it: what XGBoost's workers run."""
 
 import distributed
 import numpy as np
-import xgboost
 from sklearn.base import BaseEstimator, clone
 from xgboost import XGBClassifier, XGBRegressor, dask
 from xgboost.collective import Config
 
-from stack import cluster
+from stack import cluster, onnx_model
 from stack.errors import InputError
 from stack.tables import Table
 
@@ -37,10 +36,16 @@ def fit(estimator: BaseEstimator, table: Table) -> BaseEstimator:
     client = distributed.get_client()
     tracker = distributed.comm.get_address_host(client.scheduler.address)
     ports = Config(tracker_host_ip=tracker, tracker_port=cluster.TRACKER)
-    spread = KINDS[type(estimator)](**estimator.get_params(), coll_cfg=ports)
-    # Its warnings have been told once by the rehearsal; here each host would tell them, and one about coll_cfg.
-    with xgboost.config_context(verbosity=0):
-        spread.fit(table.X, table.y)
+    # Its warnings have been told once, by the rehearsal; here each host would, with one about coll_cfg.
+    quiet = {"verbosity": 0, "coll_cfg": ports}
+    spread = KINDS[type(estimator)](**estimator.get_params() | quiet)
+    spread.fit(table.X, table.y)
     # The same trees in an estimator that needs no cluster.
     estimator.load_model(spread.get_booster().save_raw())
     return estimator
+
+
+def served(content: bytes, rows: np.ndarray) -> np.ndarray:
+    """On the host of these rows: what a model.onnx with this content answers, numbers of classes or numbers."""
+    (answers,) = onnx_model.predict_fn(rows, onnx_model.loaded(content)).values()
+    return getattr(answers, "codes", answers)

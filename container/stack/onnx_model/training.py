@@ -217,17 +217,13 @@ def _agreement(served, content: bytes, training: Table, predicted: np.ndarray) -
         (answers,) = onnx_model.predict_fn(training.X, served).values()
         answers = getattr(answers, "codes", answers)
     else:
-        answers = _each(functools.partial(_served, content), training.X)
+        from stack.onnx_model import spread
+
+        answers = _each(functools.partial(spread.served, content), training.X)
     if training.classes is not None:
         return float(np.mean(answers == predicted))
     predicted = predicted.astype(np.float64).ravel()
     return float(np.mean(np.abs(answers - predicted) <= 1e-4 * (np.abs(predicted) + predicted.std())))
-
-
-def _served(content: bytes, rows: np.ndarray) -> np.ndarray:
-    """On another host: what the model with this content answers."""
-    (answers,) = onnx_model.predict_fn(rows, onnx_model.loaded(content)).values()
-    return getattr(answers, "codes", answers)
 
 
 def _same_probabilities(served, model: BaseEstimator, rows: np.ndarray) -> bool:
