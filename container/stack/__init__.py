@@ -4,6 +4,8 @@
     wsgi.py nginx.conf  what gunicorn and nginx start with
     channels.py         where the data of a training job lie
     algorithm.py        the algorithm's two files, and what they must hold
+    cluster.py          several hosts of a training job, by Dask
+    processes.py        a host's processes end together
     errors.py           InputError: what a user can mend, in words
     tables/             rows of numbers: training files, requests and replies
     onnx_model/         a fitted estimator as model.onnx, and its answers

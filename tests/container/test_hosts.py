@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import ROOT, environment, lay_out
+from conftest import ROOT, environment, lay_out, run_training
 
 BOOSTING = ROOT / "container/gradient_boosting"
 DISTRIBUTION = {"training": "ShardedByS3Key", "validation": "FullyReplicated"}
@@ -110,9 +110,7 @@ def test_hosts_train_one_model_of_all_rows(job, tmp_path):
     assert 0.7 < auc(alone, *held_out) < 0.99
     assert abs(auc(alone, *held_out) - auc(together, *held_out)) < 0.002
     # The features have fewer values than XGBoost makes bins, so the very same rows, each once, make the very same trees.
-    found = [
-        model.run(["probabilities"], {"features": held_out[0]})[0][:, 1] for model in (alone, together)
-    ]
+    found = [model.run(["probabilities"], {"features": held_out[0]})[0][:, 1] for model in (alone, together)]
     np.testing.assert_allclose(*found, atol=1e-4)
     assert not list((tmp_path / "algo-2/model").iterdir())
 
@@ -140,3 +138,35 @@ def test_a_bad_row_is_told_with_its_host_by_all(job, tmp_path):
     for host in ended:
         failure = (tmp_path / host / "output/failure").read_text()
         assert failure.startswith("algo-2: training/1.csv: row 1001, column 4: 'three'")
+
+
+@pytest.mark.timeout(60)
+def test_an_interface_that_is_not_there_is_named(tmp_path, python):
+    resources = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth7"}
+    config = {"resourceconfig.json": resources}
+    base = lay_out(tmp_path / "ml", {"training": {"0.csv": csv(0, 10)}}, config=config)
+    train = [python, ROOT / "container/stack/train"]
+    ended = run_training(train, base, ALGORITHM_DIR=BOOSTING)
+    assert ended.code == 1
+    assert "network_interface_name 'eth7'" in ended.failure
+    assert "lo" in ended.failure
+
+
+def test_a_client_is_asked_for_where_dask_is_not_listed(tmp_path):
+    """And on one host it is None, which needs no Dask."""
+    for name, text in (
+        (
+            "training",
+            "def train(hyperparameters, channels, model_dir, client):\n    (model_dir / 'm').write_text(str(client))",
+        ),
+        ("predictor", ""),
+    ):
+        (tmp_path / f"{name}.py").write_text(text)
+    train = [sys.executable, ROOT / "container/stack/train"]
+    ended = run_training(train, lay_out(tmp_path / "one", {}), ALGORITHM_DIR=tmp_path)
+    assert (ended.code, ended.model) == (0, {"m": b"None"})
+    resources = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "network_interface_name": "lo"}
+    base = lay_out(tmp_path / "two", {}, config={"resourceconfig.json": resources})
+    ended = run_training(train, base, ALGORITHM_DIR=tmp_path)
+    assert ended.code == 1
+    assert "requirements-train.txt" in ended.failure
