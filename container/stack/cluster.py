@@ -208,9 +208,9 @@ class Cluster:
 
     async def _tell(self, message: dict) -> None:
         """Say it to all; who does not listen is gone itself."""
-        await asyncio.wait(
-            [asyncio.create_task(_write(comm, message)) for comm in self.joined.values()], timeout=BEAT
-        )
+        saying = [asyncio.create_task(_write(comm, message)) for comm in self.joined.values()]
+        if saying:
+            await asyncio.wait(saying, timeout=BEAT)
 
     def _work(self) -> None:
         """The worker's process."""
@@ -233,8 +233,11 @@ class Cluster:
                 worker.moved = psutil.net_io_counters(pernic=True).get(self.interface)
                 await worker.finished()
 
-        with contextlib.suppress(TimeoutError, OSError):  # the watcher knows why
+        try:
             asyncio.run(work())
+        except OSError as error:  # a port that is taken, or nobody at the scheduler's
+            print(f"train: Dask's worker on {self.host} cannot start: {error}", file=sys.stderr)
+            sys.exit(1)
 
 
 class _Scheduler(distributed.Scheduler):
