@@ -15,6 +15,7 @@ NAME = "sagemaker-byoa-check"
 BOTH, TRAIN, SERVE, SAMPLE, ELSEWHERE = (
     f"{NAME}:{tag}" for tag in ("both", "train", "serve", "sample", "elsewhere")
 )
+BOOSTING = f"{NAME}:gradient_boosting"
 UNET_TRAIN, UNET_SERVE = (f"{NAME}:unet-{verb}" for verb in ("train", "serve"))
 
 

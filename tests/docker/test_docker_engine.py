@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from botocore.exceptions import ClientError, WaiterError
-from docker_tools import BOTH, ELSEWHERE, ROOT, LocalAws, until
+from docker_tools import BOOSTING, BOTH, ELSEWHERE, ROOT, LocalAws, until
 from sklearn.tree import DecisionTreeClassifier
 
 from localaws.engines import docker
@@ -60,16 +61,19 @@ class Account:
         image=None,
         uri=f"s3://{BUCKET}/iris/",
         specification=None,
+        hyperparameters=HYPERPARAMETERS,
+        sharded=False,
         **options,
     ) -> str:
         name = f"job-{uuid.uuid4().hex[:12]}"
-        source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+        distribution = "ShardedByS3Key" if sharded else "FullyReplicated"
+        source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": distribution}
         self.sagemaker.create_training_job(
             TrainingJobName=name,
             RoleArn=self.role,
             AlgorithmSpecification={"TrainingImage": image or self.image, "TrainingInputMode": "File"}
             | (specification or {}),
-            HyperParameters=HYPERPARAMETERS,
+            HyperParameters=hyperparameters,
             InputDataConfig=[{"ChannelName": "training", "DataSource": {"S3DataSource": source}}],
             OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/output"},
             ResourceConfig={"InstanceType": instance, "InstanceCount": hosts, "VolumeSizeInGB": 1},
@@ -349,6 +353,35 @@ for _ in range(96):  # 6 GiB: the machine survives a limit that is not kept
     described = account.train(instance="ml.t3.medium", image=account.push(image_of(program)))
     assert described["TrainingJobStatus"] == "Failed"
     assert described["FailureReason"].startswith("ClientError: Please use an instance type with more memory")
+
+
+def test_a_table_that_one_host_has_no_memory_for_trains_on_four(account, localaws, engine):
+    """512 MB as float32, which take twice that on one host. An instance type has 4 GiB at least, so less is said here."""
+    random, rows, features = np.random.default_rng(0), 200_000, 160
+    text = np.full((rows, 2 * features + 2), ord(","), np.uint8)
+    for number in range(4):
+        text[:, 2:-1:2] = random.integers(ord("0"), ord("9"), (rows, features), endpoint=True)
+        text[:, 0] = ord("0") + (text[:, 2] + text[:, 4] > 2 * ord("4"))
+        text[:, -1] = ord("\n")
+        account.s3.put_object(Bucket=BUCKET, Key=f"large/{number}.csv", Body=text.tobytes())
+    image = account.push(BOOSTING)
+
+    def limited(hosts: int) -> dict:
+        name = account.start(
+            hosts,
+            image=image,
+            uri=f"s3://{BUCKET}/large/",
+            sharded=True,
+            hyperparameters={"n_estimators": "2"},
+        )
+        containers = until(lambda: len(found := localaws.containers()) == hosts and found, 60, "hosts")
+        engine("update", "--memory=850m", "--memory-swap=850m", *containers)
+        return account.finish(name)
+
+    assert limited(1)["FailureReason"].startswith("ClientError: Please use an instance type with more memory")
+    described = limited(4)
+    assert described["TrainingJobStatus"] == "Completed", described.get("FailureReason")
+    assert "training_rows=800000" in account.log(described["TrainingJobName"])["algo-1"]
 
 
 def test_a_server_killed_for_memory_comes_back_and_its_log_tells(account, localaws, image_of):
