@@ -16,7 +16,7 @@ import psutil
 import pytest
 import tiny
 from sklearn.metrics import roc_auc_score
-from test_hosts import running
+from test_hosts import program, running
 from waiting import wait_until
 
 from localaws.state import locate
@@ -83,20 +83,19 @@ def files(account, job: dict, kind: str) -> dict[str, bytes]:
         return {file.name: found.extractfile(file).read() for file in found if file.isfile()}
 
 
-def host_of(process: psutil.Process, name: str) -> str | None:
-    """On which host of a job a process runs; None for what is no part of its program."""
-    with suppress(psutil.Error):
-        if any("stack/train" in word for word in process.cmdline()):
-            return process.environ()["SAGEMAKER_BASE_DIR"].rpartition(f"/{name}/")[2].partition("/")[0]
-    return None
+def processes(name: str, host: str) -> list[psutil.Process]:
+    """Of a host of a job: train, its child, and the worker; none where it has not begun."""
+    with suppress(AssertionError, psutil.Error):
+        first = program(name, host)
+        return [first, *first.children(recursive=True)]
+    return []
 
 
 def kill(name: str, host: str, moment: float) -> None:
     """End one of a host's processes, at random as the moment is, in seconds since the host began."""
-    wait_until(lambda: any(host_of(process, name) == host for process in running(name)), PATIENCE)
+    wait_until(lambda: processes(name, host), PATIENCE)
     time.sleep(moment)
-    victim = random.choice([process for process in running(name) if host_of(process, name) == host])
-    victim.kill()
+    random.choice(processes(name, host)).kill()
 
 
 def test_four_hosts_learn_what_one_does_of_rows_that_each_count_once(account):
