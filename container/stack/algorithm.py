@@ -69,10 +69,9 @@ def trainer() -> Callable:
         except SyntaxError as error:
             raise InputError(f"predictor.py, line {error.lineno}: SyntaxError: {error.msg}") from None
         _check_names([node.name for node in tree.body if isinstance(node, ast.FunctionDef)])
-    module, parameters = _load("training"), ("hyperparameters", "channels", "model_dir")
-    if takes_client(getattr(module, "train", None)):
-        parameters += ("client",)
-    return _function(module, "train", parameters)
+    module = _load("training")
+    client = ("client",) if takes_client(getattr(module, "train", None)) else ()
+    return _function(module, "train", ("hyperparameters", "channels", "model_dir", *client))
 
 
 def takes_client(train: Callable) -> bool:

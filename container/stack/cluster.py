@@ -27,6 +27,7 @@ from collections.abc import Callable
 import dask
 import distributed
 import psutil
+from dask.utils import key_split
 from distributed.comm import connect
 
 from stack import processes
@@ -89,12 +90,13 @@ class Cluster:
             f"train: {self.host} runs Dask's scheduler, port {SCHEDULER}, for {len(self.hosts)} hosts: "
             f"{', '.join(self.hosts)}; workers port {WORKER}, XGBoost's tracker port {TRACKER}"
         )
-        self.began = time.monotonic()
+        self.began = time.time()
         options = {"host": self.address, "port": SCHEDULER, "dashboard_address": "127.0.0.1:0"}
         options |= {"dashboard": False, "cluster": self}
         self.cluster = distributed.SpecCluster({}, {"cls": _Scheduler, "options": options})
         self.cluster.loop.add_callback(self._watch)
         self.client = distributed.Client(self.cluster)
+        self.client.get_task_stream()  # from here on it is kept
         deadline = time.monotonic() + JOIN
         while set(self.hosts) - self.joined.keys() - {self.host} or len(self.workers()) < len(self.hosts):
             if time.monotonic() > deadline:
@@ -127,10 +129,20 @@ class Cluster:
             self.worker.kill()
 
     def figures(self) -> dict:
-        """What each host has done until now, by name: what train writes to output/data/dask.json."""
-        hosts = self.client.run(_figures)
-        found = {host: hosts[worker] for host, worker in self.workers().items() if worker in hosts}
-        return {"seconds": round(time.monotonic() - self.began, 3), "hosts": found}
+        """What train writes to output/data/dask.json: what each host has done until now, by name, and Dask's task stream.
+
+        That has for each task its host, and when it was computed, or fetched what it needed: seconds since the beginning.
+        """
+        hosts, stream, places = self.client.run(_figures), self.client.get_task_stream(), self.workers()
+        found = {host: hosts[worker] for host, worker in places.items() if worker in hosts}
+        names = {worker: host for host, worker in places.items()}
+        tasks = [
+            {"host": names[task["worker"]], "task": key_split(task["key"]), "action": one["action"]}
+            | {edge: round(one[edge] - self.began, 3) for edge in ("start", "stop")}
+            for task in stream
+            for one in task["startstops"]
+        ]
+        return {"seconds": round(time.time() - self.began, 3), "hosts": found, "stream": tasks}
 
     async def _follow(self) -> str | None:
         gone = f"{self.first} is gone: it ran Dask's scheduler, and closed its connection to {self.host}"
