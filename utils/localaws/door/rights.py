@@ -166,6 +166,8 @@ def _questions(request: Request, region: str, service: str, operation: str) -> I
     place = f"arn:aws:{prefix}:{region}:{locate.ACCOUNT}"
     resources = list(RESOURCES.get(prefix, lambda *_: ())(place, operation, asked)) or ["*"]
     tags = _tag_keys(asked.get("Tags") or asked.get("tags"))
+    if prefix == "application-autoscaling" and resources != ["*"]:
+        tags[f"{prefix}:service-namespace"] = asked["ServiceNamespace"]
     for resource in resources:
         yield f"{prefix}:{operation}", resource, tags
     # Tags that are given at creation want the right to tag as well.
@@ -218,7 +220,14 @@ def _of_sts(place: str, operation: str, asked: dict) -> Iterator[str]:
         yield arn
 
 
+def _of_scaling(place: str, operation: str, asked: dict) -> Iterator[str]:
+    """AWS names a target by an id of its own, which says nothing of the endpoint."""
+    if not operation.startswith("Describe"):
+        yield f"{place}:scalable-target/ID"
+
+
 RESOURCES = {
+    "application-autoscaling": _of_scaling,
     "sagemaker": _of_sagemaker,
     "ecr": _of_ecr,
     "logs": _of_logs,

@@ -153,7 +153,8 @@ class HostsJob(Job):
     def _failure(self, exit_codes: dict[str, int], bases: dict[str, Path], place: str) -> JobError:
         """Why a program has failed, in AWS's form, `AlgorithmError: CAUSE, exit code: N`: the start of the file `place`
         is the cause, or, where there is none, what the image lacks if the program has said so. Of several hosts it is
-        that of the first that failed, after its name: the others were killed then, or failed for want of it."""
+        that of the first that failed, after its name: the others were killed then, or failed for want of it. A program
+        that names a host of the job itself knows better which one is to blame."""
         if any(container.out_of_memory for container in self._containers):
             return JobError(OUT_OF_MEMORY.format(self.kind.removesuffix("Job").lower()))
         host, container = min(
@@ -165,7 +166,7 @@ class HostsJob(Job):
             key=lambda failed: failed[1].ended_at,
         )
         cause = beginning(bases[host], place).decode("utf-8", "replace").strip() or container.lacks
-        if len(self._hosts) > 1:
+        if len(self._hosts) > 1 and cause.partition(" ")[0].rstrip(":") not in self._hosts:
             cause = ": ".join(filter(None, (host, cause)))
         ending = f", exit code: {exit_codes[host]}"
         return JobError(
