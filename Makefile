@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup labs lab progress site translate new test bench faults check check-container check-strict audit lock screenshots clean clean-aws
+.PHONY: help setup labs lab progress site translate new test bench faults hosts check check-container check-strict audit lock screenshots clean clean-aws
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ bench: .venv/ready  ## measure against the sample, peers and the limit, some 25 
 
 faults: .venv/ready  ## measure what large and hostile things cost, some 30 minutes; CASE="large home": those alone
 	@$(BIN)/python -m bench.faults $(CASE)
+
+hosts: .venv/ready  ## measure what a training job costs each of 1, 2, 4 and 8 hosts, some 5 minutes
+	@$(BIN)/python -m bench.hosts
 
 # Without TRAIN, SERVE or URL it is a folder of container/, off Docker.
 check-container: .venv/ready  ## hold a container to SageMaker's contract: ALGORITHM=my_algorithm HYPERPARAMETERS="a=1 b=2", or TRAIN= SERVE= and so on (README)
