@@ -30,8 +30,8 @@ def test_an_agenda_adds_up(column, whole):
 
 
 def test_the_money_is_what_the_prices_make_it():
-    hours, machine = 6, PRICES["ml.m5.large"]
-    assert f"6 hours, ${hours * machine:.2f} |" in TEXT and f"${30 * hours * machine:.0f} |" in TEXT
+    hours, machine = 8, PRICES["ml.m5.large"]
+    assert f"{hours} hours, ${hours * machine:.2f} |" in TEXT and f"${30 * hours * machine:.0f} |" in TEXT
     assert f"${24 * machine:.2f} a day, thirty learners with one each ${30 * 24 * machine:.0f}" in TEXT
     costs = TEXT.split("## What it costs")[1].split("\n## ")[0]
     thirty = [float(part) for part in re.findall(r"\| (?:under )?\$([\d.]+) \|$", costs, re.MULTILINE)]

@@ -552,6 +552,47 @@ def test_12_what_goes_wrong(target, pushed, shown):
     assert healed[0]
 
 
+def test_13_outgrow_one_machine(target, pushed, shown):
+    lab = "13_outgrow_one_machine"
+    assert "that build and push" in shown(lab, missing=1)
+    uri = create_repository(target, target.large)
+    images.push(target.name, uri)
+    image = f"{uri}:latest"
+    train(target, image, f"{target.large}-0101000000-1")
+    out = shown(lab, missing=3)
+    assert f"[OK]   a completed training job {target.large}-…-1" in out
+    assert f"[FAIL] a completed training job {target.large}-…-4" in out
+    assert f"[FAIL] endpoint {target.large} is missing" in out
+    train(target, image, f"{target.large}-0101000000-4")
+    deploy(target, image, endpoint=target.large)
+    create_model(target, image, f"{target.name}-good")
+    transform(target, f"{target.large}-0101000000-4", "visits/answers/4")
+    shown(lab, missing=0)
+
+    capacity = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{target.large}/variant/variant-0",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    scaling = boto3.client("application-autoscaling")
+    scaling.register_scalable_target(**capacity, MinCapacity=1, MaxCapacity=1)
+    metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+    scaling.put_scaling_policy(
+        **capacity,
+        PolicyName="left",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": 1000,
+            "PredefinedMetricSpecification": metric,
+        },
+    )
+    assert "[FAIL] no policy changes its instances" in shown(lab, missing=1)
+    scaling.deregister_scalable_target(**capacity)
+
+    left = left_over(target)
+    assert f"ECR repository {target.large}" in left and f"endpoint {target.large}" in left
+
+
 def test_what_was_done_in_another_home_is_not_taken_for_this_ones(home, environment, shown, tmp_path):
     """Nor the labs' own files: they lie where the rest of that walk does."""
     folder = connect(quiet=True).folder

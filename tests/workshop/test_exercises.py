@@ -47,6 +47,8 @@ def ended(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
+#: Jobs of one host and of two, an hour each.
+BILLED = {hosts: {"BillableTimeInSeconds": 3600} for hosts in (1, 2)}
 WRONG = [
     ("00_setup", {"buckets": [{"Name": "a"}]}, '["Name"]'),
     ("00_setup", {"buckets": []}, '"Buckets"'),
@@ -63,6 +65,9 @@ WRONG = [
     ("09_speed", {"took": {"1": 2.0, "2": None}}, "perf_counter"),
     ("11_image_in_mask_out", {"mask": np.ones((250, 130)) > 0}, "changed places"),
     ("11_image_in_mask_out", {"mask": np.ones((130, 250)) > 0}, "ground between them"),
+    ("13_outgrow_one_machine", {"jobs": {}, "dollars": {}}, "train(2)"),
+    ("13_outgrow_one_machine", {"jobs": BILLED, "dollars": {1: 0.115, 2: 0.115}}, "one instance's"),
+    ("13_outgrow_one_machine", {"jobs": BILLED, "dollars": {2: 0.23}}, "each of 1, 2 hosts"),
     ("99_cleanup", {"ended": Counter(Completed=3)}, "walk all pages"),
 ]
 
@@ -106,6 +111,12 @@ def test_what_is_solved_is_ticked_and_kept(target, given, shown):
     assert "[TODO]" not in said and said.count("[OK]") == 2
     kept = {entry["lab"]: entry for entry in record.progress(target)["labs"]}["09_speed"]
     assert kept["your_turn"] and not kept["checked"]
+
+
+def test_what_several_hosts_cost_is_ticked(target, given, shown):
+    given |= {"jobs": BILLED, "dollars": {1: 0.115, 2: 0.23}}
+    said = shown("13_outgrow_one_machine")
+    assert "[TODO]" not in said and said.count("[OK]") == 2
 
 
 def test_progress_says_what_is_next_and_survives_a_damaged_file(target, capsys):

@@ -23,11 +23,14 @@ def things(target, stem: str) -> dict[str, list[str]]:
     return {
         "sagemaker:DeleteEndpoint sagemaker:DeleteModel sagemaker:StopTrainingJob sagemaker:AddTags sagemaker:ListTags "
         "sagemaker:CreateEndpoint sagemaker:InvokeEndpoint": [
-            f"{kind}/{name}" for kind in sagemaker for name in (target.name, target.both, target.unet)
+            f"{kind}/{name}"
+            for kind in sagemaker
+            for name in (target.name, target.both, target.unet, target.large)
         ],
         "sagemaker:StopHyperParameterTuningJob sagemaker:CreateHyperParameterTuningJob": [tuning],
         "ecr:DeleteRepository ecr:PutImage ecr:TagResource ecr:ListTagsForResource ecr:BatchGetImage": [
-            f"arn:aws:ecr:{WHERE}:repository/{name}" for name in (target.name, target.own, target.unet)
+            f"arn:aws:ecr:{WHERE}:repository/{name}"
+            for name in (target.name, target.own, target.unet, target.large)
         ],
         "s3:DeleteBucket s3:CreateBucket s3:PutBucketTagging s3:GetBucketTagging": [
             f"arn:aws:s3:::{target.bucket}"

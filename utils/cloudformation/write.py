@@ -63,7 +63,7 @@ def policy() -> dict:
 
 def _own(resource: str) -> str:
     """The resource, cut down to what has the learner's name: with a hyphen after it, so that ana is not ana1."""
-    if ":role/" in resource:
+    if ":role/" in resource and ":role/aws-service-role/" not in resource:
         return f"arn:aws:iam::*:role/{LEARNER}"
     return re.sub(r"sagemaker-byoa\*", f"{LEARNER}-*", resource)
 

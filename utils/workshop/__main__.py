@@ -24,8 +24,8 @@ from .language import ENGLISH, _, labs_folder, language
 OUTPUT = ROOT / "build" / "labs"
 #: The tag of a cell whose output is stored and compared: nbval's.
 COMPARED = "nbval-check-output"
-#: The longest two need little of the others: here they run beside them, one at a time.
-BESIDE = ("11_image_in_mask_out", "10_bring_your_own")
+#: The longest ones need little of the others: here they run beside them, one at a time.
+BESIDE = ("11_image_in_mask_out", "13_outgrow_one_machine", "10_bring_your_own")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INDEX = """<!doctype html>
 <html lang="{language}">

@@ -31,6 +31,7 @@ NEEDS = {
     "10_bring_your_own": ["00_setup", "01_build", "03_push"],
     "11_image_in_mask_out": ["00_setup"],
     "12_what_goes_wrong": ["00_setup", "01_build", "03_push", "04_train", "05_deploy"],
+    "13_outgrow_one_machine": ["00_setup"],
     "99_cleanup": [],
 }
 

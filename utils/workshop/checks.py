@@ -516,6 +516,42 @@ def _what_goes_wrong(target: Target) -> Iterator[Finding]:
     )
 
 
+def _outgrow_one_machine(target: Target) -> Iterator[Finding]:
+    lab, client = "13_outgrow_one_machine", boto3.client("sagemaker")
+    image = {"repositoryName": target.large, "imageIds": [{"imageTag": "latest"}]}
+    pushed = answer(boto3.client("ecr").describe_images, **image)
+    hint = _("Run the cells of {lab} that build and push, and read what they print.", lab=lab)
+    yield bool(pushed), _("image {name}:latest is in ECR", name=target.large), hint
+    if not pushed:
+        return
+    pages = client.get_paginator("list_training_jobs").paginate(
+        NameContains=f"{target.large}-", StatusEquals="Completed"
+    )
+    hosts = {
+        job["TrainingJobName"].rpartition("-")[2] for page in pages for job in page["TrainingJobSummaries"]
+    }
+    for count in ("1", "4"):
+        yield (
+            count in hosts,
+            _("a completed training job {names}-…", names=f"{target.large}-…-{count}"),
+            _("Run the cells of {lab} that start the job and follow it to its end.", lab=lab),
+        )
+    yield from _serves(target.large, pushed["imageDetails"][0]["imageDigest"], lab)
+    pages = boto3.client("application-autoscaling").get_paginator("describe_scaling_policies")
+    policies = [
+        policy
+        for page in pages.paginate(ServiceNamespace="sagemaker")
+        for policy in page["ScalingPolicies"]
+        if policy["ResourceId"].startswith(f"endpoint/{target.large}/")
+    ]
+    yield (
+        not policies,
+        _("no policy changes its instances any more"),
+        _("Run the cell of {lab} with deregister_scalable_target.", lab=lab),
+    )
+    yield from _completed(target.large, "transform", "TransformJob", lab)
+
+
 def _state(endpoint: str, status: str | None) -> str:
     """What an endpoint is said to be: its status, None where there is no such endpoint."""
     if status is None:
@@ -579,5 +615,6 @@ _CHECKS = {
     "10_bring_your_own": _bring_your_own,
     "11_image_in_mask_out": _image_in_mask_out,
     "12_what_goes_wrong": _what_goes_wrong,
+    "13_outgrow_one_machine": _outgrow_one_machine,
     "99_cleanup": _cleanup,
 }

@@ -75,7 +75,7 @@ def things(target: Target | None) -> Iterator[Thing]:
     yield from _of_sagemaker(target, stem)
     ecr = boto3.client("ecr")
     if target:
-        named = (target.name, target.own, target.unet, target.wrong)
+        named = (target.name, target.own, target.unet, target.wrong, target.large)
         answers = [answer(ecr.describe_repositories, repositoryNames=[name]) for name in named]
     else:
         answers = ecr.get_paginator("describe_repositories").paginate()

@@ -147,7 +147,8 @@ def _billed(thing: Thing, now: datetime) -> tuple[float, float, float]:
     return 0, 0.0, 0.0  # what a tuning job costs is what its training jobs do
 
 
-def _price(instance_type: str) -> float:
+def price_of(instance_type: str) -> float:
+    """US dollars for an hour of one instance; NaN where it is not known."""
     return prices.PRICES.get(instance_type, math.nan)
 
 
@@ -164,7 +165,7 @@ def _endpoint(thing: Thing) -> float:
     for variant in variants:
         if "InstanceType" in variant:  # else it is serverless, and its requests are billed
             count = running.get(variant["VariantName"], {}).get("CurrentInstanceCount")
-            hour += _price(variant["InstanceType"]) * (
+            hour += price_of(variant["InstanceType"]) * (
                 variant["InitialInstanceCount"] if count is None else count
             )
     return hour
@@ -173,7 +174,7 @@ def _endpoint(thing: Thing) -> float:
 def _training(thing: Thing, now: datetime) -> tuple[float, float, float]:
     job = answer(boto3.client("sagemaker").describe_training_job, TrainingJobName=thing.name) or {}
     resources = job.get("ResourceConfig", {})
-    hour = _price(resources.get("InstanceType", "")) * resources.get("InstanceCount", 1)
+    hour = price_of(resources.get("InstanceType", "")) * resources.get("InstanceCount", 1)
     if "BillableTimeInSeconds" in job:
         seconds = job["BillableTimeInSeconds"]
     else:
@@ -184,7 +185,7 @@ def _training(thing: Thing, now: datetime) -> tuple[float, float, float]:
 def _transform(thing: Thing, now: datetime) -> tuple[float, float, float]:
     job = answer(boto3.client("sagemaker").describe_transform_job, TransformJobName=thing.name) or {}
     resources = job.get("TransformResources", {})
-    hour = _price(resources.get("InstanceType", "")) * resources.get("InstanceCount", 1)
+    hour = price_of(resources.get("InstanceType", "")) * resources.get("InstanceCount", 1)
     seconds = _lasted(job, "Transform", now)
     return seconds, hour * seconds / 3600 if seconds else 0.0, hour if thing.is_left else 0.0
 

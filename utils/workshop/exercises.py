@@ -3,6 +3,7 @@
 Asked of the services where the exercise makes something there, else of the variable that the exercise names.
 """
 
+import math
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from urllib.parse import urlparse
 import boto3
 
 from .aws import answer
+from .costs import price_of
 from .errors import UnknownLab
 from .language import _
 from .notebook import names
@@ -383,6 +385,31 @@ def _what_goes_wrong(target: Target, given: dict) -> Iterator[Finding]:
     )
 
 
+def _outgrow_one_machine(target: Target, given: dict) -> Iterator[Finding]:
+    jobs, dollars = given.get("jobs", {}), given.get("dollars")
+    yield (
+        2 in jobs,
+        _("a job of two hosts"),
+        _("train(2), which puts its description into `jobs`."),
+    )
+    if not isinstance(dollars, dict):
+        yield False, _("`dollars`, a dict"), _("dollars = {hosts: …}, of each job in `jobs`.")
+        return
+    billed = {
+        hosts: job["BillableTimeInSeconds"] / 3600 * price_of("ml.m5.large") for hosts, job in jobs.items()
+    }
+    hint = _("A dollar amount for each of {hosts} hosts.", hosts=", ".join(map(str, sorted(billed))))
+    if dollars.keys() == billed.keys() and all(map(math.isclose, map(dollars.get, billed), billed.values())):
+        hint = _("That is one instance's: SageMaker bills the seconds of each.")
+    true = {hosts: price * hosts for hosts, price in billed.items()}
+    yield (
+        dollars.keys() == true.keys()
+        and all(math.isclose(dollars[hosts], true[hosts], rel_tol=0.01) for hosts in true),
+        _("`dollars` has what SageMaker bills of each job"),
+        hint,
+    )
+
+
 def _cleanup(target: Target, given: dict) -> Iterator[Finding]:
     ended = given.get("ended")
     if not isinstance(ended, dict):
@@ -436,5 +463,6 @@ _EXERCISES = {
     "10_bring_your_own": _bring_your_own,
     "11_image_in_mask_out": _image_in_mask_out,
     "12_what_goes_wrong": _what_goes_wrong,
+    "13_outgrow_one_machine": _outgrow_one_machine,
     "99_cleanup": _cleanup,
 }

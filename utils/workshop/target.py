@@ -90,6 +90,11 @@ class Target:
         return f"{self.name}-wrong"
 
     @property
+    def large(self) -> str:
+        """The repository and the endpoint of 13_outgrow_one_machine, and the beginning of its jobs' and models' names."""
+        return f"{self.name}-large"
+
+    @property
     def source(self) -> Path:
         """The algorithm's folder: training.py, predictor.py and what belongs to them."""
         return ROOT / "container" / self.algorithm
