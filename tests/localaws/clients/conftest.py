@@ -94,6 +94,9 @@ def client(tmp_path) -> Callable[..., str]:
             "LOCALAWS_ENGINE": "process",
             "OFFLINE_LOG": str(log),
             "PYTHONPATH": str(OFFLINE),
+            # Both streams of several programs come by one pipe: what is held back is written in blocks that end
+            # within a line, or within a character, and what another stream says then stands in between.
+            "PYTHONUNBUFFERED": "1",
         }
         done = subprocess.run(
             [sys.executable, OFFLINE / "run.py", "sh", "-euc", script, "sh", *map(str, command)],
@@ -103,6 +106,7 @@ def client(tmp_path) -> Callable[..., str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
             timeout=timeout,
         )
         if done.returncode == SKIPPED:
