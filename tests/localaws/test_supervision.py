@@ -5,8 +5,10 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,7 +22,7 @@ from localaws.state import processes
 GROUP = "/aws/sagemaker/TrainingJobs"
 # Starts `sleep SECONDS`, the number being a mark to find it by, then does what its hyperparameters ask for.
 TRAIN = """#!/usr/bin/env python3
-import json, os, pathlib, signal, subprocess, sys, time
+import json, os, pathlib, signal, subprocess, sys, tempfile, time
 asked = json.loads(pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"], "input/config/hyperparameters.json").read_text())
 stray = ["sleep", asked["mark"]]
 match asked["stray"]:
@@ -33,6 +35,8 @@ match asked["stray"]:
                 os.closerange(0, 100)
                 os.execve("/bin/sleep", stray, {})
             os._exit(0)
+handle, file = tempfile.mkstemp()
+print("temporary", file)
 print("started")
 match asked["then"]:
     case "wait":
@@ -96,8 +100,11 @@ def test_a_job_ends_with_all_that_it_started(account, mark, stray, then, seconds
         wait_until(lambda: "started" in account.lines(GROUP, name) and strays(mark))
         account.sagemaker.stop_training_job(TrainingJobName=name)
     assert account.finish(name)["SecondaryStatus"] == status
-    assert "started" in account.lines(GROUP, name)
+    lines = account.lines(GROUP, name)
+    assert "started" in lines
     assert not strays(mark)
+    (file,) = [Path(line.split()[1]) for line in lines if line.startswith("temporary ")]
+    assert file.parent != Path(tempfile.gettempdir()) and not file.parent.exists()
 
 
 def test_a_program_that_kills_its_keeper_is_ended(account, mark):
@@ -114,6 +121,10 @@ def test_a_daemon_does_not_outlive_localaws_that_was_killed(fresh, tmp_path, mar
     wait_until(lambda: strays(mark))
     os.kill(json.loads((fresh.home / "server.json").read_text())["pid"], signal.SIGKILL)
     wait_until(lambda: not strays(mark))
+    (record,) = [json.loads(file.read_text()) for file in (fresh.home / "processes").glob("*.json")]
+    assert Path(record["temporary"]).is_dir()
+    fresh.up()
+    assert not Path(record["temporary"]).exists()
 
 
 def test_the_death_of_serve_ends_what_it_started_and_the_endpoint_can_be_deleted(account, mark):

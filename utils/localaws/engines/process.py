@@ -19,11 +19,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -74,7 +75,7 @@ REFUSALS = {
 }
 CONTAINERS = ("/.dockerenv", "/run/.containerenv")  # Docker's and podman's mark
 # What programs of any kind need of the server's own environment; nothing else of it reaches a container.
-INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER")
+INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "USER")
 # Docker's, for an image that sets none.
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_LINE = 200_000  # bytes; a CloudWatch event holds 256 KiB
@@ -219,8 +220,9 @@ class Spec:
 class Container:
     """A running program. `on_line` gets each line of its output, `on_exit` the container once all of it has ended.
 
-    `link`: closed, it has the program's keeper end all that the program started. `out_of_memory`: SIGKILL ended it, which
-    localaws did not send, and since its start the kernel has killed a process of this machine for memory.
+    `link`: closed, it has the program's keeper end all that the program started. `temporary`: its temporary folder.
+    `out_of_memory`: SIGKILL ended it, which localaws did not send, and since its start the kernel has killed a process of
+    this machine for memory.
     """
 
     out_of_memory = False
@@ -229,11 +231,17 @@ class Container:
     kill_seconds = 10
 
     def __init__(
-        self, process: subprocess.Popen, home: Path, on_line: Callable, on_exit: Callable, link=None
+        self,
+        process: subprocess.Popen,
+        home: Path,
+        on_line: Callable,
+        on_exit: Callable,
+        link=None,
+        temporary: str = "",
     ):
         self.exit_code: int | None = None
         self.ended_at = math.inf  # seconds, by the monotonic clock
-        self._process, self._home, self._link = process, home, link
+        self._process, self._home, self._link, self._temporary = process, home, link, temporary
         self._on_line, self._on_exit = on_line, on_exit
         self._finishing, self._ended = threading.Lock(), threading.Event()
         self._killed, self._before = False, _killed_for_memory()
@@ -309,6 +317,8 @@ class Container:
             self._reader.join(LAST_LINES_SECONDS)
             if self._link:
                 self._link.close()
+            if self._temporary:
+                shutil.rmtree(self._temporary, ignore_errors=True)
             processes.forget(self._home, self._process.pid)
             self.exit_code = status if status >= 0 else 128 - status
             if self._link and self.exit_code == 128 + signal.SIGKILL and not self._killed:
@@ -399,43 +409,48 @@ class ProcessEngine:
         on_line(JOINED_NOTICE.format(network=NETWORKS["joined"]) if seat else ISOLATION_NOTICE)
         runner = ["-m", network.__name__, json.dumps(dataclasses.asdict(seat))] if seat else [keeper.__file__]
         path = [folders, str(self._python(spec, on_line).parent), os.environ.get("PATH", os.defpath)]
+        # A container's /tmp goes with it. Here what a program leaves would lie among everybody's, host by host.
+        temporary = tempfile.mkdtemp(prefix="localaws-")
         link, theirs = socket.socketpair()
-        try:
-            with theirs:
-                process = subprocess.Popen(
-                    [sys.executable, "-I", *runner, program],
-                    cwd=spec.image.here(spec.image.config.get("WorkingDir") or "/") or spec.image.root,
-                    env=inherited
-                    | spec.image.environment()
-                    | self._environment
-                    | spec.environment
-                    | {"PATH": os.pathsep.join(path), "SAGEMAKER_BASE_DIR": str(spec.base_dir)}
-                    # The stack's: in a container it listens everywhere.
-                    | {"MODEL_SERVER_ADDRESS": "127.0.0.1"},
-                    umask=0o022,  # as in a container; the home is closed to others
-                    stdin=theirs,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    pass_fds=seat.descriptors if seat else (),
-                )
-            link.settimeout(network.START_SECONDS)
-            problem, step = _answer(link)
-            if problem and seat and step != str(program):
-                link.close()
-                raise _refused(SEVERAL_HOSTS, problem, step, ONE_HOST)
-            if problem:
-                raise OSError(problem, os.strerror(problem))
-        except OSError as error:
-            link.close()  # which ends the keeper, if there is one
-            cause = str(error.strerror or error).lower()
-            raise ExecError(
-                f"exec /{program.relative_to(spec.image.root)}: {cause}",
-                MENDS.get(error.errno, MENDS[errno.ENOENT]),
-            ) from error
-        processes.record(self._home, process.pid, spec.what, spec.base_dir)
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, temporary, ignore_errors=True)
+            undo.callback(link.close)  # which ends the keeper, if there is one
+            try:
+                with theirs:
+                    process = subprocess.Popen(
+                        [sys.executable, "-I", *runner, program],
+                        cwd=spec.image.here(spec.image.config.get("WorkingDir") or "/") or spec.image.root,
+                        env=inherited
+                        | {"TMPDIR": temporary}
+                        | spec.image.environment()
+                        | self._environment
+                        | spec.environment
+                        | {"PATH": os.pathsep.join(path), "SAGEMAKER_BASE_DIR": str(spec.base_dir)}
+                        # The stack's: in a container it listens everywhere.
+                        | {"MODEL_SERVER_ADDRESS": "127.0.0.1"},
+                        umask=0o022,  # as in a container; the home is closed to others
+                        stdin=theirs,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                        pass_fds=seat.descriptors if seat else (),
+                    )
+                link.settimeout(network.START_SECONDS)
+                problem, step = _answer(link)
+                if problem and seat and step != str(program):
+                    raise _refused(SEVERAL_HOSTS, problem, step, ONE_HOST)
+                if problem:
+                    raise OSError(problem, os.strerror(problem))
+            except OSError as error:
+                cause = str(error.strerror or error).lower()
+                raise ExecError(
+                    f"exec /{program.relative_to(spec.image.root)}: {cause}",
+                    MENDS.get(error.errno, MENDS[errno.ENOENT]),
+                ) from error
+            undo.pop_all()
+        processes.record(self._home, process.pid, spec.what, spec.base_dir, temporary)
         ended = functools.partial(self._ended, on_exit=on_exit)
-        return self._keep(Container(process, self._home, on_line, ended, link))
+        return self._keep(Container(process, self._home, on_line, ended, link, temporary))
 
     def _start_whole(self, spec: Spec, on_line: Callable[[str], None], on_exit: Callable | None) -> Container:
         """Start a program of an image that was not made for this engine, in name spaces. Raises StartError."""

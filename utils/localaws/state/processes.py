@@ -1,13 +1,14 @@
 """The processes that localaws starts, recorded on disk so that none outlives it, not even after `kill -9`.
 
 A record is ``HOME/processes/PID.json`` with ``pid``, ``create_time`` (psutil's, seconds since the epoch), ``what``
-(words for people) and ``base_dir`` (a program's /opt/ml, which it has to itself). Pid and create time together name one
+(words for people), ``base_dir`` (a program's /opt/ml, which it has to itself) and ``temporary`` (its /tmp). Pid and create time together name one
 process for good: a pid alone is reused.
 """
 
 import hashlib
 import json
 import os
+import shutil
 import time
 import uuid
 from contextlib import suppress
@@ -19,11 +20,11 @@ import psutil
 SAME_TIME = 0.05
 
 
-def record(home: Path, pid: int, what: str, base_dir: Path | None = None) -> None:
+def record(home: Path, pid: int, what: str, base_dir: Path | None = None, temporary: str = "") -> None:
     """Note that the process `pid`, just started, is ours. Call `forget` once it has ended."""
     with suppress(psutil.NoSuchProcess):
         entry = {"pid": pid, "create_time": psutil.Process(pid).create_time(), "what": what}
-        write_json(_file(home, pid), entry | {"base_dir": str(base_dir or "")})
+        write_json(_file(home, pid), entry | {"base_dir": str(base_dir or ""), "temporary": temporary})
 
 
 def forget(home: Path, pid: int) -> None:
@@ -53,12 +54,13 @@ def kill_recorded(home: Path, grace: float = 1.0) -> list[str]:
     stopped, in words. A process that is not ours is never touched.
     """
     files = sorted((home / "processes").glob("*.json"))
-    stopped, victims = [], {}
+    stopped, victims, temporary = [], {}, []
     for file in files:
         try:
             entry = json.loads(file.read_text())
         except ValueError:  # after a power cut, which has ended the process as well
             continue
+        temporary += filter(None, [entry.get("temporary")])
         ours = _family(entry)
         if ours:
             stopped.append(f"{entry['what']} (pid {entry['pid']})")
@@ -68,6 +70,8 @@ def kill_recorded(home: Path, grace: float = 1.0) -> list[str]:
             if process.environ().get("SAGEMAKER_BASE_DIR", "").startswith(f"{home}{os.sep}jobs{os.sep}"):
                 victims[process.pid] = process
     stop(list(victims.values()), grace)
+    for folder in temporary:
+        shutil.rmtree(folder, ignore_errors=True)
     for file in files:
         file.unlink(missing_ok=True)
     return stopped
