@@ -88,7 +88,7 @@ def cluster(resources: dict, on_loss: Callable[[str], None]):
         from stack.cluster import Cluster
     except ModuleNotFoundError as error:
         raise InputError(
-            f"training.py: train() takes a client, and there is no {error.name}{_mend(error, 'training')}"
+            f"training.py: train() takes a client, and there is no {error.name}{mend(error, 'training')}"
         ) from None
     return Cluster(resources, on_loss)
 
@@ -215,7 +215,7 @@ def _load(name: str) -> ModuleType:
     except Exception as error:
         traceback.print_exc()
         said = f"{type(error).__name__}: {getattr(error, 'msg', error)}"
-        raise InputError(f"{name}.py cannot be imported: {where(error)}{said}{_mend(error, name)}") from None
+        raise InputError(f"{name}.py cannot be imported: {where(error)}{said}{mend(error, name)}") from None
 
 
 def _exists_elsewhere(module: str) -> bool:
@@ -227,7 +227,8 @@ def _exists_elsewhere(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _mend(error: Exception, name: str) -> str:
+def mend(error: Exception, name: str) -> str:
+    """What is to be done about a package that `name`, training or predictor, lacks; nothing where that is not it."""
     if not isinstance(error, ModuleNotFoundError):
         return ""
     verb, package = "train" if name == "training" else "serve", (error.name or "").partition(".")[0]

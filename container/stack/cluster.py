@@ -110,8 +110,10 @@ class Cluster:
         return workers(self.client)
 
     def end(self, cause: str | None) -> None:
-        """On the first host: have all others end, well or for this cause."""
+        """On the first host: have all others end, well or for this cause, which is this host's where it names none."""
         self.ended = True
+        if cause and cause.partition(" ")[0].rstrip(":") not in self.hosts:
+            cause = f"{self.host}: {cause}"
         if hasattr(self, "cluster"):
             self.cluster.sync(self._tell, {"end": cause})
         self.worker.kill()
@@ -196,7 +198,10 @@ class Cluster:
         await ended.wait()
         loop.remove_reader(self.worker.sentinel)
         self.worker.join()
-        code = self.worker.exitcode
+        if (code := self.worker.exitcode) is None:
+            return (
+                "has ended"  # this process as well: what Python does then has waited for the worker before us
+            )
         if code >= 0:
             return f"has lost its worker, which ended with exit code {code}"
         name = signal.Signals(-code).name

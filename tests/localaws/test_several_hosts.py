@@ -3,6 +3,8 @@
 import io
 import json
 import random
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -56,11 +58,13 @@ def csv(seed: int, count: int = 1000) -> str:
     return "".join(f"{'yes' if yes else 'no'},{','.join(map(str, row))}\n" for row, yes in rows)
 
 
-def start(account, hosts: int, *channels: dict, **hyperparameters) -> str:
+def start(account, hosts: int, *channels: dict, image: str = "", **hyperparameters) -> str:
     """A job's name, which learns from what is sharded over its hosts."""
     sharded = tiny.channel("training", f"s3://{account.bucket}/rows/", distribution="ShardedByS3Key")
     request = account.training_request(**hyperparameters) | {"InputDataConfig": [*channels] or [sharded]}
     request["ResourceConfig"]["InstanceCount"] = hosts
+    if image:
+        request["AlgorithmSpecification"]["TrainingImage"] = image
     account.sagemaker.create_training_job(**request)
     return request["TrainingJobName"]
 
@@ -120,6 +124,72 @@ def test_four_hosts_learn_what_one_does_of_rows_that_each_count_once(account):
     assert 0.7 < roc_auc_score(yes, one) < 0.99
     # The features have fewer values than XGBoost makes bins, so there is nothing that hosts could see otherwise.
     np.testing.assert_allclose(one, four, atol=1e-4)
+
+
+# Beside README's example, told apart by a hyperparameter.
+OF_ITS_OWN = """import sys
+import example
+from sklearn.tree import DecisionTreeClassifier
+from stack import onnx_model, tables
+
+
+def divide(by):
+    return 1 / by
+
+
+def train(hyperparameters, channels, model_dir, client):
+    match hyperparameters.get("ends", "well"):
+        case "on a host":
+            client.submit(divide, 0).result()
+        case "in fit":
+            table, _ = tables.read(channels, client=client)
+            onnx_model.fit(DecisionTreeClassifier(), table, {})
+    metrics = example.train(hyperparameters, channels, model_dir, client)
+    print("without XGBoost:", "xgboost" not in sys.modules)
+    return metrics
+"""
+
+
+@pytest.fixture(scope="module")
+def own_image(account, tmp_path_factory) -> str:
+    """One that trains container/README's example of an algorithm that is not XGBoost's."""
+    container, folder = locate.ROOT / "container", tmp_path_factory.mktemp("own") / "program"
+    shutil.copytree(container / "stack", folder / "stack", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(container / "gradient_boosting/requirements-train.lock", folder)
+    (example,) = re.findall(r"```python\n([^`]*GaussianNB[^`]*)```", (container / "README.md").read_text())
+    for name, text in (("example", example), ("training", OF_ITS_OWN), ("predictor", "")):
+        (folder / f"{name}.py").write_text(text)
+    (folder / "train").write_text('#!/bin/sh\nexec "${0%/*}/stack/train"\n')
+    (folder / "train").chmod(0o755)
+    name = f"own-{uuid.uuid4().hex[:8]}"
+    repository = account.aws.client("ecr").create_repository(repositoryName=name)["repository"]
+    account.aws.command("build", f"{folder}/", "-t", name)
+    account.aws.command("push", name, repository["repositoryUri"])
+    return repository["repositoryUri"]
+
+
+def test_readmes_example_learns_the_same_on_any_number_of_hosts(account, own_image):
+    features, _ = table(9, 500)
+    models = {}
+    for hosts in (1, 3):
+        job = finish(account, name := start(account, hosts, image=own_image))
+        assert job["TrainingJobStatus"] == "Completed", (job.get("FailureReason"), log(account, name))
+        assert "without XGBoost: True" in log(account, name)
+        model = onnxruntime.InferenceSession(files(account, job, "model")["model.onnx"])
+        models[hosts] = model.run(["probabilities"], {"features": features})[0]
+    np.testing.assert_allclose(models[1], models[3], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [
+        ("on a host", "algo-1: training.py, line 8: ZeroDivisionError: division by zero"),
+        ("in fit", "algo-1: DecisionTreeClassifier learns on one host, and of several XGBClassifier and"),
+    ],
+)
+def test_what_an_algorithm_of_ones_own_does_wrong_is_told_as_the_first_hosts(account, own_image, ends, why):
+    reason = finish(account, start(account, 2, image=own_image, ends=ends))["FailureReason"]
+    assert reason.startswith(f"AlgorithmError: {why}")
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,12 @@ def predict_fn(data: np.ndarray, model: Model) -> dict:
     return {name: columns[name] for name in model.outputs}
 
 
+def numbers(rows: np.ndarray, model: Model | bytes) -> np.ndarray:
+    """The answers to rows, of a classifier its classes' numbers; of a model, or, on another host, of its file's bytes."""
+    (answers,) = predict_fn(rows, model if isinstance(model, Model) else loaded(model)).values()
+    return getattr(answers, "codes", answers)
+
+
 def load(file: Path) -> Model:
     """The model in a file, whose first answer was tried. Raises InputError that names the file and the cause."""
     try:

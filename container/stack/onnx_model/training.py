@@ -69,6 +69,8 @@ def fit(estimator: BaseEstimator, table: Table, hyperparameters: dict) -> BaseEs
         else:
             estimator.fit(table.X, table.y)
             estimator.predict(table.X[:1])  # some look at a hyperparameter only now
+    except InputError:
+        raise
     except (ValueError, TypeError) as error:
         # The data are checked: this is the estimator's word on a hyperparameter, and XGBoost's has a stack under it.
         cause = str(error).partition("\nStack trace")[0].strip()
@@ -119,7 +121,8 @@ def save(
         raise InputError(
             f"{type(model).__name__} cannot be served as it was fitted; take other hyperparameters: {error}"
         ) from None
-    metrics["agreement"] = _agreement(served, content, training, answers[0][2])
+    here = isinstance(training.X, np.ndarray)
+    metrics["agreement"] = _agreement(served if here else content, training, answers[0][2])
     if metrics["agreement"] < agreement:
         problem = (
             f"answers {metrics['agreement']:.4f} of the training rows as {type(model).__name__} does, and {agreement} "
@@ -211,15 +214,9 @@ def _scores(table: Table, predicted: np.ndarray) -> dict[str, float]:
     return {"rmse": squares**0.5, "r2": 1 - squares / spread if spread else 0.0, "rows": rows}
 
 
-def _agreement(served, content: bytes, training: Table, predicted: np.ndarray) -> float:
-    """The fraction of rows that the served model answers as the estimator has."""
-    if isinstance(training.X, np.ndarray):
-        (answers,) = onnx_model.predict_fn(training.X, served).values()
-        answers = getattr(answers, "codes", answers)
-    else:
-        from stack.onnx_model import spread
-
-        answers = _each(functools.partial(spread.served, content), training.X)
+def _agreement(model, training: Table, predicted: np.ndarray) -> float:
+    """The fraction of rows that a served model, or its file's bytes, answers as the estimator has."""
+    answers = _each(functools.partial(onnx_model.numbers, model=model), training.X)
     if training.classes is not None:
         return float(np.mean(answers == predicted))
     predicted = predicted.astype(np.float64).ravel()
