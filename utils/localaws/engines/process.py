@@ -411,6 +411,9 @@ class ProcessEngine:
         path = [folders, str(self._python(spec, on_line).parent), os.environ.get("PATH", os.defpath)]
         # A container's /tmp goes with it. Here what a program leaves would lie among everybody's, host by host.
         temporary = tempfile.mkdtemp(prefix="localaws-")
+        if os.geteuid() == 0:
+            # As /tmp: root's programs may give up their rights, as nginx's workers do.
+            os.chmod(temporary, 0o1777)
         link, theirs = socket.socketpair()
         with ExitStack() as undo:
             undo.callback(shutil.rmtree, temporary, ignore_errors=True)
